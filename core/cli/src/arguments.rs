@@ -1,0 +1,177 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use mtl_core::recipe::Override;
+use mtl_core::session::Which;
+use std::path::PathBuf;
+
+/// Declarative multi-task face learning: a recipe names components, mtlrun trains them.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 a failure, 2 a mistake in the recipe, the data or the command line,\n\
+    130 and 143 stopped by a signal with the state saved.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub train: Train,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check recipes without opening data: every mistake at once, with file and line
+    Check(Check),
+    /// List the components, or those of one kind
+    List(List),
+    /// Print a recipe with everything it extends, overrides and defaults
+    Show(Show),
+    /// Write the JSON schema of recipes
+    Schema(Schema),
+    /// Print the numbers of a recipe on given inputs and weights, to compare with other implementations
+    Trace(Trace),
+    /// Evaluate a run
+    Eval(Eval),
+    /// Tell what this machine and this build can do
+    Doctor,
+}
+
+/// Changes of a recipe from the command line.
+#[derive(Debug, Args, Clone, Default)]
+pub struct Overrides {
+    /// Set a value: model.identity.margin=0.5 (paths are relative to the working directory)
+    #[arg(long, value_name = "PATH=VALUE", global = true)]
+    pub set: Vec<String>,
+    /// Remove a value
+    #[arg(long, value_name = "PATH", global = true)]
+    pub unset: Vec<String>,
+}
+
+impl Overrides {
+    /// All of them, sets first.
+    pub fn list(&self) -> Vec<Override> {
+        self.set
+            .iter()
+            .cloned()
+            .map(Override::Set)
+            .chain(self.unset.iter().cloned().map(Override::Unset))
+            .collect()
+    }
+
+    /// As given, for the record.
+    pub fn texts(&self) -> Vec<String> {
+        let set = self.set.iter().map(|s| format!("--set {s}"));
+        set.chain(self.unset.iter().map(|s| format!("--unset {s}"))).collect()
+    }
+}
+
+/// Training.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// The recipe to train
+    pub recipe: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// The run folder [default: runs/<name>/<time>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with a run: that of --out, else the newest of this name
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Empty the run folder first
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Resume although the recipe has changed
+    #[arg(long, requires = "resume")]
+    pub allow_recipe_change: bool,
+    /// cpu, cuda or cuda:N
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Threads within an operator
+    #[arg(long)]
+    pub threads: Option<u32>,
+    /// No progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The recipes
+    #[arg(required = true)]
+    pub recipes: Vec<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Open the data as well
+    #[arg(long)]
+    pub data: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// A kind, such as backbone
+    pub kind: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// The folder for recipe.schema.json; without it the schema is printed
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Inputs: tensors named <step>/<data>.<port>, from step 1
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub inputs: PathBuf,
+    /// Weights of all modules
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub weights: PathBuf,
+    /// A change of parameter names: mtlface, or a TOML file of "from" = "to" lines
+    #[arg(long, value_name = "MAP")]
+    pub rename: Option<String>,
+    /// Steps to train
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Double precision
+    #[arg(long)]
+    pub double: bool,
+    /// Only outputs and losses, in evaluation mode
+    #[arg(long)]
+    pub eval: bool,
+    /// Also the gradient norms of each loss alone
+    #[arg(long)]
+    pub per_loss: bool,
+    /// Where the outputs of step 1 go
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: Option<PathBuf>,
+    /// Where the numbers go; without it they are printed
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// The run folder
+    pub run: PathBuf,
+    /// last, best, or a step
+    #[arg(long, default_value = "last")]
+    pub checkpoint: Which,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,210 @@
+//! The commands of the engine.
+
+use crate::arguments::{Check, Eval, List, Schema, Show, Trace, Train};
+use anyhow::{Context, Result};
+use mtl_core::component::{Kind, Registration, named, of_kind};
+use mtl_core::diagnostic::{Diagnostics, suggestion};
+use mtl_core::evaluate::Measure;
+use mtl_core::files::write_atomically;
+use mtl_core::graph::Graph;
+use mtl_core::mistake;
+use mtl_core::recipe::{Override, Recipe, recipe_schema, to_toml};
+use mtl_core::runs::Existing;
+use mtl_core::session;
+use mtl_core::trace::{TraceOptions, trace as run_trace};
+use mtl_core::train::{TrainOptions, train as run_train};
+use std::io::IsTerminal;
+use std::path::Path;
+
+fn read(path: &Path, overrides: &[Override]) -> Result<Recipe> {
+    Ok(Recipe::read(path, overrides)?)
+}
+
+fn warn(recipe: &mut Recipe) {
+    let list = std::mem::take(&mut recipe.warnings);
+    if !list.is_empty() {
+        let found = Diagnostics { list, sources: recipe.sources.clone() };
+        eprint!("{}", found.render(std::io::stderr().is_terminal()));
+    }
+}
+
+pub fn train(args: &Train) -> Result<u8> {
+    let Some(path) = &args.recipe else { mistake!("no recipe is named: mtlrun RECIPE, or mtlrun --help") };
+    let mut overrides = args.overrides.list();
+    let mut texts = args.overrides.texts();
+    for (flag, key, value) in [
+        ("--device", "run.device", args.device.clone()),
+        ("--threads", "run.threads", args.threads.map(|n| n.to_string())),
+    ] {
+        if let Some(value) = value {
+            overrides.push(Override::Set(format!("{key}={value}")));
+            texts.push(format!("{flag} {value}"));
+        }
+    }
+    let mut recipe = read(path, &overrides)?;
+    if !args.quiet {
+        warn(&mut recipe);
+    }
+    let existing = match (args.resume, args.overwrite) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Overwrite,
+        _ => Existing::Refuse,
+    };
+    let options = TrainOptions {
+        out: args.out.clone(),
+        existing,
+        allow_recipe_change: args.allow_recipe_change,
+        quiet: args.quiet,
+        overrides: texts,
+    };
+    run_train(recipe, &options)
+}
+
+pub fn check(args: &Check) -> Result<u8> {
+    let mut worst = 0;
+    for path in &args.recipes {
+        match check_one(path, args) {
+            Ok(line) => println!("{}: {line}", path.display()),
+            Err(error) => {
+                super::tell(&error);
+                worst = worst.max(mtl_core::diagnostic::exit_code(&error));
+            }
+        }
+    }
+    Ok(worst)
+}
+
+fn check_one(path: &Path, args: &Check) -> Result<String> {
+    let mut recipe = read(path, &args.overrides.list())?;
+    let graph = Graph::new(&mut recipe)?;
+    if args.data {
+        let mut dims = recipe.dims.clone();
+        let data = session::open_data(&recipe, &mut dims)?;
+        for (name, dataset) in &data {
+            println!("data.{name}: {} samples", dataset.len());
+        }
+        session::plans(&recipe, &data)?;
+    }
+    warn(&mut recipe);
+    let losses = graph.nodes.len() - recipe.graph.len();
+    Ok(format!(
+        "good ({} modules, {} nodes, {losses} losses, {} phases, {} evaluators)",
+        graph.modules.len(),
+        recipe.graph.len(),
+        graph.phases.len(),
+        recipe.evaluate.len()
+    ))
+}
+
+pub fn list(args: &List) -> Result<u8> {
+    let kinds: Vec<Kind> = match &args.kind {
+        None => Kind::ALL.into_iter().filter(|k| !of_kind(*k).is_empty()).collect(),
+        Some(name) => match named(name.trim_end_matches('s')).or_else(|| named(name)) {
+            Some(kind) => vec![kind],
+            None => mistake!("there is no kind `{name}`: {}", suggestion(name, Kind::ALL.iter().map(|k| k.name()))),
+        },
+    };
+    for (i, kind) in kinds.iter().enumerate() {
+        if i > 0 {
+            println!();
+        }
+        println!("{kind}");
+        for r in of_kind(*kind) {
+            println!("  {:<26} {}", r.name, first_sentence(&r.doc()));
+            if args.kind.is_some() {
+                keys(r);
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn keys(r: &Registration) {
+    let schema = (r.schema)();
+    let Some(properties) = schema.get("properties").and_then(|p| p.as_object()) else { return };
+    for (key, value) in properties {
+        let about = value.get("description").and_then(|d| d.as_str()).unwrap_or_default();
+        let default = value.get("default").filter(|d| !d.is_null()).map(|d| format!(" [default: {d}]"));
+        println!("    {key:<24} {}{}", first_sentence(about), default.unwrap_or_default());
+    }
+}
+
+fn first_sentence(text: &str) -> String {
+    let text = text.replace('\n', " ");
+    match text.split_once(". ") {
+        Some((first, _)) => format!("{first}."),
+        None => text,
+    }
+}
+
+pub fn show(args: &Show) -> Result<u8> {
+    let recipe = read(&args.recipe, &args.overrides.list())?;
+    print!("{}", to_toml(&recipe.root)?);
+    Ok(0)
+}
+
+pub fn schema(args: &Schema) -> Result<u8> {
+    let text = format!("{}\n", serde_json::to_string_pretty(&recipe_schema())?);
+    match &args.out {
+        Some(folder) => {
+            let path = folder.join("recipe.schema.json");
+            write_atomically(&path, text.as_bytes())?;
+            println!("{}", path.display());
+        }
+        None => print!("{text}"),
+    }
+    Ok(0)
+}
+
+pub fn trace(args: &Trace) -> Result<u8> {
+    let recipe = read(&args.recipe, &args.overrides.list())?;
+    let options = TraceOptions {
+        inputs: args.inputs.clone(),
+        weights: args.weights.clone(),
+        rename: args.rename.clone(),
+        steps: args.steps,
+        double: args.double,
+        eval: args.eval,
+        per_loss: args.per_loss,
+        out: args.out.clone(),
+        report: args.report.clone(),
+    };
+    let report = run_trace(recipe, &options)?;
+    if args.report.is_none() {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(0)
+}
+
+pub fn eval(args: &Eval) -> Result<u8> {
+    let run = session::open_run(&args.run, &args.checkpoint, &args.overrides.list())?;
+    if run.recipe.evaluate.is_empty() {
+        mistake!("the recipe of {} has no [evaluate.NAME]", args.run.display());
+    }
+    let measure = Measure::new(&run.model, &run.recipe, session::threads(&run.recipe))?;
+    let mut all = serde_json::Map::new();
+    for (name, slot) in &run.recipe.evaluate {
+        if let Some(file) = slot.config.files().iter().find(|f| !f.exists()) {
+            if slot.common.optional {
+                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
+                continue;
+            }
+            mistake!("`evaluate.{name}` needs {}, which is not there", file.display());
+        }
+        let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
+        let path = args.run.join(format!("eval/{name}.step-{}.json", run.step));
+        write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;
+        if !args.json {
+            println!("{name} (step {})", run.step);
+            for (metric, value) in &report.metrics {
+                println!("  {metric:<26} {value:.4}");
+            }
+            println!("  {:<26} {}", "all of it", path.display());
+        }
+        all.insert(name.clone(), serde_json::to_value(&report)?);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(0)
+}

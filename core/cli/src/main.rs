@@ -1,0 +1,69 @@
+//! `mtlrun`: trains, checks and evaluates recipes of multi-task face learning.
+
+mod arguments;
+mod commands;
+mod doctor;
+
+// The crates register their components when they are linked in.
+use mtl_evaluation as _;
+use mtl_faces as _;
+use mtl_recognition as _;
+
+use arguments::{Cli, Command};
+use clap::{CommandFactory, FromArgMatches};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mtl_torch::keep_large_buffers();
+    // A panic is a fault of the program: it is told as such, in one place, below.
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(run);
+    match result {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            tell(&error);
+            ExitCode::from(mtl_core::diagnostic::exit_code(&error))
+        }
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            eprintln!("error: mtlrun met a fault of its own: {text}\nPlease report it with the recipe and the command.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<u8> {
+    let mut command = Cli::command();
+    for plugin in mtl_core::command::all() {
+        command = command.subcommand((plugin.describe)());
+    }
+    let matches = command.get_matches();
+    if let Some((name, matches)) = matches.subcommand()
+        && let Some(plugin) = mtl_core::command::all().into_iter().find(|c| (c.describe)().get_name() == name)
+    {
+        return (plugin.run)(matches).map(|()| 0);
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    match cli.command {
+        Some(Command::Check(args)) => commands::check(&args),
+        Some(Command::List(args)) => commands::list(&args),
+        Some(Command::Show(args)) => commands::show(&args),
+        Some(Command::Schema(args)) => commands::schema(&args),
+        Some(Command::Trace(args)) => commands::trace(&args),
+        Some(Command::Eval(args)) => commands::eval(&args),
+        Some(Command::Doctor) => doctor::doctor(),
+        None => commands::train(&cli.train),
+    }
+}
+
+fn tell(error: &anyhow::Error) {
+    if let Some(found) = error.chain().find_map(|e| e.downcast_ref::<mtl_core::diagnostic::Diagnostics>()) {
+        eprint!("{}", found.render(std::io::stderr().is_terminal()));
+        let n = found.errors();
+        eprintln!("{n} error{}", if n == 1 { "" } else { "s" });
+        return;
+    }
+    eprintln!("error: {error:#}");
+}

@@ -1,0 +1,388 @@
+//! Saved states: written whole or not at all, off the training thread, and checked when read.
+//!
+//! A checkpoint is a folder `step-N` with `weights.safetensors`, `optimizer.safetensors`, perhaps
+//! `averages.safetensors`, `state.json`, and `manifest.json`. The manifest holds the size and SHA-256 of the other
+//! files and is written last, in a folder of another name that is renamed when all of it is on the disk. So a
+//! folder `step-N` is complete, whatever happens.
+
+use crate::files::{sync_folder, write_durably};
+use crate::mistake;
+use crate::weights::{self, Tensors};
+use anyhow::{Context, Result, anyhow, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use tch::Tensor;
+
+/// What a run is apart from its tensors.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Steps done.
+    pub step: u64,
+    /// Batches drawn from each data stream.
+    pub batches: IndexMap<String, u64>,
+    /// Sizes of the recipe, with those that the data decided.
+    pub dims: IndexMap<String, i64>,
+    /// The newest evaluation, as `evaluator.metric`.
+    pub metrics: IndexMap<String, f64>,
+}
+
+/// A copy of everything that a run needs to go on.
+pub struct Snapshot {
+    /// The state.
+    pub state: State,
+    /// Parameters and buffers.
+    pub weights: Vec<(String, Tensor)>,
+    /// Optimizers and scalers.
+    pub optimizer: Vec<(String, Tensor)>,
+    /// Moving averages; may be empty.
+    pub averages: Vec<(String, Tensor)>,
+}
+
+/// Copies tensors to the CPU, so that training may go on changing the originals.
+pub fn copies<'t>(tensors: impl IntoIterator<Item = (String, &'t Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    let _guard = tch::no_grad_guard();
+    tensors
+        .into_iter()
+        .map(|(name, t)| Ok((name, t.f_detach()?.f_to_device(tch::Device::Cpu)?.f_detach_copy()?)))
+        .collect()
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    step: u64,
+    files: IndexMap<String, FileEntry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FileEntry {
+    bytes: u64,
+    sha256: String,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Which checkpoints are kept.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// How many of the newest.
+    pub last: usize,
+    /// Those at multiples of this step; 0 for none.
+    pub every: u64,
+}
+
+/// Writes one checkpoint into `folder` (the run's `checkpoints`).
+pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf> {
+    let step = snapshot.state.step;
+    let target = folder.join(format!("step-{step}"));
+    let temporary = folder.join(format!("step-{step}.tmp-{}", std::process::id()));
+    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let _ = fs::remove_dir_all(&temporary);
+    let result = write_into(&temporary, snapshot).and_then(|()| {
+        // Only a checkpoint of the same step can be in the way: a resumed run has come past it again.
+        if target.exists() {
+            fs::remove_dir_all(&target).with_context(|| format!("replacing {}", target.display()))?;
+        }
+        fs::rename(&temporary, &target).with_context(|| format!("renaming to {}", target.display()))?;
+        sync_folder(folder)
+    });
+    if result.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result.with_context(|| format!("saving the checkpoint {}", target.display()))?;
+    Ok(target)
+}
+
+fn write_into(folder: &Path, snapshot: &Snapshot) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let mut manifest = Manifest { step: snapshot.state.step, files: IndexMap::new() };
+    let mut put = |name: &str, bytes: Vec<u8>| -> Result<()> {
+        write_durably(&folder.join(name), &bytes)?;
+        let entry = FileEntry { bytes: bytes.len() as u64, sha256: hex(&bytes) };
+        manifest.files.insert(name.to_owned(), entry);
+        Ok(())
+    };
+    put("weights.safetensors", weights::to_bytes(&snapshot.weights)?)?;
+    put("optimizer.safetensors", weights::to_bytes(&snapshot.optimizer)?)?;
+    if !snapshot.averages.is_empty() {
+        put("averages.safetensors", weights::to_bytes(&snapshot.averages)?)?;
+    }
+    put("state.json", serde_json::to_vec_pretty(&snapshot.state)?)?;
+    write_durably(&folder.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+    sync_folder(folder)
+}
+
+/// A checkpoint that was read and found whole.
+pub struct Saved {
+    /// The state.
+    pub state: State,
+    /// Parameters and buffers.
+    pub weights: Tensors,
+    /// Optimizers and scalers.
+    pub optimizer: Tensors,
+    /// Moving averages; may be empty.
+    pub averages: Tensors,
+}
+
+/// Reads a checkpoint and checks it against its manifest.
+///
+/// # Errors
+/// A mistake that names the file and what was expected of it.
+pub fn read(folder: &Path) -> Result<Saved> {
+    let manifest_path = folder.join("manifest.json");
+    let text = match fs::read(&manifest_path) {
+        Ok(text) => text,
+        Err(e) => mistake!("{} is no complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display()),
+    };
+    let manifest: Manifest = match serde_json::from_slice(&text) {
+        Ok(manifest) => manifest,
+        Err(e) => mistake!("{} is no complete checkpoint: its manifest is damaged: {e}", folder.display()),
+    };
+    let mut state = None;
+    for (name, entry) in &manifest.files {
+        let path = folder.join(name);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) => mistake!("the checkpoint {} lacks {name}: {e}", folder.display()),
+        };
+        if bytes.len() as u64 != entry.bytes {
+            mistake!(
+                "the checkpoint file {} is damaged: expected {} bytes, found {}. Remove the folder to use an older one",
+                path.display(),
+                entry.bytes,
+                bytes.len()
+            );
+        }
+        if hex(&bytes) != entry.sha256 {
+            mistake!(
+                "the checkpoint file {} is damaged: its SHA-256 is not that of its manifest. Remove the folder to use \
+                 an older one",
+                path.display()
+            );
+        }
+        if name == "state.json" {
+            state = Some(serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?);
+        }
+    }
+    let tensors = |name: &str| {
+        if manifest.files.contains_key(name) { weights::read(&folder.join(name)) } else { Ok(Tensors::new()) }
+    };
+    Ok(Saved {
+        state: state.with_context(|| format!("{} has no state.json", folder.display()))?,
+        weights: tensors("weights.safetensors")?,
+        optimizer: tensors("optimizer.safetensors")?,
+        averages: tensors("averages.safetensors")?,
+    })
+}
+
+/// The checkpoints of a run by step, oldest first; folders that are not finished are not among them.
+pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let mut found: Vec<(u64, PathBuf)> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The step that was best so far and by which number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Best {
+    /// Its step.
+    pub step: u64,
+    /// The metric.
+    pub metric: String,
+    /// Its value.
+    pub value: f64,
+}
+
+/// Reads which checkpoint is best.
+pub fn best(folder: &Path) -> Option<Best> {
+    serde_json::from_slice(&fs::read(folder.join("best.json")).ok()?).ok()
+}
+
+/// Removes checkpoints that need not be kept, and what an interrupted save has left.
+fn tidy(folder: &Path, retention: &Retention) -> Result<()> {
+    let all = list(folder);
+    let best = best(folder).map(|b| b.step);
+    let newest = all.len().saturating_sub(retention.last.max(1));
+    for (step, path) in &all[..newest] {
+        let kept = Some(*step) == best || (retention.every > 0 && step.is_multiple_of(retention.every));
+        if !kept {
+            fs::remove_dir_all(path).with_context(|| format!("removing the old checkpoint {}", path.display()))?;
+        }
+    }
+    let own = format!(".tmp-{}", std::process::id());
+    for entry in fs::read_dir(folder)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("step-") && name.contains(".tmp-") && !name.ends_with(&own) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// A save to be done: the copy, and the metric by which it may be the best.
+struct Job {
+    snapshot: Snapshot,
+    best: Option<Best>,
+}
+
+/// Writes checkpoints on a thread of its own.
+pub struct Writer {
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Result<u64>>,
+    waiting: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread; it writes into `folder`.
+    pub fn start(folder: PathBuf, retention: Retention) -> Result<Self> {
+        let (jobs, work) = bounded::<Job>(1);
+        let (report, done) = bounded(64);
+        let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(move || {
+            for job in work {
+                let step = job.snapshot.state.step;
+                let result = write(&folder, &job.snapshot).and_then(|_| {
+                    if let Some(best) = &job.best {
+                        crate::files::write_atomically(&folder.join("best.json"), &serde_json::to_vec_pretty(best)?)?;
+                    }
+                    tidy(&folder, &retention)?;
+                    Ok(step)
+                });
+                if report.send(result).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { jobs: Some(jobs), done, waiting: 0, thread: Some(thread) })
+    }
+
+    /// Hands over a copy; waits only if the save before last is not done yet.
+    ///
+    /// # Errors
+    /// That of an earlier save.
+    pub fn save(&mut self, snapshot: Snapshot, best: Option<Best>) -> Result<()> {
+        self.check()?;
+        let jobs = self.jobs.as_ref().context("the checkpoint writer has ended")?;
+        jobs.send(Job { snapshot, best }).map_err(|_| anyhow!("the checkpoint writer has ended"))?;
+        self.waiting += 1;
+        Ok(())
+    }
+
+    /// Reports a save that failed.
+    pub fn check(&mut self) -> Result<()> {
+        while let Ok(result) = self.done.try_recv() {
+            self.waiting -= 1;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all saves.
+    pub fn finish(&mut self) -> Result<()> {
+        self.jobs = None;
+        let mut first = Ok(());
+        while self.waiting > 0 {
+            let result = self.done.recv().map_err(|_| anyhow!("the checkpoint writer ended early")).and_then(|r| r);
+            self.waiting -= 1;
+            if let (Ok(()), Err(e)) = (&first, result.map(|_| ())) {
+                first = Err(e);
+            }
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            bail!("the checkpoint writer panicked");
+        }
+        first
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn snapshot(step: u64, value: f64) -> Snapshot {
+        Snapshot {
+            state: State { step, ..State::default() },
+            weights: vec![("m.w".into(), Tensor::full([3], value, (Kind::Float, Device::Cpu)))],
+            optimizer: Vec::new(),
+            averages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &snapshot(5, 2.5)).unwrap();
+        let saved = read(&path).unwrap();
+        assert_eq!(saved.state.step, 5);
+        assert_eq!(saved.weights["m.w"].double_value(&[1]), 2.5);
+    }
+
+    #[test]
+    fn a_cut_or_changed_file_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &snapshot(5, 2.5)).unwrap();
+        let file = path.join("weights.safetensors");
+        let good = fs::read(&file).unwrap();
+        for bad in [good[..good.len() - 1].to_vec(), {
+            let mut b = good.clone();
+            *b.last_mut().unwrap() ^= 1;
+            b
+        }] {
+            fs::write(&file, &bad).unwrap();
+            let error = read(&path).err().unwrap();
+            assert!(error.to_string().contains("weights.safetensors is damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_newest_the_best_and_the_round_steps_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 2, every: 4 }).unwrap();
+        for step in 1..=9 {
+            let best = (step == 3).then(|| Best { step, metric: "a.b".into(), value: 1.0 });
+            writer.save(snapshot(step, 0.0), best).unwrap();
+        }
+        writer.finish().unwrap();
+        let kept: Vec<u64> = list(dir.path()).into_iter().map(|(s, _)| s).collect();
+        assert_eq!(kept, [3, 4, 8, 9]);
+    }
+
+    #[test]
+    fn a_failed_save_is_reported_and_leaves_the_last_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &snapshot(1, 1.0)).unwrap();
+        // A file where the temporary folder would be made stops the second save.
+        let blocked = dir.path().join(format!("step-2.tmp-{}", std::process::id()));
+        fs::write(&blocked, "in the way").unwrap();
+        let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 1, every: 0 }).unwrap();
+        writer.save(snapshot(2, 2.0), None).unwrap();
+        assert!(writer.finish().is_err());
+        assert_eq!(read(&list(dir.path())[0].1).unwrap().state.step, 1);
+    }
+}

@@ -1,0 +1,61 @@
+use super::{Orders, shuffled};
+use crate::data::draw::Draw;
+use crate::data::{Dataset, Sampler, SamplerConfig};
+use crate::{mistake, register};
+use anyhow::Result;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Every value of a label equally often, such as every identity or every age group: the values take turns in an
+/// order drawn anew each round, and each goes through its samples in an order of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Balanced {
+    /// The label, such as `identity` or `group`. Samples where it is negative (not known) are not drawn.
+    by: String,
+}
+
+impl SamplerConfig for Balanced {
+    fn open(&self, data: &dyn Dataset, seed: u64) -> Result<Box<dyn Sampler>> {
+        let Some(labels) = data.column(&self.by) else {
+            mistake!("the dataset has no label `{}` to balance by", self.by);
+        };
+        let mut parts = Vec::new();
+        for (range, _) in data.parts() {
+            let mut classes: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+            for index in range {
+                if labels[index] >= 0 {
+                    classes.entry(labels[index]).or_default().push(index as u32);
+                }
+            }
+            if classes.is_empty() {
+                mistake!("no sample has the label `{}` to balance by", self.by);
+            }
+            parts.push(classes.into_values().collect());
+        }
+        Ok(Box::new(Turns { parts, seed, orders: Orders::new() }))
+    }
+}
+
+struct Turns {
+    parts: Vec<Vec<Vec<u32>>>,
+    seed: u64,
+    orders: Orders,
+}
+
+impl Sampler for Turns {
+    fn index(&self, part: usize, position: u64, _batch: u64) -> usize {
+        let classes = &self.parts[part];
+        let (round, within) = (position / classes.len() as u64, (position % classes.len() as u64) as usize);
+        let class =
+            self.orders.get(part, round, || shuffled(classes.len(), self.seed, part, round))[within] as usize;
+        let members = &classes[class];
+        // The class has been drawn once a round: its round number is the position in its own stream.
+        let (epoch, at) = (round / members.len() as u64, (round % members.len() as u64) as usize);
+        let order = Draw::new(&[self.seed, part as u64, class as u64 + 1, epoch]).permutation(members.len());
+        members[order[at] as usize] as usize
+    }
+}
+
+register!(Sampler, "balanced", Balanced);

@@ -1,0 +1,188 @@
+//! Errors that teach: what was expected, what was found, where, and what to do.
+//!
+//! A [`Diagnostic`] points into a recipe; [`Diagnostics`] collects all of one check and is an error.
+//! A [`Mistake`] is any other error that the user can mend: both end the program with exit code 2.
+
+use crate::recipe::{Origin, Sources};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use std::fmt;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The recipe cannot be used.
+    Error,
+    /// Legal, but probably not meant.
+    Warning,
+}
+
+/// One finding about a recipe.
+#[derive(Debug, Clone)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The finding in one sentence.
+    pub message: String,
+    /// Where, if a place in a source is to blame.
+    pub origin: Option<Origin>,
+    /// What stands at that place, in a few words.
+    pub label: String,
+    /// Other places that belong to it.
+    pub related: Vec<(Origin, String)>,
+    /// What to do.
+    pub help: Vec<String>,
+}
+
+impl Diagnostic {
+    /// An error without a place.
+    pub fn error(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            origin: None,
+            label: String::new(),
+            related: Vec::new(),
+            help: Vec::new(),
+        }
+    }
+
+    /// A warning without a place.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(message) }
+    }
+
+    /// Points at a place.
+    pub fn at(mut self, origin: &Origin, label: impl Into<String>) -> Self {
+        self.origin = Some(origin.clone());
+        self.label = label.into();
+        self
+    }
+
+    /// Points at another place.
+    pub fn also(mut self, origin: &Origin, label: impl Into<String>) -> Self {
+        self.related.push((origin.clone(), label.into()));
+        self
+    }
+
+    /// Says what to do.
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help.push(text.into());
+        self
+    }
+}
+
+/// Findings together with the sources that they point into.
+#[derive(Debug, Clone)]
+pub struct Diagnostics {
+    /// The findings in the order in which they were made.
+    pub list: Vec<Diagnostic>,
+    /// The texts that they point into.
+    pub sources: Sources,
+}
+
+impl Diagnostics {
+    /// The number of errors.
+    pub fn errors(&self) -> usize {
+        self.list.iter().filter(|d| d.severity == Severity::Error).count()
+    }
+
+    /// The text for a terminal, coloured or plain.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut out = String::new();
+        for d in &self.list {
+            let level = match d.severity {
+                Severity::Error => Level::ERROR,
+                Severity::Warning => Level::WARNING,
+            };
+            let mut group: Group<'_> = Group::with_title(level.primary_title(d.message.as_str()));
+            let mut places: Vec<(&Origin, &str, AnnotationKind)> = Vec::new();
+            if let Some(origin) = &d.origin {
+                places.push((origin, d.label.as_str(), AnnotationKind::Primary));
+            }
+            places.extend(d.related.iter().map(|(o, l)| (o, l.as_str(), AnnotationKind::Context)));
+            let mut files: Vec<usize> = Vec::new();
+            for (origin, ..) in &places {
+                if !files.contains(&origin.file) {
+                    files.push(origin.file);
+                }
+            }
+            for file in files {
+                let source = self.sources.get(file);
+                let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
+                for (origin, label, kind) in places.iter().filter(|(o, ..)| o.file == file) {
+                    let end = origin.span.end.min(source.text.len());
+                    let start = origin.span.start.min(end);
+                    let annotation = kind.span(start..end);
+                    snippet =
+                        snippet.annotation(if label.is_empty() { annotation } else { annotation.label(*label) });
+                }
+                group = group.element(snippet);
+            }
+            for help in &d.help {
+                group = group.element(Level::HELP.message(help.as_str()));
+            }
+            out.push_str(&renderer.render(&[group]));
+            out.push_str("\n\n");
+        }
+        out
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// An error that the user can mend: a missing file, a wrong flag, a bad line.
+#[derive(Debug, Clone)]
+pub struct Mistake(pub String);
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+/// Returns a [`Mistake`] from a function that returns [`anyhow::Result`].
+#[macro_export]
+macro_rules! mistake {
+    ($($arg:tt)*) => { return Err(::anyhow::Error::new($crate::diagnostic::Mistake(format!($($arg)*)))) };
+}
+
+/// The exit code for an error: 2 for the user's mistakes, 1 for failures.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let user = error.chain().any(|e| e.is::<Mistake>() || e.is::<Diagnostics>());
+    if user { 2 } else { 1 }
+}
+
+/// The names nearest to `found`, best first: close in spelling, or one a prefix of the other.
+pub fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut scored: Vec<(usize, &str)> = valid
+        .into_iter()
+        .filter_map(|name| {
+            let distance = strsim::damerau_levenshtein(found, name);
+            let close = distance <= 2.max(name.len() / 3) && distance < name.len().max(found.len());
+            let prefix = found.len() >= 3 && (name.starts_with(found) || found.starts_with(name));
+            (close || prefix).then_some((distance, name))
+        })
+        .collect();
+    scored.sort();
+    scored.into_iter().map(|(_, name)| name).take(3).collect()
+}
+
+/// `did you mean …?` for a wrong name, or the list of valid ones.
+pub fn suggestion<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
+    let valid: Vec<&str> = valid.into_iter().collect();
+    let near = nearest(found, valid.iter().copied());
+    let list = if valid.is_empty() { "none".to_owned() } else { valid.join(", ") };
+    match near.first() {
+        Some(best) => format!("did you mean `{best}`? valid: {list}"),
+        None => format!("valid: {list}"),
+    }
+}

@@ -1,0 +1,593 @@
+//! From a recipe to a graph, with every mistake of the wiring at once.
+
+use super::{Graph, GraphModule, GraphNode, GraphPhase, Stream, Target, Wire};
+use crate::component::shape::shape_text;
+use crate::component::{Dim, Ports, Sizes};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
+use crate::recipe::{Mode, Origin, Recipe};
+use indexmap::IndexMap;
+
+/// Shapes of data ports that are known better than the recipe says, by `data.port`.
+pub type KnownShapes = IndexMap<String, Vec<i64>>;
+
+impl Graph {
+    /// Checks the wiring of a recipe; no data and no weights are needed.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] with every finding. Warnings are added to the recipe's.
+    pub fn new(recipe: &mut Recipe) -> Result<Self, Diagnostics> {
+        Self::with_shapes(recipe, &KnownShapes::new())
+    }
+
+    /// As [`Graph::new`], with shapes of data ports that replace the recipe's.
+    pub fn with_shapes(recipe: &mut Recipe, known: &KnownShapes) -> Result<Self, Diagnostics> {
+        let mut checker = Checker { recipe, out: Vec::new() };
+        let graph = checker.graph(known);
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            checker.out.into_iter().partition(|d| d.severity == Severity::Error);
+        match graph {
+            Some(graph) if errors.is_empty() => {
+                recipe.warnings.extend(warnings);
+                Ok(graph)
+            }
+            _ => Err(recipe.diagnostics(errors)),
+        }
+    }
+}
+
+struct Checker<'a> {
+    recipe: &'a Recipe,
+    out: Vec<Diagnostic>,
+}
+
+impl Checker<'_> {
+    fn graph(&mut self, known: &KnownShapes) -> Option<Graph> {
+        let dims = self.dims();
+        let streams = self.streams(&dims, known);
+        let mut nodes = self.nodes();
+        self.wire(&streams, &mut nodes);
+        let order = self.order(&nodes)?;
+        let modules = self.shapes(&streams, &mut nodes, &order, &dims);
+        let phases = self.phases(&nodes);
+        let mut graph = Graph { streams, modules, nodes, order, phases, dims };
+        for m in 0..graph.modules.len() {
+            graph.modules[m].trained = graph.phases.iter().any(|p| p.updates[m]);
+        }
+        for n in 0..graph.nodes.len() {
+            graph.nodes[n].train = match (graph.nodes[n].mode, graph.nodes[n].target) {
+                (Some(mode), _) => mode == Mode::Train,
+                (None, Target::Module(m)) => graph.modules[m].trained,
+                (None, _) => true,
+            };
+        }
+        upstream(&mut graph);
+        self.reach(&graph);
+        self.evaluators(&graph);
+        Some(graph)
+    }
+
+    fn dims(&self) -> IndexMap<String, Dim> {
+        let mut dims: IndexMap<String, Dim> =
+            self.recipe.dims.iter().map(|(k, v)| (k.clone(), Dim::Size(*v))).collect();
+        for data in self.recipe.data.values() {
+            for name in data.slot.config.declares() {
+                dims.entry(name.to_owned()).or_insert_with(|| Dim::Named(name.to_owned()));
+            }
+        }
+        dims
+    }
+
+    fn streams(&mut self, dims: &IndexMap<String, Dim>, known: &KnownShapes) -> Vec<Stream> {
+        let mut streams = Vec::new();
+        for (name, data) in &self.recipe.data {
+            if let Some(node) = self.recipe.graph.get(name) {
+                self.out.push(
+                    Diagnostic::error(format!("`{name}` names a data stream and a node of the graph"))
+                        .at(&node.origin, "rename one of them")
+                        .also(&data.slot.origin, "the data stream"),
+                );
+            }
+            let ports = data.slot.config.ports();
+            let mut sizes = Sizes::new(dims);
+            let _ = sizes.bind("batch", &[Dim::Size(data.slot.common.batch_size)]);
+            let shapes = ports
+                .outputs
+                .iter()
+                .map(|port| match known.get(&format!("{name}.{}", port.name)) {
+                    Some(shape) => shape.iter().map(|n| Dim::Size(*n)).collect(),
+                    None => sizes.shape(&port.pattern).unwrap_or_else(|e| {
+                        self.out.push(
+                            Diagnostic::error(format!("the port `{name}.{}`: {e}", port.name))
+                                .at(&data.slot.origin, "this data stream"),
+                        );
+                        Vec::new()
+                    }),
+                })
+                .collect();
+            streams.push(Stream { name: name.clone(), ports, shapes });
+        }
+        streams
+    }
+
+    fn nodes(&mut self) -> Vec<GraphNode> {
+        let mut nodes = Vec::new();
+        for (name, entry) in &self.recipe.graph {
+            let (target, ports, component) = match (&entry.common.call, &entry.function) {
+                (Some(module), _) => match self.recipe.model.get_index_of(module.as_str()) {
+                    Some(index) => {
+                        let slot = &self.recipe.model[index];
+                        (Target::Module(index), slot.config.ports(), slot.registration.name.to_owned())
+                    }
+                    None => {
+                        let valid = self.recipe.model.keys().map(String::as_str);
+                        self.out.push(
+                            Diagnostic::error(format!("the node `{name}` calls `{module}`, which is no module"))
+                                .at(&entry.origin, "this node")
+                                .help(suggestion(module, valid))
+                                .help(format!("modules stand in [model.NAME]: add [model.{module}]")),
+                        );
+                        (Target::Function, Ports::new(), module.clone())
+                    }
+                },
+                (None, Some(function)) => {
+                    (Target::Function, function.ports(), entry.common.apply.clone().unwrap_or_default())
+                }
+                (None, None) => continue,
+            };
+            nodes.push(GraphNode {
+                name: name.clone(),
+                target,
+                inputs: vec![None; ports.inputs.len()],
+                ports,
+                shapes: Vec::new(),
+                sizes: Sizes::default(),
+                train: false,
+                mode: entry.common.mode,
+                component,
+                upstream: Vec::new(),
+                origin: entry.origin.clone(),
+            });
+        }
+        for (name, entry) in &self.recipe.loss {
+            let ports = entry.slot.config.ports();
+            nodes.push(GraphNode {
+                name: format!("loss.{name}"),
+                target: Target::Loss,
+                inputs: vec![None; ports.inputs.len()],
+                ports,
+                shapes: Vec::new(),
+                sizes: Sizes::default(),
+                train: true,
+                mode: None,
+                component: entry.slot.registration.name.to_owned(),
+                upstream: Vec::new(),
+                origin: entry.slot.origin.clone(),
+            });
+        }
+        nodes
+    }
+
+    fn wire(&mut self, streams: &[Stream], nodes: &mut [GraphNode]) {
+        let resolved: Vec<GraphNode> = nodes.to_vec();
+        for node in nodes.iter_mut() {
+            let (wires, places) = match node.name.strip_prefix("loss.") {
+                Some(loss) if node.target == Target::Loss => {
+                    let entry = &self.recipe.loss[loss];
+                    (&entry.slot.common.inputs, &entry.wires)
+                }
+                _ => {
+                    let entry = &self.recipe.graph[node.name.as_str()];
+                    (&entry.common.inputs, &entry.wires)
+                }
+            };
+            let known = !matches!(&node.target, Target::Function if node.ports.outputs.is_empty());
+            for (input, text) in wires {
+                let place = places.get(input).unwrap_or(&node.origin);
+                let Some(at) = node.ports.inputs.iter().position(|p| p.name == *input) else {
+                    if known {
+                        let valid = node.ports.inputs.iter().map(|p| p.name.as_str());
+                        self.out.push(
+                            Diagnostic::error(format!(
+                                "`{}` ({}) has no input port `{input}`",
+                                node.name, node.component
+                            ))
+                            .at(place, "wired here")
+                            .help(suggestion(input, valid)),
+                        );
+                    }
+                    continue;
+                };
+                match resolve_wire(streams, &resolved, text) {
+                    Ok(wire) => node.inputs[at] = Some(wire),
+                    Err(reason) => self.out.push(
+                        Diagnostic::error(format!("the input `{input}` of `{}`: {reason}", node.name))
+                            .at(place, "wired here"),
+                    ),
+                }
+            }
+            for port in &node.ports.inputs {
+                if !port.optional && !wires.contains_key(&port.name) {
+                    self.out.push(
+                        Diagnostic::error(format!(
+                            "the input port `{}` of `{}` ({}) is not wired",
+                            port.name, node.name, node.component
+                        ))
+                        .at(&node.origin, format!("add in = {{ {} = \"…\" }}", port.name))
+                        .help(format!("it takes {} [{}]", port.dtype, port.pattern)),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Topological order that takes the first declared of the ready nodes.
+    fn order(&mut self, nodes: &[GraphNode]) -> Option<Vec<usize>> {
+        let mut order = Vec::with_capacity(nodes.len());
+        let mut done = vec![false; nodes.len()];
+        while order.len() < nodes.len() {
+            let ready = (0..nodes.len()).find(|n| {
+                !done[*n]
+                    && nodes[*n].inputs.iter().flatten().all(|w| match w {
+                        Wire::Node { node, .. } => done[*node],
+                        Wire::Data { .. } => true,
+                    })
+            });
+            match ready {
+                Some(n) => {
+                    done[n] = true;
+                    order.push(n);
+                }
+                None => {
+                    self.cycle(nodes, &done);
+                    return None;
+                }
+            }
+        }
+        Some(order)
+    }
+
+    fn cycle(&mut self, nodes: &[GraphNode], done: &[bool]) {
+        let next = |n: usize| {
+            nodes[n].inputs.iter().flatten().find_map(|w| match w {
+                Wire::Node { node, .. } if !done[*node] => Some(*node),
+                _ => None,
+            })
+        };
+        let mut path: Vec<usize> = Vec::new();
+        let mut at = (0..nodes.len()).find(|n| !done[*n]);
+        while let Some(n) = at {
+            if let Some(start) = path.iter().position(|p| *p == n) {
+                path.drain(..start);
+                break;
+            }
+            path.push(n);
+            at = next(n);
+        }
+        let names: Vec<&str> = path.iter().rev().map(|n| nodes[*n].name.as_str()).collect();
+        let mut d = Diagnostic::error(format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]));
+        if let Some(first) = path.first() {
+            d = d.at(&nodes[*first].origin, "part of the cycle");
+        }
+        self.out.push(d.help("a node cannot need its own value: remove one of these wires"));
+    }
+
+    fn shapes(
+        &mut self,
+        streams: &[Stream],
+        nodes: &mut [GraphNode],
+        order: &[usize],
+        dims: &IndexMap<String, Dim>,
+    ) -> Vec<GraphModule> {
+        let mut modules: Vec<GraphModule> = self
+            .recipe
+            .model
+            .keys()
+            .map(|name| GraphModule { name: name.clone(), sizes: None, trained: false })
+            .collect();
+        let mut sound = vec![false; nodes.len()];
+        for &n in order {
+            let mut sizes = Sizes::new(dims);
+            let mut good = !nodes[n].ports.outputs.is_empty();
+            for (port, wire) in nodes[n].ports.inputs.iter().zip(&nodes[n].inputs) {
+                let Some(wire) = wire else {
+                    good &= port.optional;
+                    continue;
+                };
+                let (shape, dtype, from) = match wire {
+                    Wire::Data { stream, port } => {
+                        let s = &streams[*stream];
+                        let p = &s.ports.outputs[*port];
+                        (&s.shapes[*port], p.dtype, format!("{}.{}", s.name, p.name))
+                    }
+                    Wire::Node { node, port } if sound[*node] => {
+                        let source = &nodes[*node];
+                        let p = &source.ports.outputs[*port];
+                        (&source.shapes[*port], p.dtype, format!("{}.{}", source.name, p.name))
+                    }
+                    Wire::Node { .. } => {
+                        good = false;
+                        continue;
+                    }
+                };
+                let problem = if dtype != port.dtype {
+                    Some(format!("expected {} numbers, found {dtype}", port.dtype))
+                } else {
+                    sizes.bind(&port.pattern, shape).err().map(|e| e.to_string())
+                };
+                if let Some(problem) = problem {
+                    good = false;
+                    let node = &nodes[n];
+                    self.out.push(
+                        Diagnostic::error(format!(
+                            "the input `{}` of `{}` ({}) does not fit `{from}`: {problem}",
+                            port.name, node.name, node.component
+                        ))
+                        .at(&self.wire_place(node, &port.name), format!("`{from}` is {}", shape_text(shape)))
+                        .help(format!("`{}` takes {} [{}]", port.name, port.dtype, port.pattern)),
+                    );
+                }
+            }
+            if !good {
+                continue;
+            }
+            let outputs: Result<Vec<_>, _> =
+                nodes[n].ports.outputs.iter().map(|p| sizes.shape(&p.pattern)).collect();
+            match outputs {
+                Ok(shapes) => {
+                    nodes[n].shapes = shapes;
+                    sound[n] = true;
+                }
+                Err(e) => self.out.push(
+                    Diagnostic::error(format!("`{}` ({}): {e}", nodes[n].name, nodes[n].component))
+                        .at(&nodes[n].origin, "this node"),
+                ),
+            }
+            if let Target::Module(m) = nodes[n].target {
+                self.agree(&mut modules[m], &sizes, &nodes[n]);
+            }
+            nodes[n].sizes = sizes;
+        }
+        modules
+    }
+
+    /// Every node that calls a module must give it inputs of one size; the batch may differ.
+    fn agree(&mut self, module: &mut GraphModule, sizes: &Sizes, node: &GraphNode) {
+        let Some(first) = &module.sizes else {
+            module.sizes = Some(sizes.clone());
+            return;
+        };
+        for (name, dim) in sizes.bound() {
+            if let Some(before) = first.bound().get(name)
+                && before != dim
+                && name != "batch"
+            {
+                self.out.push(
+                    Diagnostic::error(format!(
+                        "the module `{}` is called with `{name}` = {before} and, by `{}`, with {dim}",
+                        module.name, node.name
+                    ))
+                    .at(&node.origin, "this node"),
+                );
+            }
+        }
+    }
+
+    fn wire_place(&self, node: &GraphNode, input: &str) -> Origin {
+        let places = match node.name.strip_prefix("loss.") {
+            Some(loss) if node.target == Target::Loss => self.recipe.loss.get(loss).map(|l| &l.wires),
+            _ => self.recipe.graph.get(&node.name).map(|g| &g.wires),
+        };
+        places.and_then(|p| p.get(input)).unwrap_or(&node.origin).clone()
+    }
+
+    fn phases(&mut self, nodes: &[GraphNode]) -> Vec<GraphPhase> {
+        let mut phases = Vec::new();
+        for (name, entry) in &self.recipe.phase {
+            let mut losses = Vec::new();
+            for loss in &entry.common.minimize {
+                let wanted = format!("loss.{loss}");
+                match nodes.iter().position(|n| n.target == Target::Loss && n.name == wanted) {
+                    Some(at) => losses.push((at, self.recipe.loss[loss.as_str()].slot.common.weight)),
+                    None => {
+                        let valid = self.recipe.loss.keys().map(String::as_str);
+                        self.out.push(
+                            Diagnostic::error(format!("the phase `{name}` minimizes `{loss}`, which is no loss"))
+                                .at(&entry.origin, "this phase")
+                                .help(suggestion(loss, valid)),
+                        );
+                    }
+                }
+            }
+            let mut updates = vec![false; self.recipe.model.len()];
+            let set = |list: &[String], what: &str, updates: Option<&mut Vec<bool>>, out: &mut Vec<Diagnostic>| {
+                let mut updates = updates;
+                for module in list {
+                    match self.recipe.model.get_index_of(module.as_str()) {
+                        Some(m) => {
+                            if let Some(u) = updates.as_deref_mut() {
+                                u[m] = true;
+                            }
+                        }
+                        None => out.push(
+                            Diagnostic::error(format!("the phase `{name}` {what} `{module}`, which is no module"))
+                                .at(&entry.origin, "this phase")
+                                .help(suggestion(module, self.recipe.model.keys().map(String::as_str))),
+                        ),
+                    }
+                }
+            };
+            set(&entry.common.update, "updates", Some(&mut updates), &mut self.out);
+            for group in &entry.optimizer.common.groups {
+                set(&group.modules, "has a group for", None, &mut self.out);
+            }
+            phases.push(GraphPhase {
+                name: name.clone(),
+                losses,
+                updates,
+                accumulate: entry.common.accumulate as usize,
+            });
+        }
+        phases
+    }
+
+    fn reach(&mut self, graph: &Graph) {
+        let mut used = vec![false; graph.nodes.len()];
+        for (phase, entry) in graph.phases.iter().zip(self.recipe.phase.values()) {
+            for (loss, _) in &phase.losses {
+                let needed = graph.needed(&[*loss], false);
+                let reached = needed.iter().zip(&graph.nodes).any(
+                    |(needed, node)| matches!(node.target, Target::Module(m) if *needed && phase.updates[m]),
+                );
+                if !reached {
+                    self.out.push(
+                        Diagnostic::error(format!(
+                            "`{}` reaches no module that the phase `{}` updates",
+                            graph.nodes[*loss].name, phase.name
+                        ))
+                        .at(&graph.nodes[*loss].origin, "no gradient of it would be used")
+                        .also(&entry.origin, "the phase"),
+                    );
+                }
+            }
+            let roots: Vec<usize> = phase.losses.iter().map(|(n, _)| *n).collect();
+            let needed = graph.needed(&roots, false);
+            for (m, module) in graph.modules.iter().enumerate().filter(|(m, _)| phase.updates[*m]) {
+                let called = graph.nodes.iter().zip(&needed).any(|(n, needed)| *needed && n.target == Target::Module(m));
+                if !called {
+                    self.out.push(
+                        Diagnostic::error(format!(
+                            "the phase `{}` updates `{}`, which none of its losses reaches",
+                            phase.name, module.name
+                        ))
+                        .at(&entry.origin, "it would never change")
+                        .help(format!("remove `{}` from `update`, or minimize a loss that depends on it", module.name)),
+                    );
+                }
+            }
+            for (n, needed) in graph.needed(&roots, true).into_iter().enumerate() {
+                used[n] |= needed;
+            }
+        }
+        if self.recipe.phase.is_empty() {
+            self.out.push(Diagnostic::error("the recipe has no phase: nothing would be trained").help(
+                "add [phase.NAME] with minimize = [\"…\"], update = [\"…\"] and an optimizer",
+            ));
+        }
+        let mut wanted: Vec<usize> = Vec::new();
+        for slot in self.recipe.evaluate.values() {
+            for (_, text) in slot.config.wires() {
+                if let Ok(Wire::Node { node, .. }) = graph.wire(&text) {
+                    wanted.push(node);
+                }
+            }
+        }
+        for (n, needed) in graph.needed(&wanted, true).into_iter().enumerate() {
+            used[n] |= needed;
+        }
+        for (node, used) in graph.nodes.iter().zip(used) {
+            if !used {
+                self.out.push(
+                    Diagnostic::warning(format!("nothing uses `{}`: it is never computed", node.name))
+                        .at(&node.origin, "not needed by any phase or evaluator"),
+                );
+            }
+        }
+        for (m, module) in graph.modules.iter().enumerate() {
+            let slot = &self.recipe.model[m];
+            let called = graph.nodes.iter().any(|n| n.target == Target::Module(m));
+            if !called {
+                self.out.push(
+                    Diagnostic::warning(format!("no node calls the module `{}`", module.name))
+                        .at(&slot.origin, "it is never made"),
+                );
+            } else if !module.trained && slot.common.weights.is_none() && !slot.common.random {
+                self.out.push(
+                    Diagnostic::error(format!("nothing trains `{}` and nothing loads its weights", module.name))
+                        .at(&slot.origin, "it would stay random")
+                        .help(format!(
+                            "give it weights = {{ run = \"runs/…\" }} or {{ file = \"….safetensors\" }}, update it in a \
+                             phase, or say random = true in [model.{}]",
+                            module.name
+                        )),
+                );
+            }
+        }
+        for (name, entry) in &self.recipe.loss {
+            if entry.slot.common.weight == 0.0 {
+                self.out.push(
+                    Diagnostic::warning(format!("the loss `{name}` has weight 0: it changes nothing"))
+                        .at(&entry.slot.origin, "still computed"),
+                );
+            }
+        }
+        if let Some(ema) = &self.recipe.ema {
+            for module in &ema.modules {
+                if !self.recipe.model.contains_key(module) {
+                    let place = self.recipe.root.get("ema").map(|n| n.origin.clone());
+                    let d = Diagnostic::error(format!("`ema.modules` names `{module}`, which is no module"))
+                        .help(suggestion(module, self.recipe.model.keys().map(String::as_str)));
+                    self.out.push(place.map_or(d.clone(), |o| d.at(&o, "here")));
+                }
+            }
+        }
+    }
+
+    fn evaluators(&mut self, graph: &Graph) {
+        for (name, slot) in &self.recipe.evaluate {
+            for (key, text) in slot.config.wires() {
+                if let Err(reason) = graph.wire(&text) {
+                    let place =
+                        self.recipe.root.at(&format!("evaluate.{name}.{key}")).map_or(&slot.origin, |n| &n.origin);
+                    self.out
+                        .push(Diagnostic::error(format!("`evaluate.{name}.{key}`: {reason}")).at(place, "wired here"));
+                }
+            }
+        }
+    }
+}
+
+fn upstream(graph: &mut Graph) {
+    let order = graph.order.clone();
+    for n in order {
+        let mut up = vec![false; graph.modules.len()];
+        if let Target::Module(m) = graph.nodes[n].target {
+            up[m] = true;
+        }
+        for wire in graph.nodes[n].inputs.iter().flatten() {
+            if let Wire::Node { node, .. } = wire {
+                for (m, v) in graph.nodes[*node].upstream.iter().enumerate() {
+                    up[m] |= *v;
+                }
+            }
+        }
+        graph.nodes[n].upstream = up;
+    }
+}
+
+pub(super) fn resolve_wire(streams: &[Stream], nodes: &[GraphNode], text: &str) -> Result<Wire, String> {
+    let (head, port) = text.split_once('.').map_or((text, None), |(h, p)| (h, Some(p)));
+    let graph_nodes = || nodes.iter().filter(|n| n.target != Target::Loss);
+    let pick = |ports: &Ports, what: &str| match port {
+        Some(port) => ports.outputs.iter().position(|p| p.name == port).ok_or_else(|| {
+            let valid = ports.outputs.iter().map(|p| p.name.as_str());
+            format!("`{head}` has no output port `{port}`: {}", suggestion(port, valid))
+        }),
+        None if ports.outputs.len() == 1 => Ok(0),
+        None => {
+            let names: Vec<&str> = ports.outputs.iter().map(|p| p.name.as_str()).collect();
+            Err(format!("{what} `{head}` has several ports: say which, as {head}.{}", names.join(&format!(" or {head}."))))
+        }
+    };
+    if let Some(stream) = streams.iter().position(|s| s.name == head) {
+        return Ok(Wire::Data { stream, port: pick(&streams[stream].ports, "the data stream")? });
+    }
+    if let Some(node) = nodes.iter().position(|n| n.target != Target::Loss && n.name == head) {
+        if nodes[node].ports.outputs.is_empty() {
+            return Err(format!("`{head}` has no outputs, since what it calls is unknown"));
+        }
+        return Ok(Wire::Node { node, port: pick(&nodes[node].ports, "the node")? });
+    }
+    let valid: Vec<&str> =
+        streams.iter().map(|s| s.name.as_str()).chain(graph_nodes().map(|n| n.name.as_str())).collect();
+    Err(format!("there is no node or data stream `{head}`: {}", suggestion(head, valid)))
+}

@@ -1,0 +1,218 @@
+//! The plan of a step: which nodes are evaluated when, what is recorded for gradients, what is freed.
+
+use super::{Graph, Target, Wire};
+use std::collections::HashMap;
+
+/// Where a value is found while a plan runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// A port of a batch.
+    Batch {
+        /// The data stream.
+        stream: usize,
+        /// Which of the step's batches.
+        micro: usize,
+        /// The port.
+        port: usize,
+    },
+    /// An output of an evaluation.
+    Value {
+        /// The evaluation.
+        instance: usize,
+        /// The output.
+        port: usize,
+    },
+}
+
+/// One evaluation of a node: for one batch, at one version of the weights that it depends on.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// The node.
+    pub node: usize,
+    /// Its inputs.
+    pub inputs: Vec<Option<Reference>>,
+    /// Outputs that anybody reads.
+    pub wanted: Vec<bool>,
+    /// The graph of gradients is recorded.
+    pub record: bool,
+    /// The module's own weights need gradients.
+    pub weights: bool,
+}
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Evaluate.
+    Evaluate(usize),
+    /// Add the gradients of a phase's losses for one batch.
+    Backward {
+        /// The phase.
+        phase: usize,
+        /// Evaluations of its losses, with their weights.
+        losses: Vec<(usize, f64)>,
+        /// A later phase goes through the same recorded graph.
+        keep_graph: bool,
+    },
+    /// Let the phase's optimizer step.
+    Update(usize),
+    /// Forget an evaluation's outputs.
+    Free(usize),
+}
+
+/// The instructions of one step, or of one evaluation.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// What is evaluated.
+    pub instances: Vec<Instance>,
+    /// The instructions in order.
+    pub ops: Vec<Op>,
+    /// How many batches each stream gives.
+    pub batches: Vec<usize>,
+}
+
+impl Plan {
+    /// The plan of a step in which the given phases run, in this order.
+    pub fn training(graph: &Graph, active: &[usize]) -> Self {
+        let mut plan = Self { batches: vec![0; graph.streams.len()], ..Self::default() };
+        // The evaluation of (node, batch) that still holds for the present weights.
+        let mut current: HashMap<(usize, usize), usize> = HashMap::new();
+        let mut backwards: Vec<(usize, Vec<bool>)> = Vec::new();
+        for &p in active {
+            let phase = &graph.phases[p];
+            let roots: Vec<usize> = phase.losses.iter().map(|(n, _)| *n).collect();
+            let needed = graph.needed(&roots, true);
+            let carries = graph.needed(&roots, false);
+            for micro in 0..phase.accumulate {
+                plan.evaluate(graph, &needed, micro, &mut current);
+                for node in (0..graph.nodes.len()).filter(|n| carries[*n]) {
+                    let instance = &mut plan.instances[current[&(node, micro)]];
+                    if let Target::Module(m) = graph.nodes[node].target {
+                        instance.weights |= phase.updates[m];
+                    }
+                    instance.record |= graph.nodes[node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b);
+                }
+                let losses = phase.losses.iter().map(|(n, w)| (current[&(*n, micro)], *w)).collect();
+                let mut path = vec![false; plan.instances.len()];
+                for node in (0..graph.nodes.len()).filter(|n| carries[*n]) {
+                    path[current[&(node, micro)]] = true;
+                }
+                backwards.push((plan.ops.len(), path));
+                plan.ops.push(Op::Backward { phase: p, losses, keep_graph: false });
+            }
+            plan.ops.push(Op::Update(p));
+            current.retain(|(node, _), _| {
+                !graph.nodes[*node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b)
+            });
+        }
+        plan.stop_recording(graph);
+        for i in 0..backwards.len() {
+            let keep = backwards[i + 1..].iter().any(|(_, later)| {
+                backwards[i].1.iter().zip(later).enumerate().any(|(n, (a, b))| *a && *b && plan.instances[n].record)
+            });
+            if let Op::Backward { keep_graph, .. } = &mut plan.ops[backwards[i].0] {
+                *keep_graph = keep;
+            }
+        }
+        plan.free(&[]);
+        plan
+    }
+
+    /// The plan that evaluates the given wires without gradients; returns where they are found.
+    pub fn evaluation(graph: &Graph, wires: &[Wire]) -> (Self, Vec<Reference>) {
+        let mut plan = Self { batches: vec![1; graph.streams.len()], ..Self::default() };
+        let roots: Vec<usize> =
+            wires.iter().filter_map(|w| if let Wire::Node { node, .. } = w { Some(*node) } else { None }).collect();
+        let mut current = HashMap::new();
+        plan.evaluate(graph, &graph.needed(&roots, true), 0, &mut current);
+        let found: Vec<Reference> = wires.iter().map(|w| reference(*w, 0, &current)).collect();
+        for r in &found {
+            if let Reference::Value { instance, port } = r {
+                plan.instances[*instance].wanted[*port] = true;
+            }
+        }
+        plan.free(&found);
+        (plan, found)
+    }
+
+    fn evaluate(
+        &mut self,
+        graph: &Graph,
+        needed: &[bool],
+        micro: usize,
+        current: &mut HashMap<(usize, usize), usize>,
+    ) {
+        for &n in graph.order.iter().filter(|n| needed[**n]) {
+            if current.contains_key(&(n, micro)) {
+                continue;
+            }
+            let node = &graph.nodes[n];
+            let inputs: Vec<_> = node.inputs.iter().map(|w| w.map(|w| reference(w, micro, current))).collect();
+            for input in inputs.iter().flatten() {
+                match input {
+                    Reference::Batch { stream, micro, .. } => {
+                        self.batches[*stream] = self.batches[*stream].max(micro + 1);
+                    }
+                    Reference::Value { instance, port } => self.instances[*instance].wanted[*port] = true,
+                }
+            }
+            let wanted = vec![node.target == Target::Loss; node.ports.outputs.len()];
+            let instance = self.instances.len();
+            self.instances.push(Instance { node: n, inputs, wanted, record: false, weights: false });
+            current.insert((n, micro), instance);
+            self.ops.push(Op::Evaluate(instance));
+        }
+    }
+
+    /// A node behind a stop is recorded only for the phases that reach it another way, which the marks above
+    /// already say; what follows a stop has nothing to record unless it has weights of its own to train.
+    fn stop_recording(&mut self, graph: &Graph) {
+        for i in 0..self.instances.len() {
+            let node = &graph.nodes[self.instances[i].node];
+            let from_inputs = !node.ports.stops_gradient
+                && self.instances[i].inputs.iter().flatten().any(
+                    |r| matches!(r, Reference::Value { instance, .. } if self.instances[*instance].record),
+                );
+            self.instances[i].record &= self.instances[i].weights || from_inputs;
+        }
+    }
+
+    /// Puts a `Free` after the last use of every evaluation, except those that are `kept`.
+    fn free(&mut self, kept: &[Reference]) {
+        let mut last = vec![None; self.instances.len()];
+        for (at, op) in self.ops.iter().enumerate() {
+            match op {
+                Op::Evaluate(i) => {
+                    last[*i] = Some(at);
+                    for input in self.instances[*i].inputs.iter().flatten() {
+                        if let Reference::Value { instance, .. } = input {
+                            last[*instance] = Some(at);
+                        }
+                    }
+                }
+                Op::Backward { losses, .. } => {
+                    for (i, _) in losses {
+                        last[*i] = Some(at);
+                    }
+                }
+                Op::Update(_) | Op::Free(_) => {}
+            }
+        }
+        let keep = |i: usize| kept.iter().any(|r| matches!(r, Reference::Value { instance, .. } if *instance == i));
+        let ops = std::mem::take(&mut self.ops);
+        for (at, op) in ops.into_iter().enumerate() {
+            self.ops.push(op);
+            for (i, l) in last.iter().enumerate() {
+                if *l == Some(at) && !keep(i) {
+                    self.ops.push(Op::Free(i));
+                }
+            }
+        }
+    }
+}
+
+fn reference(wire: Wire, micro: usize, current: &HashMap<(usize, usize), usize>) -> Reference {
+    match wire {
+        Wire::Data { stream, port } => Reference::Batch { stream, micro, port },
+        Wire::Node { node, port } => Reference::Value { instance: current[&(node, micro)], port },
+    }
+}

@@ -1,0 +1,60 @@
+//! What a run tells: metrics in a file, progress on the terminal, curves in TensorBoard.
+
+mod progress;
+pub mod tensorboard;
+
+pub use progress::Progress;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// `metrics.jsonl`: one JSON object a line, with the step.
+pub struct MetricsFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// Opens the file; lines of steps after `step` are dropped, since the run goes on from there.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        if let Ok(text) = std::fs::read_to_string(path) {
+            let kept: Vec<&str> = text
+                .lines()
+                .filter(|line| {
+                    serde_json::from_str::<Value>(line)
+                        .ok()
+                        .and_then(|v| v.get("step")?.as_u64())
+                        .is_some_and(|s| s <= step)
+                })
+                .collect();
+            let mut kept = kept.join("\n");
+            if !kept.is_empty() {
+                kept.push('\n');
+            }
+            crate::files::write_atomically(path, kept.as_bytes())?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Adds a line in one write.
+    pub fn write(&mut self, step: u64, kind: &str, numbers: &[(String, f64)]) -> Result<()> {
+        let mut map = Map::new();
+        map.insert("step".into(), step.into());
+        map.insert("kind".into(), kind.into());
+        for (name, value) in numbers {
+            let value = serde_json::Number::from_f64(*value).map_or(Value::Null, Value::Number);
+            map.insert(name.clone(), value);
+        }
+        let mut line = serde_json::to_string(&map)?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).with_context(|| format!("writing {}", self.path.display()))
+    }
+}

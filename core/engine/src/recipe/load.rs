@@ -1,0 +1,341 @@
+//! Reading a recipe file with what it extends, and the overrides of the command line.
+
+use super::schema::normalise;
+use super::value::{Entry, Node, Origin, Source, Sources, Table, Value, parse, parse_value};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use std::path::{Path, PathBuf};
+
+/// Longest chain of `extends`.
+const MAX_EXTENDS: usize = 16;
+/// Largest recipe file in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Keys that belong to the place of a component and not to the component: they stay when another is named.
+const SLOT_KEYS: &[&str] = &[
+    "component", "precision", "weights", "random", "in", "weight", "batch_size", "workers", "prefetch", "sampler",
+    "lr", "weight_decay", "decay", "groups", "every", "optional",
+];
+
+/// One change from the command line.
+#[derive(Debug, Clone)]
+pub enum Override {
+    /// `--set path=value`.
+    Set(String),
+    /// `--unset path`.
+    Unset(String),
+}
+
+/// A recipe merged from its files and overrides, not yet checked against any schema.
+#[derive(Debug)]
+pub struct Merged {
+    /// All texts.
+    pub sources: Sources,
+    /// The root table, without `extends` and `remove`.
+    pub root: Node,
+    /// Warnings and errors met on the way.
+    pub found: Vec<Diagnostic>,
+    /// The files in the order in which they were read.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads a recipe and everything it extends, then applies the overrides in order.
+///
+/// # Errors
+/// A [`Diagnostics`] with all findings, when a file cannot be read or parsed or the files extend in a circle.
+pub fn load(path: &Path, overrides: &[Override]) -> Result<Merged, Diagnostics> {
+    let mut reader = Reader { sources: Sources::default(), found: Vec::new(), files: Vec::new(), stack: Vec::new() };
+    let root = reader.file(path, None);
+    let Reader { mut sources, mut found, files, .. } = reader;
+    let Some(mut root) = root else { return Err(Diagnostics { list: found, sources }) };
+    for change in overrides {
+        apply(&mut root, change, &mut sources, &mut found);
+    }
+    if found.iter().any(|d| d.severity == Severity::Error) {
+        return Err(Diagnostics { list: found, sources });
+    }
+    Ok(Merged { sources, root, found, files })
+}
+
+struct Reader {
+    sources: Sources,
+    found: Vec<Diagnostic>,
+    files: Vec<PathBuf>,
+    stack: Vec<PathBuf>,
+}
+
+impl Reader {
+    fn file(&mut self, path: &Path, asked: Option<&Origin>) -> Option<Node> {
+        let fail = |reader: &mut Self, message: String, help: &str| {
+            let mut d = Diagnostic::error(message);
+            if let Some(origin) = asked {
+                d = d.at(origin, "extended here");
+            }
+            reader.found.push(if help.is_empty() { d } else { d.help(help) });
+        };
+        let canonical = match std::fs::canonicalize(path) {
+            Ok(p) => p,
+            Err(e) => {
+                fail(self, format!("cannot read the recipe {}: {e}", path.display()), "check the path");
+                return None;
+            }
+        };
+        if self.stack.contains(&canonical) || self.stack.len() >= MAX_EXTENDS {
+            let chain: Vec<String> = self.stack.iter().map(|p| p.display().to_string()).collect();
+            fail(
+                self,
+                format!("recipes extend each other in a circle: {} -> {}", chain.join(" -> "), path.display()),
+                "remove one of these `extends`",
+            );
+            return None;
+        }
+        let text = match read_text(&canonical) {
+            Ok(text) => text,
+            Err(reason) => {
+                fail(self, format!("cannot read the recipe {}: {reason}", path.display()), "");
+                return None;
+            }
+        };
+        let folder = canonical.parent().map(Path::to_path_buf).unwrap_or_default();
+        let file = self.sources.add(Source {
+            name: path.display().to_string(),
+            folder: folder.clone(),
+            path: Some(canonical.clone()),
+            text,
+        });
+        if !self.files.contains(&canonical) {
+            self.files.push(canonical.clone());
+        }
+        let mut own = match parse(&self.sources.get(file).text, file) {
+            Ok(node) => node,
+            Err(flaws) => {
+                for (message, span) in flaws {
+                    self.found.push(
+                        Diagnostic::error(format!("{} is no valid TOML: {message}", path.display()))
+                            .at(&Origin { file, span }, "here"),
+                    );
+                }
+                return None;
+            }
+        };
+        let table = own.table_mut()?;
+        let extends = table.shift_remove("extends");
+        let remove = table.shift_remove("remove");
+        self.stack.push(canonical);
+        let mut base = Node::empty(own.origin.clone());
+        let mut complete = true;
+        for (name, origin) in strings(extends.as_ref(), "extends", &mut self.found) {
+            match self.file(&normalise(&folder.join(name)), Some(&origin)) {
+                Some(node) => merge(&mut base, node, &mut Vec::new(), &mut self.found),
+                None => complete = false,
+            }
+        }
+        self.stack.pop();
+        for (name, origin) in strings(remove.as_ref(), "remove", &mut self.found) {
+            if !unset(&mut base, &name) {
+                self.found.push(
+                    Diagnostic::error(format!("there is no `{name}` to remove"))
+                        .at(&origin, "not in what this recipe extends"),
+                );
+            }
+        }
+        merge(&mut base, own, &mut Vec::new(), &mut self.found);
+        complete.then_some(base)
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if size.is_dir() {
+        return Err("it is a folder, expected a TOML file".into());
+    }
+    if size.len() > MAX_BYTES {
+        return Err(format!("{} bytes are more than the {MAX_BYTES} of a recipe", size.len()));
+    }
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    String::from_utf8(bytes).map_err(|e| format!("it is no UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+}
+
+fn strings(entry: Option<&Entry>, key: &str, found: &mut Vec<Diagnostic>) -> Vec<(String, Origin)> {
+    let Some(entry) = entry else { return Vec::new() };
+    let Value::Array(items) = &entry.node.value else {
+        found.push(
+            Diagnostic::error(format!("`{key}` must be an array of strings, found {}", entry.node.value.type_name()))
+                .at(&entry.node.origin, "write it in [ ]"),
+        );
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for item in items {
+        match item.str() {
+            Some(text) => out.push((text.to_owned(), item.origin.clone())),
+            None => found.push(
+                Diagnostic::error(format!("`{key}` must hold strings, found {}", item.value.type_name()))
+                    .at(&item.origin, item.value.short()),
+            ),
+        }
+    }
+    out
+}
+
+/// Lays `over` on `base`: tables merge by key, everything else is replaced.
+fn merge(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Diagnostic>) {
+    let (Value::Table(old), Value::Table(_)) = (&mut base.value, &over.value) else {
+        *base = over;
+        return;
+    };
+    let Value::Table(new) = over.value else { return };
+    swap_component(old, &new, path, found);
+    for (key, entry) in new {
+        match old.get_mut(&key) {
+            Some(existing) => {
+                path.push(key);
+                existing.key = entry.key;
+                merge(&mut existing.node, entry.node, path, found);
+                path.pop();
+            }
+            None => {
+                old.insert(key, entry);
+            }
+        }
+    }
+    base.origin = over.origin;
+}
+
+/// Drops the old component's own keys when `new` names another one.
+fn swap_component(old: &mut Table, new: &Table, path: &[String], found: &mut Vec<Diagnostic>) {
+    let named = |t: &Table| t.get("component").and_then(|e| e.node.str().map(str::to_owned));
+    let (Some(was), Some(is)) = (named(old), named(new)) else { return };
+    if was == is {
+        return;
+    }
+    let dropped: Vec<String> = old.keys().filter(|k| !SLOT_KEYS.contains(&k.as_str())).cloned().collect();
+    for key in &dropped {
+        old.shift_remove(key);
+    }
+    if !dropped.is_empty() {
+        let d = Diagnostic::warning(format!(
+            "`{}` is now `{is}`: the keys of `{was}` were dropped: {}",
+            path.join("."),
+            dropped.join(", ")
+        ));
+        found.push(match new.get("component") {
+            Some(entry) => d.at(&entry.node.origin, "replaces it here"),
+            None => d,
+        });
+    }
+}
+
+fn unset(root: &mut Node, path: &str) -> bool {
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let Some(last) = keys.pop() else { return false };
+    let mut node = root;
+    for key in keys {
+        match node.table_mut().and_then(|t| t.get_mut(key)) {
+            Some(entry) => node = &mut entry.node,
+            None => return false,
+        }
+    }
+    node.table_mut().is_some_and(|t| t.shift_remove(last).is_some())
+}
+
+fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut Vec<Diagnostic>) {
+    let (flag, text) = match change {
+        Override::Set(text) => ("--set", text),
+        Override::Unset(text) => ("--unset", text),
+    };
+    let file = sources.add(Source {
+        name: flag.to_owned(),
+        folder: std::env::current_dir().unwrap_or_default(),
+        path: None,
+        text: text.clone(),
+    });
+    let whole = Origin { file, span: 0..text.len() };
+    if let Override::Unset(path) = change {
+        if !unset(root, path) {
+            found.push(
+                Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe"),
+            );
+        }
+        return;
+    }
+    let Some((path, value)) = text.split_once('=') else {
+        found.push(Diagnostic::error("an override is path=value").at(&whole, "there is no `=`"));
+        return;
+    };
+    let (path, offset) = (path.trim(), path.len() + 1);
+    let keys: Vec<&str> = path.split('.').collect();
+    if keys.iter().any(|k| k.is_empty()) {
+        found.push(Diagnostic::error(format!("`{path}` is no path of keys")).at(&whole, "an empty key"));
+        return;
+    }
+    let value = match parse_value(value.trim(), file, offset) {
+        Ok(node) => node,
+        // A bare word is meant as a string; what looks like another TOML value and is broken is an error.
+        Err((message, span)) => {
+            let word = value.trim();
+            if word.is_empty() || word.starts_with(['[', '{', '"', '\'']) {
+                found.push(
+                    Diagnostic::error(format!("the value of `{path}` is no TOML value: {message}"))
+                        .at(&Origin { file, span }, "here"),
+                );
+                return;
+            }
+            Node { value: Value::String(word.to_owned()), origin: Origin { file, span } }
+        }
+    };
+    let key_origin = Origin { file, span: 0..path.len() };
+    let mut over = value;
+    for key in keys.iter().rev() {
+        let mut table = Table::new();
+        table.insert((*key).to_owned(), Entry { key: key_origin.clone(), node: over });
+        over = Node { value: Value::Table(table), origin: key_origin.clone() };
+    }
+    let origin = root.origin.clone();
+    if let Some(blocked) = blocked(root, &keys) {
+        found.push(
+            Diagnostic::error(format!("`{path}` cannot be set: `{blocked}` is not a table")).at(&whole, "set here"),
+        );
+        return;
+    }
+    merge_override(root, over, found);
+    root.origin = origin;
+}
+
+fn blocked(root: &Node, keys: &[&str]) -> Option<String> {
+    let mut node = root;
+    for (i, key) in keys.iter().enumerate() {
+        match node.table() {
+            None => return Some(keys[..i].join(".")),
+            Some(table) => match table.get(*key) {
+                Some(entry) => node = &entry.node,
+                None => return None,
+            },
+        }
+    }
+    None
+}
+
+/// As [`merge`], but the tables keep the place where they were written: only the value is from elsewhere.
+fn merge_override(base: &mut Node, over: Node, found: &mut Vec<Diagnostic>) {
+    fn lay(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Diagnostic>) {
+        let (Value::Table(old), Value::Table(_)) = (&mut base.value, &over.value) else {
+            *base = over;
+            return;
+        };
+        let Value::Table(new) = over.value else { return };
+        swap_component(old, &new, path, found);
+        for (key, entry) in new {
+            match old.get_mut(&key) {
+                Some(existing) => {
+                    path.push(key);
+                    lay(&mut existing.node, entry.node, path, found);
+                    path.pop();
+                }
+                None => {
+                    old.insert(key, entry);
+                }
+            }
+        }
+    }
+    lay(base, over, &mut Vec::new(), found);
+}

@@ -1,0 +1,375 @@
+//! Walks a value against the JSON schema of a configuration type.
+//!
+//! serde stops at the first error of a table. The walk finds them all, names the nearest valid key, makes
+//! paths absolute and fills in defaults, so that decoding afterwards is a formality.
+
+use super::value::{Entry, Node, Origin, Sources, Table, Value, float_text};
+use crate::diagnostic::{Diagnostic, suggestion};
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::Value as Json;
+use std::path::{Component, Path, PathBuf};
+
+/// The schema of a configuration type, draft-07, as plain JSON.
+pub fn schema_of<T: JsonSchema>() -> Json {
+    SchemaSettings::draft07().into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// A path in a recipe. Relative ones start from the folder of the file that says them; one given by `--set`
+/// starts from the working directory.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(transparent)]
+pub struct RecipePath(pub PathBuf);
+
+impl JsonSchema for RecipePath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Path".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "path", "minLength": 1 })
+    }
+}
+
+impl std::ops::Deref for RecipePath {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// What the walk needs besides the schema.
+pub struct Walk<'a> {
+    /// The texts, for the folders of relative paths.
+    pub sources: &'a Sources,
+    /// Where findings go.
+    pub out: &'a mut Vec<Diagnostic>,
+}
+
+impl Walk<'_> {
+    /// Checks `node` against `schema`; `what` names the table for messages, such as `model.backbone (ir50)`.
+    pub fn check(&mut self, schema: &Json, node: &mut Node, what: &str) {
+        self.value(schema, schema, node, what);
+    }
+
+    fn value(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
+        let schema = resolve(root, schema);
+        if let Some(branches) = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array) {
+            return self.union(root, branches, node, what);
+        }
+        if let Some(valid) = schema.get("enum").and_then(Json::as_array) {
+            return self.choice(valid.iter(), node, what);
+        }
+        if !self.type_fits(schema, node, what) {
+            return;
+        }
+        self.range(schema, node, what);
+        if schema.get("format").and_then(Json::as_str) == Some("path") {
+            self.absolute(node);
+        }
+        if let Some(items) = schema.get("items")
+            && let Value::Array(list) = &mut node.value
+        {
+            for (i, item) in list.iter_mut().enumerate() {
+                self.value(root, items, item, &format!("{what}[{i}]"));
+            }
+        }
+        if node.table().is_some() && (schema.get("properties").is_some() || schema.get("additionalProperties").is_some())
+        {
+            self.object(root, schema, node, what);
+        }
+    }
+
+    /// A union is decided by the type of the value, so that the errors are those of the branch that was meant.
+    fn union(&mut self, root: &Json, branches: &[Json], node: &mut Node, what: &str) {
+        let branches: Vec<&Json> = branches.iter().map(|b| resolve(root, b)).collect();
+        let consts: Vec<&Json> = branches.iter().flat_map(|b| names(b)).collect();
+        if !consts.is_empty() && (node.str().is_some() || consts.len() == branches.len()) {
+            let open_string = branches.iter().any(|b| names(b).is_empty() && type_matches(b, node));
+            if !open_string {
+                return self.choice(consts.into_iter(), node, what);
+            }
+        }
+        if let Some(branch) = branches.iter().find(|b| type_matches(b, node)) {
+            return self.value(root, branch, node, what);
+        }
+        let expected: Vec<String> = branches.iter().filter_map(|b| expected(b)).collect();
+        self.out.push(
+            Diagnostic::error(format!(
+                "`{what}` must be {}, found {}",
+                expected.join(" or "),
+                node.value.type_name()
+            ))
+            .at(&node.origin, node.value.short()),
+        );
+    }
+
+    fn choice<'j>(&mut self, valid: impl Iterator<Item = &'j Json>, node: &Node, what: &str) {
+        let valid: Vec<&str> = valid.filter_map(Json::as_str).collect();
+        if node.str().is_some_and(|s| valid.contains(&s)) {
+            return;
+        }
+        let d = match node.str() {
+            Some(found) => Diagnostic::error(format!("`{what}` does not know {found:?}"))
+                .at(&node.origin, "no such choice")
+                .help(suggestion(found, valid)),
+            None => Diagnostic::error(format!("`{what}` must be a name, found {}", node.value.type_name()))
+                .at(&node.origin, node.value.short())
+                .help(format!("valid: {}", valid.join(", "))),
+        };
+        self.out.push(d);
+    }
+
+    fn type_fits(&mut self, schema: &Json, node: &Node, what: &str) -> bool {
+        if type_matches(schema, node) {
+            return true;
+        }
+        let wanted = expected(schema).unwrap_or_else(|| "something else".into());
+        let mut d = Diagnostic::error(format!("`{what}` must be {wanted}, found {}", node.value.type_name()))
+            .at(&node.origin, node.value.short());
+        if let (Value::Float(v), true) = (&node.value, wanted.contains("integer"))
+            && v.fract() == 0.0
+        {
+            d = d.help(format!("write {} without a point", *v as i64));
+        }
+        self.out.push(d);
+        false
+    }
+
+    fn range(&mut self, schema: &Json, node: &Node, what: &str) {
+        let number = match &node.value {
+            Value::Integer(v) => *v as f64,
+            Value::Float(v) => *v,
+            Value::Array(items) => {
+                return self.length(schema, "minItems", "maxItems", items.len(), "entries", node, what);
+            }
+            Value::String(text) => {
+                let n = text.chars().count();
+                return self.length(schema, "minLength", "maxLength", n, "characters", node, what);
+            }
+            _ => return,
+        };
+        let limit = |key: &str| schema.get(key).and_then(Json::as_f64);
+        let bad = number.is_nan()
+            || limit("minimum").is_some_and(|m| number < m)
+            || limit("maximum").is_some_and(|m| number > m)
+            || limit("exclusiveMinimum").is_some_and(|m| number <= m)
+            || limit("exclusiveMaximum").is_some_and(|m| number >= m);
+        if bad {
+            self.out.push(
+                Diagnostic::error(format!("`{what}` is out of range: {}", node.value.short()))
+                    .at(&node.origin, format!("must be {}", range_text(schema))),
+            );
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn length(&mut self, schema: &Json, min: &str, max: &str, n: usize, unit: &str, node: &Node, what: &str) {
+        let limit = |key: &str| schema.get(key).and_then(Json::as_u64);
+        let (min, max) = (limit(min).unwrap_or(0), limit(max).unwrap_or(u64::MAX));
+        if (n as u64) < min || n as u64 > max {
+            let wanted = if max == u64::MAX { format!("at least {min}") } else { format!("{min} to {max}") };
+            self.out.push(
+                Diagnostic::error(format!("`{what}` has {n} {unit}, expected {wanted}"))
+                    .at(&node.origin, node.value.short()),
+            );
+        }
+    }
+
+    fn absolute(&mut self, node: &mut Node) {
+        let folder = self.sources.folder(&node.origin).to_owned();
+        if let Value::String(text) = &mut node.value {
+            *text = normalise(&folder.join(&*text)).to_string_lossy().into_owned();
+        }
+    }
+
+    fn object(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
+        let origin = node.origin.clone();
+        let none = serde_json::Map::new();
+        let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&none);
+        let additional = schema.get("additionalProperties");
+        let closed = additional == Some(&Json::Bool(false));
+        let Some(table) = node.table_mut() else { return };
+        for (key, entry) in table.iter_mut() {
+            match (properties.get(key), additional) {
+                (Some(property), _) => self.value(root, property, &mut entry.node, &join(what, key)),
+                (None, Some(rest)) if rest.is_object() => self.value(root, rest, &mut entry.node, &join(what, key)),
+                (None, _) if closed => {
+                    let d = Diagnostic::error(format!("`{what}` has no key `{key}`"))
+                        .at(&entry.key, "unknown key")
+                        .help(suggestion(key, properties.keys().map(String::as_str)));
+                    self.out.push(d);
+                }
+                (None, _) => {}
+            }
+        }
+        let required = schema.get("required").and_then(Json::as_array);
+        for key in required.into_iter().flatten().filter_map(Json::as_str) {
+            if !table.contains_key(key) {
+                let about = properties.get(key).and_then(description).map(|d| format!(": {d}")).unwrap_or_default();
+                self.out.push(
+                    Diagnostic::error(format!("`{what}` lacks the key `{key}`"))
+                        .at(&origin, format!("`{key}` must be given{about}")),
+                );
+            }
+        }
+        fill_defaults(properties, table, &origin);
+    }
+}
+
+/// Adds what was left out, where the schema has a default; null stands for "not set" and adds nothing.
+fn fill_defaults(properties: &serde_json::Map<String, Json>, table: &mut Table, origin: &Origin) {
+    for (key, property) in properties {
+        if let Some(default) = property.get("default")
+            && !table.contains_key(key)
+            && let Some(value) = from_json(default, origin)
+        {
+            let node = Node { value, origin: origin.clone() };
+            table.insert(key.clone(), Entry { key: origin.clone(), node });
+        }
+    }
+}
+
+fn from_json(json: &Json, origin: &Origin) -> Option<Value> {
+    Some(match json {
+        Json::Null => return None,
+        Json::Bool(v) => Value::Bool(*v),
+        Json::Number(n) => match n.as_i64() {
+            Some(v) if !n.is_f64() => Value::Integer(v),
+            _ => Value::Float(n.as_f64()?),
+        },
+        Json::String(v) => Value::String(v.clone()),
+        Json::Array(items) => Value::Array(
+            items
+                .iter()
+                .filter_map(|v| from_json(v, origin))
+                .map(|value| Node { value, origin: origin.clone() })
+                .collect(),
+        ),
+        Json::Object(map) => Value::Table(
+            map.iter()
+                .filter_map(|(k, v)| {
+                    let node = Node { value: from_json(v, origin)?, origin: origin.clone() };
+                    Some((k.clone(), Entry { key: origin.clone(), node }))
+                })
+                .collect(),
+        ),
+    })
+}
+
+fn join(what: &str, key: &str) -> String {
+    if what.is_empty() { key.to_owned() } else { format!("{what}.{key}") }
+}
+
+/// Follows `$ref` and the one-element `allOf` that draft-07 needs around it.
+pub(crate) fn resolve<'j>(root: &'j Json, schema: &'j Json) -> &'j Json {
+    let mut schema = schema;
+    for _ in 0..16 {
+        if let Some(pointer) = schema.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix('#')) {
+            match root.pointer(pointer) {
+                Some(target) => schema = target,
+                None => return schema,
+            }
+        } else if let Some([only]) = schema.get("allOf").and_then(Json::as_array).map(Vec::as_slice) {
+            schema = only;
+        } else {
+            break;
+        }
+    }
+    schema
+}
+
+fn names(schema: &Json) -> Vec<&Json> {
+    match (schema.get("const"), schema.get("enum").and_then(Json::as_array)) {
+        (Some(one), _) if one.is_string() => vec![one],
+        (_, Some(list)) => list.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn types(schema: &Json) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Json::String(t)) => vec![t.as_str()],
+        Some(Json::Array(list)) => list.iter().filter_map(Json::as_str).collect(),
+        _ if schema.get("const").is_some_and(Json::is_string) || schema.get("enum").is_some() => vec!["string"],
+        _ => Vec::new(),
+    }
+}
+
+fn type_matches(schema: &Json, node: &Node) -> bool {
+    let types = types(schema);
+    types.is_empty()
+        || types.iter().any(|t| {
+            matches!(
+                (*t, &node.value),
+                ("boolean", Value::Bool(_))
+                    | ("integer", Value::Integer(_))
+                    | ("number", Value::Integer(_) | Value::Float(_))
+                    | ("string", Value::String(_))
+                    | ("array", Value::Array(_))
+                    | ("object", Value::Table(_))
+            )
+        })
+}
+
+fn expected(schema: &Json) -> Option<String> {
+    let list: Vec<String> = types(schema)
+        .into_iter()
+        .filter(|t| *t != "null")
+        .map(|t| match t {
+            "boolean" => "a boolean".into(),
+            "integer" => "an integer".into(),
+            "number" => "a number".into(),
+            "string" => "a string".into(),
+            "array" => "an array".into(),
+            "object" => "a table".into(),
+            other => other.to_owned(),
+        })
+        .collect();
+    (!list.is_empty()).then(|| list.join(" or "))
+}
+
+/// The allowed range of a number in words.
+pub(crate) fn range_text(schema: &Json) -> String {
+    let limit = |key: &str| {
+        schema.get(key).and_then(Json::as_f64).map(|v| {
+            if v.fract() == 0.0 && v.abs() < 1e15 { format!("{v}") } else { float_text(v) }
+        })
+    };
+    let parts: Vec<String> = [
+        limit("minimum").map(|v| format!("at least {v}")),
+        limit("exclusiveMinimum").map(|v| format!("above {v}")),
+        limit("maximum").map(|v| format!("at most {v}")),
+        limit("exclusiveMaximum").map(|v| format!("below {v}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if parts.is_empty() { "a number".into() } else { parts.join(" and ") }
+}
+
+/// The first sentence of a schema's description.
+pub(crate) fn description(schema: &Json) -> Option<&str> {
+    let text = schema.get("description")?.as_str()?;
+    Some(text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.'))
+}
+
+/// Removes `.` and `..` without asking the file system: the file may not exist yet.
+pub(crate) fn normalise(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !matches!(out.components().next_back(), Some(Component::Normal(_))) {
+                    out.push("..");
+                } else {
+                    out.pop();
+                }
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}

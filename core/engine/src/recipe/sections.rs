@@ -1,0 +1,377 @@
+//! The sections of a recipe that the engine itself defines.
+
+use super::schema::RecipePath;
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The precision of floating point numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision everywhere.
+    #[default]
+    Float32,
+    /// Modules with `precision = "amp"` compute in bfloat16.
+    Bf16,
+    /// Modules with `precision = "amp"` compute in half precision, with dynamic loss scaling.
+    Fp16,
+    /// Double precision everywhere; slow, for comparisons.
+    Float64,
+}
+
+/// The precision of one module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModulePrecision {
+    /// That of the run's weights.
+    #[default]
+    Full,
+    /// Autocast to `run.precision`; outputs return to the weights' precision.
+    Amp,
+}
+
+/// Settings of a run.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Name of the run; without it the recipe file's name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Steps to train.
+    #[schemars(range(min = 1))]
+    pub steps: u64,
+    /// Seed of weights, data order, augmentation and dropout.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub seed: i64,
+    /// The phases of a step, in order; without it all phases in the order of their declaration.
+    #[serde(default)]
+    pub phases: Option<Vec<String>>,
+    /// Precision of modules that ask for `amp`, or of everything for float64.
+    #[serde(default)]
+    pub precision: Precision,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Threads within an operator; without it all cores.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 4096))]
+    pub threads: Option<u32>,
+    /// Images and convolutions keep channels innermost in memory, which is faster.
+    #[serde(default = "yes")]
+    pub channels_last: bool,
+    /// Steps between lines of metrics.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 1))]
+    pub log_every: u64,
+    /// Steps between histograms of weights and gradients in TensorBoard; 0 for none.
+    #[serde(default)]
+    pub histogram_every: u64,
+    /// Steps between sheets of input images in TensorBoard; 0 for none but the first step's.
+    #[serde(default)]
+    pub images_every: u64,
+    /// Dynamic loss scaling; by default on for fp16 and off otherwise.
+    #[serde(default)]
+    pub loss_scaling: Option<LossScaling>,
+    /// Saved states.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+}
+
+fn cpu() -> String {
+    "cpu".into()
+}
+fn yes() -> bool {
+    true
+}
+fn ten() -> u64 {
+    10
+}
+
+/// Dynamic loss scaling, for half precision.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossScaling {
+    /// First scale.
+    #[schemars(range(min = 1e-6))]
+    pub initial: f64,
+    /// The scale is multiplied by this after `interval` steps without overflow.
+    #[schemars(range(min = 1.0))]
+    pub growth: f64,
+    /// The scale is multiplied by this after an overflow.
+    #[schemars(range(min = 1e-6, max = 1.0))]
+    pub backoff: f64,
+    /// Steps without overflow before it grows.
+    #[schemars(range(min = 1))]
+    pub interval: u64,
+}
+
+impl Default for LossScaling {
+    fn default() -> Self {
+        Self { initial: 65536.0, growth: 2.0, backoff: 0.5, interval: 2000 }
+    }
+}
+
+/// When states are saved and which are kept.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Steps between saves; 0 saves at the end only.
+    pub every: u64,
+    /// How many of the newest are kept.
+    #[schemars(range(min = 1))]
+    pub keep_last: u32,
+    /// Those at multiples of this step are kept as well; 0 for none.
+    pub keep_every: u64,
+    /// The metric of evaluation whose best state is kept, as `evaluator.metric`.
+    pub best: Option<String>,
+    /// Whether a larger metric is better.
+    pub best_is_max: bool,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: 1000, keep_last: 2, keep_every: 0, best: None, best_is_max: true }
+    }
+}
+
+/// The keys of `data.NAME` besides those of the dataset.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct DataSlot {
+    /// The dataset.
+    pub component: String,
+    /// Samples a step and process.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub batch_size: i64,
+    /// Threads that load and transform.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: u32,
+    /// Batches prepared ahead.
+    #[serde(default = "four")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub prefetch: u32,
+}
+
+fn two() -> u32 {
+    2
+}
+fn four() -> u32 {
+    4
+}
+
+/// The keys of `model.NAME` besides those of the component.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct ModelSlot {
+    /// The component.
+    pub component: String,
+    /// Precision of this module.
+    #[serde(default)]
+    pub precision: ModulePrecision,
+    /// Where its weights come from; without it they are drawn.
+    #[serde(default)]
+    pub weights: Option<Weights>,
+    /// Accept drawn weights for a module that nothing trains.
+    #[serde(default)]
+    pub random: bool,
+}
+
+/// Weights to start from.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// A run folder.
+    #[serde(default)]
+    pub run: Option<RecipePath>,
+    /// A safetensors file.
+    #[serde(default)]
+    pub file: Option<RecipePath>,
+    /// Only names that start with this, which is cut off; without it the module's own name and a point.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// A named change of names, such as `mtlface`.
+    #[serde(default)]
+    pub rename: Option<String>,
+}
+
+/// Whether a node runs its module as in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Batch statistics and dropout.
+    Train,
+    /// Running statistics, no dropout.
+    Eval,
+}
+
+/// The keys of `graph.NAME` besides those of a function.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct GraphNode {
+    /// The module to call.
+    #[serde(default)]
+    pub call: Option<String>,
+    /// The function to apply.
+    #[serde(default)]
+    pub apply: Option<String>,
+    /// What each input is wired to: `node`, `node.port` or `data.port`.
+    #[serde(default, rename = "in")]
+    pub inputs: IndexMap<String, String>,
+    /// Training or evaluation; without it training if any phase updates the module.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+}
+
+/// The keys of `loss.NAME` besides those of the component.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct LossSlot {
+    /// The loss.
+    pub component: String,
+    /// What each input is wired to.
+    #[serde(default, rename = "in")]
+    pub inputs: IndexMap<String, String>,
+    /// Factor of the loss in the sum that a phase minimizes.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// One optimisation of a step.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// The losses whose weighted sum is minimized.
+    #[schemars(length(min = 1))]
+    pub minimize: Vec<String>,
+    /// The modules that are updated.
+    #[schemars(length(min = 1))]
+    pub update: Vec<String>,
+    /// The optimizer, with its settings.
+    pub optimizer: IndexMap<String, serde_json::Value>,
+    /// The course of the learning rate; without it constant.
+    #[serde(default)]
+    pub scheduler: Option<IndexMap<String, serde_json::Value>>,
+    /// Largest norm of all gradients together; larger ones are scaled down.
+    #[serde(default)]
+    #[schemars(range(min = 1e-12))]
+    pub clip_norm: Option<f64>,
+    /// Batches whose gradients are averaged into one update.
+    #[serde(default = "once")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub accumulate: u32,
+    /// First step (from 0) at which the phase runs.
+    #[serde(default)]
+    pub from: u64,
+    /// Step at which it runs no more.
+    #[serde(default)]
+    pub until: Option<u64>,
+    /// It runs at every so many steps.
+    #[serde(default = "once_u64")]
+    #[schemars(range(min = 1))]
+    pub every: u64,
+    /// Under loss scaling: where weight decay is added.
+    #[serde(default)]
+    pub scaled_decay: ScaledDecay,
+}
+
+fn once() -> u32 {
+    1
+}
+fn once_u64() -> u64 {
+    1
+}
+
+/// Where coupled weight decay is added under loss scaling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaledDecay {
+    /// To the true gradient.
+    #[default]
+    AfterUnscaling,
+    /// To the scaled gradient, so that it shrinks by the scale, as MTLFace's released code does under AMP.
+    BeforeUnscaling,
+}
+
+/// The keys of an optimizer besides its own.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct OptimizerSlot {
+    /// The optimizer.
+    pub component: String,
+    /// Learning rate.
+    #[schemars(range(min = 0.0))]
+    pub lr: f64,
+    /// Weight decay.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub weight_decay: f64,
+    /// Which parameters decay.
+    #[serde(default)]
+    pub decay: Decay,
+    /// Modules with settings of their own.
+    #[serde(default)]
+    pub groups: Vec<Group>,
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Weights only: no bias, no normalisation.
+    #[default]
+    Weights,
+    /// Every parameter.
+    All,
+}
+
+/// Settings of some modules in an optimizer.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// The modules.
+    #[schemars(length(min = 1))]
+    pub modules: Vec<String>,
+    /// Factor on the learning rate.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0))]
+    pub lr_scale: f64,
+    /// Weight decay instead of the optimizer's.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub weight_decay: Option<f64>,
+}
+
+/// The keys of `evaluate.NAME` besides those of the evaluator.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+pub struct EvaluateSlot {
+    /// The evaluator.
+    pub component: String,
+    /// Steps between evaluations in training; 0 evaluates at the end only.
+    #[serde(default)]
+    pub every: u64,
+    /// Left out with a warning where its files are missing.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// Moving averages of weights.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ema {
+    /// The modules that are averaged.
+    #[schemars(length(min = 1))]
+    pub modules: Vec<String>,
+    /// Share of the old average that stays each step.
+    #[serde(default = "ema_decay")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub decay: f64,
+    /// Evaluate with the averages.
+    #[serde(default = "yes")]
+    pub evaluate: bool,
+}
+
+fn ema_decay() -> f64 {
+    0.999
+}

@@ -1,0 +1,268 @@
+//! Values that remember where they were written.
+
+use anyhow::Result;
+use indexmap::IndexMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A byte range of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Index into [`Sources`].
+    pub file: usize,
+    /// Bytes of its text.
+    pub span: Range<usize>,
+}
+
+/// One text that values come from: a file, or a command-line override.
+#[derive(Debug)]
+pub struct Source {
+    /// The name for messages.
+    pub name: String,
+    /// The folder that relative paths in it start from.
+    pub folder: PathBuf,
+    /// The file, unless it is an override.
+    pub path: Option<PathBuf>,
+    /// The whole text.
+    pub text: String,
+}
+
+/// All texts of one recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Sources(Arc<Vec<Arc<Source>>>);
+
+impl Sources {
+    /// Adds a text and returns its index.
+    pub fn add(&mut self, source: Source) -> usize {
+        let list = Arc::make_mut(&mut self.0);
+        list.push(Arc::new(source));
+        list.len() - 1
+    }
+
+    /// The text of that index.
+    pub fn get(&self, file: usize) -> &Source {
+        &self.0[file]
+    }
+
+    /// All texts in the order in which they were read.
+    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.0.iter().map(Arc::as_ref)
+    }
+
+    /// `file:line` of a place.
+    pub fn locate(&self, origin: &Origin) -> String {
+        let source = self.get(origin.file);
+        let before = &source.text.as_bytes()[..origin.span.start.min(source.text.len())];
+        format!("{}:{}", source.name, before.iter().filter(|b| **b == b'\n').count() + 1)
+    }
+
+    /// The folder that a relative path written there starts from.
+    pub fn folder(&self, origin: &Origin) -> &Path {
+        &self.get(origin.file).folder
+    }
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// A TOML value; dates have no use in a recipe and are refused when read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A number with a point or an exponent.
+    Float(f64),
+    /// Text.
+    String(String),
+    /// A list.
+    Array(Vec<Node>),
+    /// A table.
+    Table(Table),
+}
+
+/// A table in the order of declaration.
+pub type Table = IndexMap<String, Entry>;
+
+/// A value of a table and where its key stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Where the key stands.
+    pub key: Origin,
+    /// The value.
+    pub node: Node,
+}
+
+impl Value {
+    /// What it is, for messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
+            Self::Table(_) => "a table",
+        }
+    }
+
+    /// The text as it would be written in TOML, shortened for messages.
+    pub fn short(&self) -> String {
+        match self {
+            Self::Bool(v) => v.to_string(),
+            Self::Integer(v) => v.to_string(),
+            Self::Float(v) => float_text(*v),
+            Self::String(v) if v.chars().count() > 60 => format!("{:?}…", v.chars().take(60).collect::<String>()),
+            Self::String(v) => format!("{v:?}"),
+            Self::Array(v) => format!("an array of {}", v.len()),
+            Self::Table(_) => "a table".into(),
+        }
+    }
+}
+
+/// A float as TOML writes it: always with a point, an exponent, or as inf and nan.
+pub(crate) fn float_text(v: f64) -> String {
+    toml::Value::Float(v).to_string()
+}
+
+impl Node {
+    /// The table, if it is one.
+    pub fn table(&self) -> Option<&Table> {
+        match &self.value {
+            Value::Table(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The table for change, if it is one.
+    pub fn table_mut(&mut self) -> Option<&mut Table> {
+        match &mut self.value {
+            Value::Table(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is one.
+    pub fn str(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The value under a key, if this is a table that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.table()?.get(key).map(|e| &e.node)
+    }
+
+    /// The value under a dotted path.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        path.split('.').try_fold(self, |node, key| node.get(key))
+    }
+
+    /// An empty table.
+    pub fn empty(origin: Origin) -> Self {
+        Self { value: Value::Table(Table::new()), origin }
+    }
+
+    /// The plain TOML value.
+    pub fn to_toml(&self) -> toml::Value {
+        match &self.value {
+            Value::Bool(v) => toml::Value::Boolean(*v),
+            Value::Integer(v) => toml::Value::Integer(*v),
+            Value::Float(v) => toml::Value::Float(*v),
+            Value::String(v) => toml::Value::String(v.clone()),
+            Value::Array(v) => toml::Value::Array(v.iter().map(Node::to_toml).collect()),
+            Value::Table(t) => {
+                toml::Value::Table(t.iter().map(|(k, e)| (k.clone(), e.node.to_toml())).collect())
+            }
+        }
+    }
+
+    /// The plain JSON value; used to record and to compare.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.to_toml()).unwrap_or(serde_json::Value::Null)
+    }
+}
+
+/// A parse error: what, and where in the text.
+pub(crate) type Flaw = (String, Range<usize>);
+
+/// Deepest nesting of arrays and tables.
+const MAX_DEPTH: usize = 64;
+
+/// Reads a whole TOML text.
+pub(crate) fn parse(text: &str, file: usize) -> Result<Node, Vec<Flaw>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(errors
+            .into_iter()
+            .map(|e| (e.message().to_owned(), e.span().unwrap_or(0..text.len().min(1))))
+            .collect());
+    }
+    let span = table.span();
+    let mut flaws = Vec::new();
+    let table = convert_table(table.into_inner(), file, 0, &mut flaws);
+    if flaws.is_empty() { Ok(Node { value: Value::Table(table), origin: Origin { file, span } }) } else { Err(flaws) }
+}
+
+/// Reads one TOML value, such as the right side of an override; `offset` is its place in the source.
+pub(crate) fn parse_value(text: &str, file: usize, offset: usize) -> Result<Node, Flaw> {
+    let value = DeValue::parse(text)
+        .map_err(|e| (e.message().to_owned(), offset..offset + text.len()))?;
+    let mut flaws = Vec::new();
+    let node = convert(value, file, 0, &mut flaws);
+    match flaws.pop() {
+        Some((message, _)) => Err((message, offset..offset + text.len())),
+        None => {
+            Ok(Node { value: node.value, origin: Origin { file, span: offset..offset + text.len() } })
+        }
+    }
+}
+
+fn convert_table(table: DeTable<'_>, file: usize, depth: usize, flaws: &mut Vec<Flaw>) -> Table {
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let origin = Origin { file, span: key.span() };
+            (key.into_inner().into_owned(), Entry { key: origin, node: convert(value, file, depth + 1, flaws) })
+        })
+        .collect()
+}
+
+fn convert(value: Spanned<DeValue<'_>>, file: usize, depth: usize, flaws: &mut Vec<Flaw>) -> Node {
+    let span = value.span();
+    let mut flaw = |message: String| {
+        flaws.push((message, span.clone()));
+        Value::Bool(false)
+    };
+    let value = match value.into_inner() {
+        _ if depth > MAX_DEPTH => flaw(format!("nested deeper than {MAX_DEPTH} levels")),
+        DeValue::Boolean(v) => Value::Bool(v),
+        DeValue::String(v) => Value::String(v.into_owned()),
+        DeValue::Integer(v) => match i64::from_str_radix(&v.as_str().replace('_', ""), v.radix()) {
+            Ok(v) => Value::Integer(v),
+            Err(_) => flaw(format!("{} does not fit 64 bits", v.as_str())),
+        },
+        DeValue::Float(v) => match v.as_str().replace('_', "").parse() {
+            Ok(v) => Value::Float(v),
+            Err(_) => flaw(format!("{} is no number", v.as_str())),
+        },
+        DeValue::Datetime(v) => flaw(format!("{v} is a date; a recipe has no use for dates: write a string")),
+        DeValue::Array(items) => {
+            Value::Array(items.into_iter().map(|item| convert(item, file, depth + 1, flaws)).collect())
+        }
+        DeValue::Table(table) => Value::Table(convert_table(table, file, depth, flaws)),
+    };
+    Node { value, origin: Origin { file, span } }
+}

@@ -1,0 +1,599 @@
+//! A whole run: data, steps, evaluation, logs and checkpoints.
+
+use super::{Signals, Trainer};
+use crate::checkpoint::{self, Best, Retention, Snapshot, State, Writer, copies};
+use crate::data::{Batch, Dataset, Loader, Plan};
+use crate::evaluate::Measure;
+use crate::files::write_atomically;
+use crate::graph::{Feed, Graph, Model};
+use crate::log::tensorboard::{GraphDrawing, GraphNode, HParam, Image, TensorBoard};
+use crate::log::{MetricsFile, Progress};
+use crate::mistake;
+use crate::recipe::{EvaluateSlot, Recipe, Slot};
+use crate::runs::{self, Existing};
+use crate::session;
+use crate::weights::{load_declared, load_into};
+use crate::{evaluate::Evaluator, recipe::to_toml};
+use anyhow::{Context, Result, bail};
+use indexmap::IndexMap;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tch::Tensor;
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// The run folder; without it `runs/<name>/<time>`.
+    pub out: Option<PathBuf>,
+    /// What to do with a folder that is not empty.
+    pub existing: Existing,
+    /// Resume although the recipe has changed.
+    pub allow_recipe_change: bool,
+    /// No progress.
+    pub quiet: bool,
+    /// The overrides as given, for the record.
+    pub overrides: Vec<String>,
+}
+
+/// Trains a recipe; the exit code is 130 or 143 when a signal asked to stop.
+pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
+    let signals = Signals::listen()?;
+    let mut graph = Graph::new(&mut recipe)?;
+    let declared: Vec<_> = recipe
+        .model
+        .iter()
+        .filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w)))
+        .collect();
+    let evaluators = evaluators(&mut recipe)?;
+    session::configure(&recipe)?;
+    let placement = session::placement(&recipe)?;
+    let mut dims = recipe.dims.clone();
+    let data = session::open_data(&recipe, &mut dims)?;
+    graph.resolve(&dims);
+    let plans = session::plans(&recipe, &data)?;
+    let resume = options.existing == Existing::Resume;
+    let folder = runs::folder(options.out.as_deref(), &recipe.name(), options.existing)?;
+    let saved = if resume { Some(resumable(&folder, &recipe, options)?) } else { None };
+    // The program maps the checkpoint's files before weights exist, so that a bad one costs no time.
+    let model = Model::build(&recipe, graph, placement)?;
+    if saved.is_none() {
+        load_declared(&model, &declared, &mut |line| {
+            if !options.quiet {
+                eprintln!("{line}");
+            }
+        })?;
+    }
+    record(&folder, &recipe, options, &data, &dims, saved.as_ref().map(|s| s.state.step))?;
+    let mut run = Run::start(recipe, model, evaluators, plans, data, dims, folder, saved, options)?;
+    let result = run.steps(&signals);
+    run.close(result)
+}
+
+/// The evaluators; an optional one whose files are missing is left out.
+fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>> {
+    let mut kept = IndexMap::new();
+    for (name, slot) in std::mem::take(&mut recipe.evaluate) {
+        match slot.config.files().into_iter().find(|f| !f.exists()) {
+            Some(file) if slot.common.optional => {
+                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
+            }
+            Some(file) => mistake!(
+                "`evaluate.{name}` needs {}, which is not there: give its path, or drop it with --unset evaluate.{name}",
+                file.display()
+            ),
+            None => {
+                kept.insert(name, slot);
+            }
+        }
+    }
+    Ok(kept)
+}
+
+fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<checkpoint::Saved> {
+    let changes = runs::compare(folder, recipe, options.allow_recipe_change)?;
+    if !changes.is_empty() && !options.quiet {
+        eprintln!("note: changed since the run was started:\n{}", changes.join("\n"));
+    }
+    if changes.iter().any(|c| c.trim_start().starts_with("run.steps")) {
+        for (name, phase) in &recipe.phase {
+            if phase.scheduler.as_ref().is_some_and(|s| s.depends_on_length()) {
+                eprintln!("warning: the learning rate of the phase `{name}` depends on run.steps, which has changed");
+            }
+        }
+    }
+    let all = checkpoint::list(&folder.join("checkpoints"));
+    if all.is_empty() {
+        mistake!("{} has no checkpoint to resume from: start again with --overwrite", folder.display());
+    }
+    let mut first = None;
+    for (_, path) in all.iter().rev() {
+        match checkpoint::read(path) {
+            Ok(saved) => {
+                if let Some(e) = &first {
+                    eprintln!("warning: {e:#}\nwarning: going on from {}", path.display());
+                }
+                return Ok(saved);
+            }
+            Err(e) => first = first.or(Some(e)),
+        }
+    }
+    Err(first.unwrap_or_else(|| anyhow::anyhow!("no checkpoint")))
+}
+
+fn record(
+    folder: &Path,
+    recipe: &Recipe,
+    options: &TrainOptions,
+    data: &IndexMap<String, Arc<dyn Dataset>>,
+    dims: &IndexMap<String, i64>,
+    resumed: Option<u64>,
+) -> Result<()> {
+    let mut run = runs::environment(recipe, &options.overrides);
+    let previous: Option<serde_json::Value> =
+        std::fs::read(folder.join("run.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
+    run["dims"] = json!(dims);
+    run["data"] = data
+        .iter()
+        .map(|(name, d)| (name.clone(), json!({ "samples": d.len(), "fingerprint": d.fingerprint() })))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    if let (Some(step), Some(mut previous)) = (resumed, previous) {
+        let data_then = previous.get("data").cloned();
+        if data_then.as_ref() != Some(&run["data"]) && !options.allow_recipe_change {
+            mistake!(
+                "the data has changed since the run was started ({} then, {} now): undo it, or say \
+                 --allow-recipe-change",
+                data_then.unwrap_or_default(),
+                run["data"]
+            );
+        }
+        run["from_step"] = step.into();
+        let mut resumes = previous.get("resumed").and_then(|r| r.as_array().cloned()).unwrap_or_default();
+        resumes.push(run);
+        previous["resumed"] = resumes.into();
+        run = previous;
+    }
+    runs::record(folder, recipe, &run)?;
+    for (name, dataset) in data {
+        for (file, value) in dataset.records() {
+            let file = if data.len() == 1 { file.to_owned() } else { format!("{name}.{file}") };
+            write_atomically(&folder.join(file), &serde_json::to_vec_pretty(&value)?)?;
+        }
+    }
+    Ok(())
+}
+
+struct Run {
+    recipe: Recipe,
+    trainer: Trainer,
+    evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
+    loaders: Vec<Loader>,
+    data: IndexMap<String, Arc<dyn Dataset>>,
+    state: State,
+    folder: PathBuf,
+    writer: Writer,
+    metrics: MetricsFile,
+    board: TensorBoard,
+    progress: Progress,
+    best: Option<Best>,
+    saved_at: Option<u64>,
+}
+
+impl Run {
+    #[allow(clippy::too_many_arguments)]
+    fn start(
+        mut recipe: Recipe,
+        model: Model,
+        evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
+        plans: IndexMap<String, Arc<Plan>>,
+        data: IndexMap<String, Arc<dyn Dataset>>,
+        dims: IndexMap<String, i64>,
+        folder: PathBuf,
+        saved: Option<checkpoint::Saved>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        let mut trainer = Trainer::new(&mut recipe, model)?;
+        let mut state = State { dims, ..State::default() };
+        if let Some(saved) = &saved {
+            let report = load_into(trainer.model.tensors(), &saved.weights)?;
+            if !report.missing.is_empty() {
+                mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
+            }
+            trainer.load_state(&saved.optimizer)?;
+            if let Some(averages) = &mut trainer.averages {
+                for (name, tensor) in &saved.averages {
+                    averages.load(name, tensor)?;
+                }
+            }
+            state = State { dims: state.dims, ..saved.state.clone() };
+        }
+        let mut loaders = Vec::new();
+        for (name, plan) in &plans {
+            let slot = &recipe.data[name.as_str()].slot.common;
+            let first = state.batches.get(name).copied().unwrap_or(0);
+            loaders.push(Loader::start(plan.clone(), slot.workers as usize, slot.prefetch as usize, first)?);
+        }
+        let c = &recipe.run.checkpoint;
+        let retention = Retention { last: c.keep_last as usize, every: c.keep_every };
+        let checkpoints = folder.join("checkpoints");
+        let best = saved.as_ref().and_then(|_| checkpoint::best(&checkpoints));
+        let writer = Writer::start(checkpoints, retention)?;
+        let metrics = MetricsFile::open(&folder.join("metrics.jsonl"), state.step)?;
+        let board = TensorBoard::create(&folder.join("tb"), saved.as_ref().map(|s| s.state.step as i64 + 1))?;
+        if saved.is_none() {
+            board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
+            board.graph(&drawing(&trainer.model.graph))?;
+            let watched: Vec<String> = recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
+            board.hparams(&hparams(&recipe), &watched)?;
+        }
+        let progress = Progress::new(recipe.run.steps, state.step, options.quiet);
+        progress.line(&format!(
+            "run folder {}   look at it: tensorboard --logdir {}",
+            folder.display(),
+            folder.join("tb").display()
+        ));
+        Ok(Self {
+            recipe,
+            trainer,
+            evaluators,
+            loaders,
+            data,
+            state,
+            folder,
+            writer,
+            metrics,
+            board,
+            progress,
+            best,
+            saved_at: saved.map(|s| s.state.step),
+        })
+    }
+
+    fn steps(&mut self, signals: &Signals) -> Result<u8> {
+        let total = self.recipe.run.steps;
+        while self.state.step < total {
+            let step = self.state.step + 1;
+            let log = step.is_multiple_of(self.recipe.run.log_every) || step == total || step == 1;
+            self.trainer.want_norms(log);
+            let feed = self.batches(step)?;
+            self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
+            self.images(&feed, step)?;
+            drop(feed);
+            self.state.step = step;
+            self.progress.step(step);
+            if log {
+                self.log(step)?;
+            }
+            self.histograms(step)?;
+            let due: Vec<String> = self
+                .evaluators
+                .iter()
+                .filter(|(_, e)| step == total || (e.common.every > 0 && step.is_multiple_of(e.common.every)))
+                .map(|(name, _)| name.clone())
+                .collect();
+            if !due.is_empty() {
+                self.evaluate(&due, step)?;
+            }
+            let every = self.recipe.run.checkpoint.every;
+            let stop = signals.asked();
+            let better = self.improved(&due, step);
+            if step == total || stop.is_some() || better.is_some() || (every > 0 && step.is_multiple_of(every)) {
+                self.save(better)?;
+            }
+            self.writer.check()?;
+            if let Some(code) = stop {
+                self.progress.line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
+                return Ok(code);
+            }
+        }
+        Ok(0)
+    }
+
+    fn batches(&mut self, step: u64) -> Result<Feed> {
+        let wanted = self.trainer.batches(step);
+        let placement = self.trainer.model.placement();
+        let mut feed = Vec::new();
+        for (stream, n) in wanted.into_iter().enumerate() {
+            let mut batches: Vec<Batch> = Vec::new();
+            for _ in 0..n {
+                batches.push(self.loaders[stream].next_batch()?.to(placement.kind, placement.device)?);
+            }
+            let name = &self.trainer.model.graph.streams[stream].name;
+            *self.state.batches.entry(name.clone()).or_default() += n as u64;
+            feed.push(batches);
+        }
+        Ok(feed)
+    }
+
+    fn log(&mut self, step: u64) -> Result<()> {
+        let mut numbers: Vec<(String, f64)> = Vec::new();
+        let mut total = 0.0;
+        for loss in self.trainer.losses() {
+            let value = loss.value.f_double_value(&[])?;
+            total += loss.weight * value;
+            numbers.push((format!("loss/{}", loss.name), value));
+        }
+        numbers.push(("loss/total".into(), total));
+        if let Some((name, value)) = numbers.iter().find(|(_, v)| !v.is_finite()) {
+            bail!(
+                "`{name}` is {value} at step {step}: training has diverged. The last checkpoint is untouched; a lower \
+                 learning rate, clip_norm, or full precision may help"
+            );
+        }
+        let shown: Vec<(String, f64)> = numbers
+            .iter()
+            .map(|(n, v)| (n.trim_start_matches("loss/").to_owned(), *v))
+            .chain(self.trainer.phase_numbers()?.into_iter().filter(|(n, _)| n.starts_with("lr/")).map(|(n, v)| {
+                (if self.recipe.run.phases.as_ref().is_none_or(|p| p.len() < 2) { "lr".to_owned() } else { n }, v)
+            }))
+            .collect();
+        numbers.extend(self.trainer.phase_numbers()?);
+        let skipped: u64 = self.data.values().map(|d| d.skipped()).sum();
+        if skipped > 0 {
+            numbers.push(("data/skipped".into(), skipped as f64));
+        }
+        self.metrics.write(step, "train", &numbers)?;
+        for (name, value) in &numbers {
+            self.board.scalar(name, *value, step as i64)?;
+        }
+        self.progress.numbers(step, &shown);
+        Ok(())
+    }
+
+    fn images(&self, feed: &Feed, step: u64) -> Result<()> {
+        let every = self.recipe.run.images_every;
+        let first = step == 1;
+        if !first && !(every > 0 && step.is_multiple_of(every)) {
+            return Ok(());
+        }
+        for (stream, batches) in self.trainer.model.graph.streams.iter().zip(feed) {
+            for (port, tensor) in stream.ports.outputs.iter().zip(batches.iter().flat_map(|b| &b.tensors)) {
+                if tensor.dim() == 4 && tensor.size()[1] == 3 {
+                    self.board.image(&format!("{}/{}", stream.name, port.name), &sheet(tensor, 16)?, step as i64)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(&self, step: u64) -> Result<()> {
+        let every = self.recipe.run.histogram_every;
+        if every == 0 || !step.is_multiple_of(every) {
+            return Ok(());
+        }
+        for (name, tensor) in self.trainer.model.tensors() {
+            if tensor.dim() > 0 && tensor.kind() != tch::Kind::Int64 {
+                let flat = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_reshape([-1])?;
+                self.board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step as i64)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, due: &[String], step: u64) -> Result<()> {
+        let averages = self.trainer.averages.as_ref().filter(|a| a.evaluates());
+        if let Some(averages) = averages {
+            averages.swap(&self.trainer.model)?;
+        }
+        let measured = self.measure(due, step);
+        if let Some(averages) = averages {
+            averages.swap(&self.trainer.model)?;
+        }
+        for (name, report) in measured? {
+            let numbers: Vec<(String, f64)> =
+                report.metrics.iter().map(|(m, v)| (format!("eval/{name}/{m}"), *v)).collect();
+            self.metrics.write(step, "eval", &numbers)?;
+            for (tag, value) in &numbers {
+                self.board.scalar(tag, *value, step as i64)?;
+            }
+            let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
+            self.progress.line(&format!("step {step}  {name}: {}", text.join("  ")));
+            write_atomically(
+                &self.folder.join(format!("eval/{name}.step-{step}.json")),
+                &serde_json::to_vec_pretty(&report)?,
+            )?;
+            for (metric, value) in &report.metrics {
+                self.state.metrics.insert(format!("{name}.{metric}"), *value);
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&self, due: &[String], step: u64) -> Result<Vec<(String, crate::evaluate::Report)>> {
+        let measure = Measure::new(&self.trainer.model, &self.recipe, session::threads(&self.recipe))?;
+        due.iter()
+            .map(|name| {
+                let report = self.evaluators[name.as_str()]
+                    .config
+                    .evaluate(&measure)
+                    .with_context(|| format!("in `evaluate.{name}` at step {step}"))?;
+                Ok((name.clone(), report))
+            })
+            .collect()
+    }
+
+    /// The new best, if the metric that decides was measured in this step and is better than before.
+    fn improved(&self, due: &[String], step: u64) -> Option<Best> {
+        let metric = self.recipe.run.checkpoint.best.as_ref()?;
+        let (evaluator, _) = metric.split_once('.')?;
+        if !due.iter().any(|d| d == evaluator) {
+            return None;
+        }
+        let value = *self.state.metrics.get(metric)?;
+        let better = self.best.as_ref().is_none_or(|b| {
+            if self.recipe.run.checkpoint.best_is_max { value > b.value } else { value < b.value }
+        });
+        better.then(|| Best { step, metric: metric.clone(), value })
+    }
+
+    fn save(&mut self, best: Option<Best>) -> Result<()> {
+        if self.saved_at == Some(self.state.step) {
+            return Ok(());
+        }
+        for loss in self.trainer.losses() {
+            let value = loss.value.f_double_value(&[])?;
+            if !value.is_finite() {
+                bail!("`loss/{}` is {value} at step {}: nothing is saved", loss.name, self.state.step);
+            }
+        }
+        let averages = match &self.trainer.averages {
+            Some(a) => copies(a.state())?,
+            None => Vec::new(),
+        };
+        let snapshot = Snapshot {
+            state: self.state.clone(),
+            weights: copies(self.trainer.model.tensors())?,
+            optimizer: copies(self.trainer.state())?,
+            averages,
+        };
+        if best.is_some() {
+            self.best = best.clone();
+        }
+        self.saved_at = Some(self.state.step);
+        self.writer.save(snapshot, best)
+    }
+
+    /// Ends the run: what is under way is finished even after a failure, whose error comes first.
+    fn close(mut self, result: Result<u8>) -> Result<u8> {
+        self.progress.finish();
+        let saved = self.writer.finish();
+        let logged = (|| {
+            if matches!(result, Ok(0)) {
+                let tensors = copies(self.trainer.model.tensors())?;
+                crate::weights::write(&self.folder.join("weights.safetensors"), &tensors)?;
+                if let Some(averages) = &self.trainer.averages {
+                    crate::weights::write(&self.folder.join("averages.safetensors"), &copies(averages.state())?)?;
+                }
+                self.board.session_end(true)?;
+            }
+            self.board.finish()
+        })();
+        let code = result?;
+        saved?;
+        logged?;
+        if code == 0 {
+            self.progress.line(&format!("done: {} steps, weights in {}", self.state.step, self.folder.join("weights.safetensors").display()));
+        }
+        Ok(code)
+    }
+}
+
+/// The first images of a batch side by side, mapped back to pixels.
+fn sheet(batch: &Tensor, most: i64) -> Result<Image> {
+    let n = batch.size()[0].min(most);
+    let (h, w) = (batch.size()[2], batch.size()[3]);
+    let columns = n.min(8);
+    let rows = (n + columns - 1) / columns;
+    let mut data = vec![0u8; (rows * h * columns * w * 3) as usize];
+    let pixels = batch
+        .f_narrow(0, 0, n)?
+        .f_to_device(tch::Device::Cpu)?
+        .f_permute([0, 2, 3, 1])?
+        .f_to_kind(tch::Kind::Float)?
+        .f_mul_scalar(127.5)?
+        .f_add_scalar(127.5)?
+        .f_clamp(0.0, 255.0)?
+        .f_round()?
+        .f_to_kind(tch::Kind::Uint8)?
+        .f_reshape([-1])?;
+    let pixels = Vec::<u8>::try_from(&pixels)?;
+    for (i, image) in pixels.chunks_exact((h * w * 3) as usize).enumerate() {
+        let (row, column) = (i as i64 / columns, i as i64 % columns);
+        for (y, line) in image.chunks_exact((w * 3) as usize).enumerate() {
+            let at = (((row * h + y as i64) * columns + column) * w * 3) as usize;
+            data[at..at + line.len()].copy_from_slice(line);
+        }
+    }
+    Ok(Image { width: (columns * w) as u32, height: (rows * h) as u32, channels: 3, data })
+}
+
+/// The multi-task graph for TensorBoard: data, nodes, losses and phases with what flows between them.
+fn drawing(graph: &Graph) -> GraphDrawing {
+    let shape = |s: &crate::component::shape::Shape| {
+        s.iter().map(|d| if let crate::component::Dim::Size(n) = d { *n } else { -1 }).collect::<Vec<i64>>()
+    };
+    let mut nodes = Vec::new();
+    for s in &graph.streams {
+        for (port, dims) in s.ports.outputs.iter().zip(&s.shapes) {
+            nodes.push(GraphNode {
+                name: format!("data/{}/{}", s.name, port.name),
+                op: "data".into(),
+                inputs: Vec::new(),
+                attributes: vec![("pattern".into(), port.pattern.clone())],
+                output_shapes: vec![shape(dims)],
+            });
+        }
+    }
+    let node_name = |n: usize| {
+        let node = &graph.nodes[n];
+        match node.target {
+            crate::graph::Target::Loss => format!("loss/{}", node.name.trim_start_matches("loss.")),
+            _ => format!("graph/{}", node.name),
+        }
+    };
+    for (n, node) in graph.nodes.iter().enumerate() {
+        let inputs = node
+            .inputs
+            .iter()
+            .flatten()
+            .map(|w| match w {
+                crate::graph::Wire::Data { stream, port } => {
+                    let s = &graph.streams[*stream];
+                    format!("data/{}/{}", s.name, s.ports.outputs[*port].name)
+                }
+                crate::graph::Wire::Node { node, port: 0 } => node_name(*node),
+                crate::graph::Wire::Node { node, port } => format!("{}:{port}", node_name(*node)),
+            })
+            .collect();
+        let mode = if node.train { "train" } else { "eval" };
+        nodes.push(GraphNode {
+            name: node_name(n),
+            op: node.component.clone(),
+            inputs,
+            attributes: vec![("mode".into(), mode.into())],
+            output_shapes: node.shapes.iter().map(&shape).collect(),
+        });
+    }
+    for phase in &graph.phases {
+        let updates: Vec<&str> =
+            graph.modules.iter().zip(&phase.updates).filter(|(_, u)| **u).map(|(m, _)| m.name.as_str()).collect();
+        nodes.push(GraphNode {
+            name: format!("phase/{}", phase.name),
+            op: "phase".into(),
+            inputs: phase.losses.iter().map(|(n, _)| node_name(*n)).collect(),
+            attributes: vec![("updates".into(), updates.join(", "))],
+            output_shapes: Vec::new(),
+        });
+    }
+    GraphDrawing { nodes }
+}
+
+/// The numbers and names of the recipe, flat.
+fn hparams(recipe: &Recipe) -> Vec<(String, HParam)> {
+    fn walk(path: &str, value: &serde_json::Value, out: &mut Vec<(String, HParam)>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    walk(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, out);
+                }
+            }
+            serde_json::Value::Number(n) => {
+                if let Some(v) = n.as_f64() {
+                    out.push((path.to_owned(), HParam::Number(v)));
+                }
+            }
+            serde_json::Value::Bool(b) => out.push((path.to_owned(), HParam::Bool(*b))),
+            serde_json::Value::String(s) => out.push((path.to_owned(), HParam::Text(s.clone()))),
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    let json = recipe.root.to_json();
+    for section in ["run", "dims", "data", "model", "loss", "phase"] {
+        if let Some(value) = json.get(section) {
+            walk(section, value, &mut out);
+        }
+    }
+    out
+}

@@ -1,0 +1,41 @@
+use super::{Scheduler, progress, warm};
+use crate::register;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Linear warm-up, then `lr * (1 - share)^power` down to the floor at the last step; insightface trains with
+/// power 1.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Polynomial {
+    /// Steps of warm-up.
+    #[serde(default)]
+    warmup: u64,
+    /// The power.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0))]
+    power: f64,
+    /// Lowest rate.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    floor: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Scheduler for Polynomial {
+    fn lr(&self, base: f64, step: u64, total: u64) -> f64 {
+        if step < self.warmup {
+            return base * warm(step, self.warmup);
+        }
+        (base * (1.0 - progress(step, self.warmup, total)).powf(self.power)).max(self.floor)
+    }
+
+    fn depends_on_length(&self) -> bool {
+        true
+    }
+}
+
+register!(Scheduler, "polynomial", Polynomial);

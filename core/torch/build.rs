@@ -1,0 +1,30 @@
+//! Compiles the C++ shim against the libtorch that torch-sys links.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=csrc");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
+    let include = libtorch.join("include");
+    if !include.join("ATen/ATen.h").exists() {
+        println!(
+            "cargo:error=no libtorch at {}: run `cargo xtask setup` once, then build again",
+            libtorch.display()
+        );
+        return;
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .files(["csrc/shim.cpp", "csrc/kernels.cpp"])
+        .compile("mtl_torch_shim");
+    println!("cargo:rustc-link-lib=dylib=torch_cpu");
+    println!("cargo:rustc-link-lib=dylib=c10");
+    println!("cargo:lib={}", libtorch.join("lib").display());
+}

@@ -1,0 +1,185 @@
+#include "shim.h"
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/cpu/Utils.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/profiler_legacy.h>
+#include <torch/version.h>
+
+extern "C" {
+
+void mtl_free(char *text) { std::free(text); }
+
+char *mtl_version(char **out) {
+  MTL_BEGIN
+  *out = mtl_message(TORCH_VERSION);
+  MTL_END
+}
+
+char *mtl_build_config(char **out) {
+  MTL_BEGIN
+  *out = mtl_message(at::show_config() + at::get_parallel_info());
+  MTL_END
+}
+
+char *mtl_cpu_capability(char **out) {
+  MTL_BEGIN
+  *out = mtl_message(at::get_cpu_capability());
+  MTL_END
+}
+
+// Autocast of one device type. `enabled` and `dtype` are replaced by what was set before, so that the
+// caller can put it back; leaving the outermost region drops the cache of cast weights.
+char *mtl_autocast_exchange(int device_type, int *enabled, int *dtype, int nesting) {
+  MTL_BEGIN
+  auto device = static_cast<at::DeviceType>(device_type);
+  bool was_enabled = at::autocast::is_autocast_enabled(device);
+  auto was_dtype = at::autocast::get_autocast_dtype(device);
+  at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(*dtype));
+  at::autocast::set_autocast_enabled(device, *enabled != 0);
+  if (nesting > 0) at::autocast::increment_nesting();
+  if (nesting < 0 && at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  *enabled = was_enabled;
+  *dtype = static_cast<int>(was_dtype);
+  MTL_END
+}
+
+char *mtl_seed(uint64_t seed) {
+  MTL_BEGIN
+  at::manual_seed(seed);
+  MTL_END
+}
+
+char *mtl_set_threads(int intra, int inter) {
+  MTL_BEGIN
+  at::set_num_threads(intra);
+  if (inter > 0) at::set_num_interop_threads(inter);
+  MTL_END
+}
+
+char *mtl_deterministic(int on) {
+  MTL_BEGIN
+  at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/true);
+  at::globalContext().setDeterministicCuDNN(on != 0);
+  MTL_END
+}
+
+char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on) {
+  MTL_BEGIN
+  for (int64_t i = 0; i < n; i++) tensors[i]->set_requires_grad(on != 0);
+  MTL_END
+}
+
+// Backward of one scalar into the `.grad` of the given leaves only.
+char *mtl_backward(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph) {
+  MTL_BEGIN
+  torch::autograd::backward({*loss}, {}, keep_graph != 0, false, mtl_list(leaves, n));
+  MTL_END
+}
+
+// Gradients of one scalar with respect to the leaves; an unreached leaf gives an undefined tensor.
+char *mtl_gradients(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph, tensor_t *out) {
+  MTL_BEGIN
+  auto grads = torch::autograd::grad({*loss}, mtl_list(leaves, n), {}, keep_graph != 0, false, true);
+  for (int64_t i = 0; i < n; i++) out[i] = new at::Tensor(grads[i]);
+  MTL_END
+}
+
+// The tensor's `.grad` (undefined if it has none), taken out of it.
+char *mtl_take_grad(tensor_t tensor, tensor_t *out) {
+  MTL_BEGIN
+  *out = new at::Tensor(tensor->grad());
+  tensor->mutable_grad() = at::Tensor();
+  MTL_END
+}
+
+char *mtl_channels_last(tensor_t input, tensor_t *out) {
+  MTL_BEGIN
+  *out = new at::Tensor(input->contiguous(at::MemoryFormat::ChannelsLast));
+  MTL_END
+}
+
+// grads[i] += decay[i] * params[i]: the L2 term of coupled weight decay.
+char *mtl_add_decay(tensor_t *grads, tensor_t *params, int64_t n, double decay) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n) at::_foreach_add_(mtl_list(grads, n), mtl_list(params, n), decay);
+  MTL_END
+}
+
+char *mtl_scale(tensor_t *tensors, int64_t n, double factor) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n) at::_foreach_mul_(mtl_list(tensors, n), at::Scalar(factor));
+  MTL_END
+}
+
+// average[i] = decay * average[i] + (1 - decay) * params[i].
+char *mtl_lerp(tensor_t *averages, tensor_t *params, int64_t n, double weight) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n) at::_foreach_lerp_(mtl_list(averages, n), mtl_list(params, n), at::Scalar(weight));
+  MTL_END
+}
+
+// The 2-norm over all tensors, as a tensor: nothing waits for the device.
+char *mtl_total_norm(tensor_t *tensors, int64_t n, tensor_t *out) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  auto norms = at::_foreach_norm(mtl_list(tensors, n), 2);
+  *out = new at::Tensor(at::linalg_vector_norm(at::stack(norms)));
+  MTL_END
+}
+
+// Scales every gradient by min(1, max_norm / norm), as torch.nn.utils.clip_grad_norm_ does.
+char *mtl_clip(tensor_t *grads, int64_t n, tensor_t norm, double max_norm) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  auto factor = at::clamp_max(max_norm / (*norm + 1e-6), 1.0);
+  if (n) at::_foreach_mul_(mtl_list(grads, n), factor);
+  MTL_END
+}
+
+// Multiplies by inv_scale and sets found_inf to 1 where a gradient is not finite.
+char *mtl_unscale(tensor_t *grads, int64_t n, tensor_t found_inf, tensor_t inv_scale) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n) at::_amp_foreach_non_finite_check_and_unscale_(mtl_list(grads, n), *found_inf, *inv_scale);
+  MTL_END
+}
+
+char *mtl_fused_sgd(tensor_t *params, tensor_t *grads, tensor_t *momenta, int64_t n, double lr, double decay,
+                    double momentum, double dampening, int nesterov, int first, tensor_t found_inf) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n == 0) return nullptr;
+  std::vector<at::Tensor> buffers;
+  if (momentum != 0) buffers = mtl_list(momenta, n);
+  std::optional<at::Tensor> inf;
+  if (found_inf) inf = *found_inf;
+  at::_fused_sgd_(mtl_list(params, n), mtl_list(grads, n), buffers, decay, momentum, lr, dampening, nesterov != 0,
+                  /*maximize=*/false, first != 0, std::nullopt, inf);
+  MTL_END
+}
+
+char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_t *second, tensor_t *steps, int64_t n,
+                     double lr, double beta1, double beta2, double decay, double eps, int decoupled,
+                     tensor_t found_inf) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  if (n == 0) return nullptr;
+  std::optional<at::Tensor> inf;
+  if (found_inf) inf = *found_inf;
+  auto p = mtl_list(params, n), g = mtl_list(grads, n), m = mtl_list(first, n), v = mtl_list(second, n),
+       s = mtl_list(steps, n);
+  if (decoupled)
+    at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, decay, eps, false, false, std::nullopt, inf);
+  else
+    at::_fused_adam_(p, g, m, v, {}, s, lr, beta1, beta2, decay, eps, false, false, std::nullopt, inf);
+  MTL_END
+}
+
+}  // extern "C"

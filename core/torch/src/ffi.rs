@@ -1,0 +1,106 @@
+//! The declarations of `csrc/shim.h` and the two conversions that every call needs.
+
+use anyhow::{Result, anyhow};
+use libc::{c_char, c_double, c_int};
+use std::ffi::CStr;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// A tensor on the C++ side.
+pub(crate) type Raw = *mut C_tensor;
+
+unsafe extern "C" {
+    pub(crate) fn mtl_free(text: *mut c_char);
+    pub(crate) fn mtl_version(out: *mut *mut c_char) -> *mut c_char;
+    pub(crate) fn mtl_build_config(out: *mut *mut c_char) -> *mut c_char;
+    pub(crate) fn mtl_cpu_capability(out: *mut *mut c_char) -> *mut c_char;
+    pub(crate) fn mtl_autocast_exchange(
+        device: c_int,
+        enabled: *mut c_int,
+        dtype: *mut c_int,
+        nesting: c_int,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
+    pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
+    pub(crate) fn mtl_deterministic(on: c_int) -> *mut c_char;
+    pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
+    pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;
+    pub(crate) fn mtl_gradients(
+        loss: Raw,
+        leaves: *const Raw,
+        n: i64,
+        keep_graph: c_int,
+        out: *mut Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_take_grad(tensor: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_channels_last(input: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_add_decay(grads: *const Raw, params: *const Raw, n: i64, decay: c_double) -> *mut c_char;
+    pub(crate) fn mtl_scale(tensors: *const Raw, n: i64, factor: c_double) -> *mut c_char;
+    pub(crate) fn mtl_lerp(averages: *const Raw, params: *const Raw, n: i64, weight: c_double) -> *mut c_char;
+    pub(crate) fn mtl_total_norm(tensors: *const Raw, n: i64, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_clip(grads: *const Raw, n: i64, norm: Raw, max_norm: c_double) -> *mut c_char;
+    pub(crate) fn mtl_unscale(grads: *const Raw, n: i64, found_inf: Raw, inv_scale: Raw) -> *mut c_char;
+    pub(crate) fn mtl_fused_sgd(
+        params: *const Raw,
+        grads: *const Raw,
+        momenta: *const Raw,
+        n: i64,
+        lr: c_double,
+        decay: c_double,
+        momentum: c_double,
+        dampening: c_double,
+        nesterov: c_int,
+        first: c_int,
+        found_inf: Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_fused_adam(
+        params: *const Raw,
+        grads: *const Raw,
+        first: *const Raw,
+        second: *const Raw,
+        steps: *const Raw,
+        n: i64,
+        lr: c_double,
+        beta1: c_double,
+        beta2: c_double,
+        decay: c_double,
+        eps: c_double,
+        decoupled: c_int,
+        found_inf: Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
+}
+
+/// Takes over the message of a failed call.
+pub(crate) fn check(message: *mut c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    Err(anyhow!("{}", take_text(message)))
+}
+
+/// Copies and frees a text of the C++ side.
+pub(crate) fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the shim returns NUL-terminated text from malloc and keeps no reference to it.
+    unsafe {
+        let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+        mtl_free(text);
+        owned
+    }
+}
+
+/// The raw pointers of a list; valid while the tensors live.
+pub(crate) fn raw(tensors: &[&Tensor]) -> Vec<Raw> {
+    tensors.iter().map(|t| t.as_ptr().cast_mut()).collect()
+}
+
+/// Runs a call that returns one owned tensor.
+pub(crate) fn one(call: impl FnOnce(*mut Raw) -> *mut c_char) -> Result<Tensor> {
+    let mut out: Raw = std::ptr::null_mut();
+    check(call(&mut out))?;
+    // SAFETY: on success the shim stored a new `at::Tensor *` that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(out) })
+}

@@ -1,0 +1,96 @@
+//! Process-wide settings and facts of libtorch.
+
+use crate::ffi::{self, check, take_text};
+use anyhow::{Context, Result, bail};
+use libc::c_char;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::mem::ManuallyDrop;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+fn text(call: impl FnOnce(*mut *mut c_char) -> *mut c_char) -> Result<String> {
+    let mut out = std::ptr::null_mut();
+    check(call(&mut out))?;
+    Ok(take_text(out))
+}
+
+/// The version of the libtorch that this program was built against.
+pub fn version() -> Result<String> {
+    // SAFETY: `out` is a valid place for one pointer.
+    text(|out| unsafe { ffi::mtl_version(out) })
+}
+
+/// libtorch's own description of its build and its threads.
+pub fn build_config() -> Result<String> {
+    // SAFETY: `out` is a valid place for one pointer.
+    text(|out| unsafe { ffi::mtl_build_config(out) })
+}
+
+/// The instruction set that libtorch's CPU kernels use here, such as `AVX512`.
+pub fn cpu_capability() -> Result<String> {
+    // SAFETY: `out` is a valid place for one pointer.
+    text(|out| unsafe { ffi::mtl_cpu_capability(out) })
+}
+
+/// Seeds the default generators of every device.
+pub fn seed(seed: u64) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { ffi::mtl_seed(seed) })
+}
+
+/// Sets the threads within an operator.
+pub fn set_threads(intra: usize) -> Result<()> {
+    let intra = i32::try_from(intra).context("number of threads")?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { ffi::mtl_set_threads(intra, 0) })
+}
+
+/// Asks for deterministic algorithms where libtorch has them.
+pub fn deterministic(on: bool) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { ffi::mtl_deterministic(on.into()) })
+}
+
+/// Tells glibc to keep large freed buffers instead of returning them to the kernel.
+///
+/// Training frees and allocates the same large tensors every step; by default glibc maps and unmaps each, and
+/// the kernel clears the pages anew. Call it once, before the first tensor is made.
+pub fn keep_large_buffers() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets limits of the allocator. Values out of its range are refused by return value,
+    // after which the defaults still hold.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+/// The folder that libtorch_cpu was loaded from.
+pub fn libtorch_folder() -> Result<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
+    let line = maps.lines().find(|l| l.ends_with("/libtorch_cpu.so")).context("libtorch_cpu.so is not mapped")?;
+    let path = line.find('/').map(|at| PathBuf::from(&line[at..])).context("libtorch_cpu.so has no path")?;
+    Ok(path.parent().map(PathBuf::from).unwrap_or_default())
+}
+
+/// Loads libtorch's CUDA half, once, so that CUDA devices can be used.
+///
+/// The program is linked against the CPU libraries alone. CUDA registers itself when its library is loaded,
+/// which must happen before the first question about CUDA devices.
+pub fn load_cuda() -> Result<()> {
+    static LOADED: OnceLock<Result<ManuallyDrop<Library>, String>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
+        // SAFETY: loading runs libtorch's own initialisers; the library is never unloaded.
+        unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }
+            .map(ManuallyDrop::new)
+            .map_err(|e| e.to_string())
+    });
+    if let Err(reason) = loaded {
+        bail!(
+            "CUDA was asked for, but libtorch_cuda.so cannot be loaded ({reason}). Install PyTorch 2.11.0 with CUDA \
+             and put its torch/lib folder on LD_LIBRARY_PATH, or run with --device cpu"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Has pip fetch the wheels that libtorch is taken from, so that the user's own pip settings apply.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// One Python is named for all machines: the wheels are only unpacked, never installed.
+const TARGET: [&str; 16] = [
+    "--no-deps",
+    "--only-binary=:all:",
+    "--implementation",
+    "cp",
+    "--python-version",
+    "3.11",
+    "--abi",
+    "cp311",
+    "--platform",
+    "manylinux_2_28_x86_64",
+    "--platform",
+    "manylinux_2_25_x86_64",
+    "--platform",
+    "manylinux_2_17_x86_64",
+    "--platform",
+    "manylinux2014_x86_64",
+];
+
+const WHEELS: [&str; 3] = [
+    "torch==2.11.0",
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-cupti==13.0.85",
+];
+
+/// Downloads into `folder` and gives the wheels' paths.
+pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
+    println!("Fetching {} with pip (about 550 MB)", WHEELS.join(", "));
+    let (destination, temporary) = (folder.join("wheels"), folder.join("pip"));
+    for sub in [&destination, &temporary] {
+        fs::create_dir(sub)
+            .with_context(|| format!("cannot create the folder {}", sub.display()))?;
+    }
+    let status = Command::new("python3")
+        .args(["-m", "pip", "--disable-pip-version-check", "download"])
+        .args(TARGET)
+        .arg("--dest")
+        .arg(&destination)
+        .args(WHEELS)
+        // pip unpacks large files in a temporary folder, and /tmp is often small; here a killed pip's rests are found.
+        .env("TMPDIR", &temporary)
+        .status()
+        .context("cannot run python3")?;
+    if !status.success() {
+        bail!(
+            "pip could not fetch the wheels ({status}), for the reason it gives above; nothing was changed. \
+             pip uses its own settings (`python3 -m pip config list`, PIP_* variables); \
+             put the cause right and run the set-up again"
+        );
+    }
+    let wheels = found(&destination)
+        .with_context(|| format!("cannot list what pip put into {}", destination.display()))?;
+    ensure!(
+        wheels.len() == WHEELS.len(),
+        "expected {} wheels from pip, found {} in {}",
+        WHEELS.len(),
+        wheels.len(),
+        destination.display()
+    );
+    Ok(wheels)
+}
+
+fn found(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut wheels = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "whl") {
+            wheels.push(path);
+        }
+    }
+    wheels.sort();
+    Ok(wheels)
+}

@@ -1,0 +1,76 @@
+//! The project's own chores, run as `cargo xtask NAME`.
+//!
+//! This crate depends on no other crate of the workspace, so that it builds before libtorch is there.
+
+mod cache;
+mod checks;
+mod fault;
+mod fetch;
+mod layout;
+mod link;
+mod needs;
+mod setup;
+mod unpack;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// The project's own chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Fetch libtorch once per user and point this clone's `.libtorch` at it
+    Setup {
+        /// Compare every file's content with its recorded hash, not only sizes and dates
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Set up, then check formatting, lints, tests and documentation, stopping at the first failure
+    Test,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            fault::exit_code(&error)
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
+    let root = repository_root()?;
+    match chore {
+        Chore::Setup { verify } => {
+            setup::run(&root, verify)?;
+            println!("Next: cargo build --release, then target/release/mtlrun doctor");
+            Ok(())
+        }
+        Chore::Test => {
+            // A missing component is told before a download that may take minutes.
+            checks::require_components()?;
+            setup::run(&root, false)?;
+            checks::run(&root, &checks::steps())
+        }
+    }
+}
+
+fn repository_root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().with_context(|| {
+        format!(
+            "the repository that this xtask was built in is no longer at {}; build it again with `cargo xtask`",
+            root.display()
+        )
+    })
+}

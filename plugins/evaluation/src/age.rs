@@ -1,0 +1,108 @@
+use crate::protocol;
+use crate::verification::rows;
+use anyhow::Result;
+use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::recipe::RecipePath;
+use mtl_core::{mistake, register};
+use mtl_faces::{age_groups, list};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Age estimation on an annotated list: mean absolute error in years, and the accuracy of the age group.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Age {
+    /// The list; pictures whose age is not known do not count.
+    list: RecipePath,
+    /// The folder that file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// The data port that pictures are fed to.
+    #[serde(default = "image")]
+    image: String,
+    /// The output that is the age in years.
+    #[serde(default = "years")]
+    age: String,
+    /// The output with the logits of the age groups.
+    #[serde(default = "groups")]
+    groups: String,
+    /// Pictures in one pass.
+    #[serde(default = "batch")]
+    #[schemars(range(min = 1, max = 65536))]
+    batch_size: usize,
+}
+
+fn image() -> String {
+    "faces.image".into()
+}
+fn years() -> String {
+    "years.age".into()
+}
+fn groups() -> String {
+    "years.groups".into()
+}
+fn batch() -> usize {
+    64
+}
+
+impl Evaluator for Age {
+    fn wires(&self) -> Vec<(&'static str, String)> {
+        vec![("image", self.image.clone()), ("age", self.age.clone()), ("groups", self.groups.clone())]
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.list.0.clone()]
+    }
+
+    fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
+        let root = match &self.root {
+            Some(root) => root.0.clone(),
+            None => self.list.parent().map(Path::to_path_buf).unwrap_or_default(),
+        };
+        let faces = list::read(&self.list, &root)?;
+        list::report(list::missing(&faces, &self.list), "pictures are missing")?;
+        let known: Vec<(PathBuf, f32)> = faces.into_iter().filter_map(|f| Some((f.file, f.age?))).collect();
+        if known.is_empty() {
+            mistake!("the list {} says no age", self.list.display());
+        }
+        let files: Vec<PathBuf> = known.iter().map(|(f, _)| f.clone()).collect();
+        let (mut ages, mut found_groups, mut count) = (Vec::new(), Vec::new(), 0);
+        measure.images(&self.image, &files, self.batch_size, &mut |batch| {
+            let out = measure.run(&self.image, batch, &[&self.age, &self.groups])?;
+            ages.extend(Vec::<f64>::try_from(&out[0].f_to_kind(tch::Kind::Double)?)?);
+            for row in rows(&out[1])? {
+                count = row.len();
+                let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
+                found_groups.push(best);
+            }
+            Ok(())
+        })?;
+        let target: Vec<f64> = known.iter().map(|(_, a)| f64::from(*a)).collect();
+        let edges = age_groups::edges(count as i64)?;
+        let target_groups: Vec<usize> = known.iter().map(|(_, a)| age_groups::group_of(*a, edges) as usize).collect();
+        let mae = protocol::mean_absolute_error(&ages, &target)?;
+        let exact = protocol::group_accuracy(&found_groups, &target_groups, 0)?;
+        let near = protocol::group_accuracy(&found_groups, &target_groups, 1)?;
+        let by_group: Vec<serde_json::Value> = (0..count)
+            .map(|g| {
+                let of: Vec<usize> = (0..target.len()).filter(|i| target_groups[*i] == g).collect();
+                let pick = |v: &[f64]| of.iter().map(|i| v[*i]).collect::<Vec<f64>>();
+                let mae = protocol::mean_absolute_error(&pick(&ages), &pick(&target)).ok();
+                serde_json::json!({ "group": g, "pictures": of.len(), "mae": mae })
+            })
+            .collect();
+        Ok(Report {
+            metrics: [
+                ("mae".to_owned(), mae),
+                ("group_accuracy".to_owned(), exact),
+                ("group_accuracy_one_off".to_owned(), near),
+            ]
+            .into_iter()
+            .collect(),
+            details: serde_json::json!({ "pictures": target.len(), "by_group": by_group }),
+        })
+    }
+}
+
+register!(Evaluator, "age", Age);

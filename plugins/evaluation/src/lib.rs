@@ -1,0 +1,6 @@
+//! Measuring recognition and age estimation: evaluators, protocols, and embeddings of pictures.
+
+mod age;
+mod embed;
+pub mod protocol;
+mod verification;

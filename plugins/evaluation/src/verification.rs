@@ -1,0 +1,184 @@
+use crate::protocol::{self, Convention, FlipTest, ReportSettings};
+use anyhow::{Context, Result};
+use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::recipe::RecipePath;
+use mtl_core::{mistake, register};
+use mtl_faces::list;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Face verification on a list of pairs: k-fold accuracy, AUC, EER, TAR at FAR, and all of it by age gap.
+///
+/// A line of the list is `a b 1` (same person) or `a b -1`; the folds are contiguous.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Verification {
+    /// The pairs.
+    pairs: RecipePath,
+    /// The folder that file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// An annotated list with the ages of the pictures, for the results by age gap.
+    #[serde(default)]
+    list: Option<RecipePath>,
+    /// The data port that pictures are fed to.
+    #[serde(default = "image")]
+    image: String,
+    /// The node whose output is compared.
+    #[serde(default = "embedding")]
+    embedding: String,
+    /// Which thresholds, distances and deviations.
+    #[serde(default)]
+    convention: Convention,
+    /// How the embeddings of a picture and its mirror image are joined.
+    #[serde(default)]
+    flip: FlipTest,
+    /// Folds.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 2, max = 1000))]
+    folds: usize,
+    /// Pictures in one pass.
+    #[serde(default = "batch")]
+    #[schemars(range(min = 1, max = 65536))]
+    batch_size: usize,
+}
+
+fn image() -> String {
+    "faces.image".into()
+}
+fn embedding() -> String {
+    "embedding".into()
+}
+fn ten() -> usize {
+    10
+}
+fn batch() -> usize {
+    64
+}
+
+struct Pair {
+    a: usize,
+    b: usize,
+    same: bool,
+}
+
+impl Verification {
+    /// The pictures, each once, and the pairs as indices into them.
+    fn read(&self) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
+        let path: &Path = &self.pairs;
+        let root = match &self.root {
+            Some(root) => root.0.clone(),
+            None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
+        };
+        let (mut files, mut pairs, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known: HashMap<PathBuf, usize> = HashMap::new();
+        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let place = format!("{}:{}", path.display(), number + 1);
+            let [a, b, same] = fields[..] else {
+                faults.push(format!("{place}: expected `a b 1` or `a b -1`, found {} fields", fields.len()));
+                continue;
+            };
+            let same = match same {
+                "1" => true,
+                "-1" | "0" => false,
+                other => {
+                    faults.push(format!("{place}: expected 1 (same) or -1 (different), found {other:?}"));
+                    continue;
+                }
+            };
+            let mut index = |name: &str| {
+                let file = root.join(name);
+                *known.entry(file.clone()).or_insert_with(|| {
+                    if !file.is_file() {
+                        faults.push(format!("{place}: there is no file {}", file.display()));
+                    }
+                    files.push(file);
+                    files.len() - 1
+                })
+            };
+            let (a, b) = (index(a), index(b));
+            pairs.push(Pair { a, b, same });
+        }
+        list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
+        if pairs.is_empty() {
+            mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
+        }
+        Ok((files, pairs))
+    }
+
+    /// The age of each picture, where the list says it.
+    fn ages(&self, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
+        let Some(path) = &self.list else { return Ok(None) };
+        let root = match &self.root {
+            Some(root) => root.0.clone(),
+            None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
+        };
+        let by_file: HashMap<PathBuf, f64> =
+            list::read(path, &root)?.into_iter().filter_map(|f| Some((f.file, f64::from(f.age?)))).collect();
+        Ok(Some(files.iter().map(|f| by_file.get(f).copied()).collect()))
+    }
+}
+
+impl Evaluator for Verification {
+    fn wires(&self) -> Vec<(&'static str, String)> {
+        vec![("image", self.image.clone()), ("embedding", self.embedding.clone())]
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.pairs.0.clone()];
+        files.extend(self.list.iter().map(|l| l.0.clone()));
+        files
+    }
+
+    fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
+        let (files, pairs) = self.read()?;
+        let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(files.len());
+        measure.images(&self.image, &files, self.batch_size, &mut |batch| {
+            let plain = rows(&measure.run(&self.image, batch, &[&self.embedding])?[0])?;
+            let flipped = match self.flip {
+                FlipTest::None => None,
+                _ => Some(rows(&measure.run(&self.image, &batch.f_flip([3])?, &[&self.embedding])?[0])?),
+            };
+            for (i, row) in plain.iter().enumerate() {
+                let mirrored = flipped.as_ref().map(|f| f[i].as_slice());
+                embeddings.push(self.flip.combine(row, mirrored)?);
+            }
+            Ok(())
+        })?;
+        let distances: Vec<f64> = pairs
+            .iter()
+            .map(|p| protocol::squared_distance(&embeddings[p.a], &embeddings[p.b]))
+            .collect::<Result<_>>()?;
+        let same: Vec<bool> = pairs.iter().map(|p| p.same).collect();
+        let gaps: Option<Vec<Option<f64>>> = self
+            .ages(&files)?
+            .map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
+        let settings = ReportSettings { convention: self.convention, folds: self.folds, ..ReportSettings::default() };
+        let found = protocol::report(&distances, &same, gaps.as_deref(), &settings)
+            .with_context(|| format!("the pairs {}", self.pairs.display()))?;
+        let mut metrics: Vec<(String, f64)> = vec![
+            ("accuracy".into(), found.accuracy),
+            ("deviation".into(), found.deviation),
+            ("auc".into(), found.auc),
+            ("eer".into(), found.eer),
+        ];
+        metrics.extend(found.tar_at_far.iter().map(|(far, tar)| (format!("tar_at_far_{far}"), *tar)));
+        Ok(Report { metrics: metrics.into_iter().collect(), details: serde_json::to_value(&found)? })
+    }
+}
+
+/// The rows of a `[batch, size]` tensor.
+pub(crate) fn rows(tensor: &tch::Tensor) -> Result<Vec<Vec<f32>>> {
+    let size = tensor.size().get(1).copied().unwrap_or(1) as usize;
+    let flat = Vec::<f32>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
+    Ok(flat.chunks_exact(size).map(<[f32]>::to_vec).collect())
+}
+
+register!(Evaluator, "verification", Verification);

@@ -1,0 +1,262 @@
+use crate::age_groups;
+use crate::list::{self, Face};
+use anyhow::{Context, Result};
+use mtl_core::component::{DType, Ports};
+use mtl_core::data::draw::Draw;
+use mtl_core::data::image::Picture;
+use mtl_core::data::{Dataset, DatasetConfig, Field, Layout, Open, SampleOut, Transform};
+use mtl_core::recipe::RecipePath;
+use mtl_core::{mistake, register};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Pictures of faces with identity, age and gender, from lists in the format of SCAF and LCAF: a line a picture,
+/// `id filename age gender`. Several lists can be mixed in every batch.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AnnotatedFaces {
+    /// The list, or one of several with `more`.
+    list: RecipePath,
+    /// The folder that file names in the list start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// Share of this list in a batch, against the shares of `more`.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0))]
+    share: f64,
+    /// Further lists, mixed into every batch by their shares.
+    #[serde(default)]
+    more: Vec<More>,
+    /// Width and height of the pictures in pixels.
+    #[serde(default = "size")]
+    #[schemars(range(min = 1, max = 4096))]
+    size: i64,
+    /// What happens when a picture cannot be read.
+    #[serde(default)]
+    on_bad_image: OnBadImage,
+}
+
+/// A list that is mixed in.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct More {
+    /// The list.
+    list: RecipePath,
+    /// The folder that its file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// Share of a batch.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0))]
+    share: f64,
+}
+
+/// What happens when a picture cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnBadImage {
+    /// Training stops and names the picture and its line.
+    #[default]
+    Error,
+    /// The next picture of the list takes its place, and it is counted.
+    Skip,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn size() -> i64 {
+    112
+}
+
+impl DatasetConfig for AnnotatedFaces {
+    fn ports(&self) -> Ports {
+        let size = self.size;
+        Ports::new()
+            .output("image", DType::Float, format!("batch 3 {size} {size}"))
+            .output("identity", DType::Int, "batch")
+            .output("age", DType::Float, "batch")
+            .output("gender", DType::Int, "batch")
+            .output("group", DType::Int, "batch")
+    }
+
+    fn declares(&self) -> Vec<&'static str> {
+        vec!["identities"]
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let total = self.share + self.more.iter().map(|m| m.share).sum::<f64>();
+        if total > 0.0 { Vec::new() } else { vec!["the shares of all lists are 0".into()] }
+    }
+
+    fn open(&self, context: &Open<'_>) -> Result<Box<dyn Dataset>> {
+        let Some(groups) = context.dims.get("age_groups") else {
+            mistake!("annotated_faces needs the number of age groups: add `age_groups = 7` to [dims]");
+        };
+        let edges = match age_groups::edges(*groups) {
+            Ok(edges) => edges,
+            Err(e) => mistake!("{e}"),
+        };
+        let mut faces: Vec<Face> = Vec::new();
+        let (mut parts, mut lists, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+        let own = (&self.list, self.root.as_ref(), self.share);
+        for (path, root, share) in
+            std::iter::once(own).chain(self.more.iter().map(|m| (&m.list, m.root.as_ref(), m.share)))
+        {
+            let root = match root {
+                Some(root) => root.0.clone(),
+                None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
+            };
+            if !root.is_dir() {
+                mistake!("the folder of pictures {} is not there: give it as `root`", root.display());
+            }
+            let read = list::read(path, &root)?;
+            absent.extend(list::missing(&read, path));
+            parts.push((faces.len()..faces.len() + read.len(), share));
+            lists.push(path.0.clone());
+            faces.extend(read);
+        }
+        list::report(absent, "pictures are missing")?;
+        let identities = list::identities(&faces);
+        if identities.len() < 2 {
+            mistake!(
+                "{} holds one identity (`{}`): recognition needs at least two",
+                self.list.display(),
+                identities.first().map_or("", String::as_str)
+            );
+        }
+        let by_name: std::collections::HashMap<&str, i64> =
+            identities.iter().enumerate().map(|(i, n)| (n.as_str(), i as i64)).collect();
+        let labels = faces.iter().map(|f| by_name[f.identity.as_str()]).collect();
+        let fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        Ok(Box::new(Faces {
+            faces,
+            labels,
+            identities,
+            parts,
+            lists,
+            edges,
+            size: self.size as usize,
+            skip: self.on_bad_image == OnBadImage::Skip,
+            skipped: AtomicU64::new(0),
+            fingerprint,
+            transforms: context.transforms.clone(),
+        }))
+    }
+}
+
+struct Faces {
+    faces: Vec<Face>,
+    labels: Vec<i64>,
+    identities: Vec<String>,
+    parts: Vec<(Range<usize>, f64)>,
+    lists: Vec<PathBuf>,
+    edges: &'static [f32],
+    size: usize,
+    skip: bool,
+    skipped: AtomicU64,
+    fingerprint: String,
+    transforms: Vec<Arc<dyn Transform>>,
+}
+
+impl Faces {
+    /// The part that a sample belongs to: within it the next picture is sought, so that shares hold.
+    fn part(&self, index: usize) -> (Range<usize>, &Path) {
+        let at = self.parts.iter().position(|(r, _)| r.contains(&index)).unwrap_or(0);
+        (self.parts[at].0.clone(), &self.lists[at])
+    }
+
+    fn picture(&self, index: usize) -> Result<(usize, Picture)> {
+        let (range, list) = self.part(index);
+        let mut at = index;
+        loop {
+            let face = &self.faces[at];
+            match Picture::read(&face.file) {
+                Ok(picture) => return Ok((at, picture)),
+                Err(e) if !self.skip => mistake!(
+                    "{}:{}: {e:#}. Mend or remove the line, or set on_bad_image = \"skip\"",
+                    list.display(),
+                    face.line
+                ),
+                Err(e) => {
+                    self.skipped.fetch_add(1, Ordering::Relaxed);
+                    at = if at + 1 < range.end { at + 1 } else { range.start };
+                    if at == index {
+                        return Err(e).with_context(|| format!("no picture of {} can be read", list.display()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Dataset for Faces {
+    fn len(&self) -> usize {
+        self.faces.len()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let size = self.size as i64;
+        let scalar = |name, layout| Field { name, shape: Vec::new(), layout };
+        vec![
+            Field { name: "image", shape: vec![3, size, size], layout: Layout::Image },
+            scalar("identity", Layout::Int),
+            scalar("age", Layout::Float),
+            scalar("gender", Layout::Int),
+            scalar("group", Layout::Int),
+        ]
+    }
+
+    fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
+        let (at, mut picture) = self.picture(index)?;
+        for transform in &self.transforms {
+            transform.apply(&mut picture, draw)?;
+        }
+        picture.resize(self.size, self.size)?;
+        picture.write(out.float(0))?;
+        let face = &self.faces[at];
+        out.int(1)[0] = self.labels[at];
+        out.float(2)[0] = face.age.unwrap_or(-1.0);
+        out.int(3)[0] = face.gender;
+        out.int(4)[0] = face.age.map_or(-1, |a| age_groups::group_of(a, self.edges));
+        Ok(())
+    }
+
+    fn sizes(&self) -> Vec<(&'static str, i64)> {
+        vec![("identities", self.identities.len() as i64)]
+    }
+
+    fn column(&self, name: &str) -> Option<Vec<i64>> {
+        match name {
+            "identity" => Some(self.labels.clone()),
+            "group" => {
+                Some(self.faces.iter().map(|f| f.age.map_or(-1, |a| age_groups::group_of(a, self.edges))).collect())
+            }
+            "age" => Some(self.faces.iter().map(|f| f.age.map_or(-1, |a| a.round() as i64)).collect()),
+            "gender" => Some(self.faces.iter().map(|f| f.gender).collect()),
+            _ => None,
+        }
+    }
+
+    fn parts(&self) -> Vec<(Range<usize>, f64)> {
+        self.parts.clone()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint.clone()
+    }
+
+    fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
+        vec![("identities.json", serde_json::json!(self.identities))]
+    }
+
+    fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+}
+
+register!(Dataset, "annotated_faces", AnnotatedFaces);

@@ -1,0 +1,5 @@
+mod age_estimator;
+mod classifiers;
+mod embedding;
+
+pub(crate) use age_estimator::expected_age;

@@ -1,0 +1,65 @@
+use crate::heads::expected_age;
+use anyhow::Result;
+use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
+use mtl_core::losses::cross_entropy;
+use mtl_core::register;
+use mtl_faces::age_groups;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+/// The age loss of MTLFace (section 3.1, eq. 4): the squared error of the expected age (DEX) plus the cross-entropy
+/// of the age group. A sample whose age is not known (negative) does not count.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DexAge {
+    /// Factor of the squared error.
+    #[serde(default = "one")]
+    regression: f64,
+    /// Factor of the cross-entropy.
+    #[serde(default = "one")]
+    classification: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Block for DexAge {
+    fn ports(&self) -> Ports {
+        Ports::new()
+            .input("logits", DType::Float, "batch ages")
+            .input("groups", DType::Float, "batch $age_groups")
+            .input("target", DType::Float, "batch")
+            .output("loss", DType::Float, "")
+    }
+
+    fn build(&self, _: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+        let edges = age_groups::edges(sizes.global("age_groups")?)?;
+        Ok(Box::new(Loss { config: self.clone(), edges: Tensor::f_from_slice(edges)? }))
+    }
+}
+
+struct Loss {
+    config: DexAge,
+    edges: Tensor,
+}
+
+impl Forward for Loss {
+    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        let (logits, groups, age) = (call.get("logits")?, call.get("groups")?, call.get("target")?);
+        let known = age.f_ge(0.0)?;
+        let count = known.f_sum(logits.kind())?.f_clamp_min(1)?;
+        let error = expected_age(logits)?.f_sub(age)?;
+        let squares = error.f_mul(&error)?.f_mul(&known.f_to_kind(logits.kind())?)?;
+        let mse = squares.f_sum(logits.kind())?.f_div(&count)?;
+        let edges = self.edges.f_to_device(age.device())?.f_to_kind(age.kind())?;
+        let group = age.f_unsqueeze(1)?.f_gt_tensor(&edges)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
+        let group = group.f_masked_fill(&known.f_logical_not()?, -1)?;
+        let ce = cross_entropy(groups, &group, 0.0)?;
+        let scaled = |t: Tensor, w: f64| if w == 1.0 { Ok(t) } else { t.f_mul_scalar(w) };
+        single(scaled(mse, self.config.regression)?.f_add(&scaled(ce, self.config.classification)?)?)
+    }
+}
+
+register!(Loss, "dex_age", DexAge);
