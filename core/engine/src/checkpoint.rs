@@ -253,6 +253,7 @@ impl Writer {
         let (jobs, work) = bounded::<Job>(1);
         let (report, done) = bounded(64);
         let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(move || {
+            let _ = mtl_torch::stay_serial();
             for job in work {
                 let step = job.snapshot.state.step;
                 let result = write(&folder, &job.snapshot).and_then(|_| {

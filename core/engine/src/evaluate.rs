@@ -94,6 +94,7 @@ impl<'a> Measure<'a> {
             for _ in 0..self.threads {
                 let (send, next, batches, load) = (send.clone(), &next, &batches, &load);
                 scope.spawn(move || {
+                    let _ = mtl_torch::stay_serial();
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(files) = batches.get(at) else { return };

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/profiler_legacy.h>
+#include <c10/util/ParallelGuard.h>
 #include <torch/version.h>
 
 extern "C" {
@@ -57,6 +58,14 @@ char *mtl_set_threads(int intra, int inter) {
   MTL_BEGIN
   at::set_num_threads(intra);
   if (inter > 0) at::set_num_interop_threads(inter);
+  MTL_END
+}
+
+// Operators called from this thread stay on it, for as long as the thread lives.
+char *mtl_stay_serial() {
+  MTL_BEGIN
+  static thread_local c10::ParallelGuard guard(true);
+  (void)guard;
   MTL_END
 }
 

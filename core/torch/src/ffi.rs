@@ -22,6 +22,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
     pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
+    pub(crate) fn mtl_stay_serial() -> *mut c_char;
     pub(crate) fn mtl_deterministic(on: c_int) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
     pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;

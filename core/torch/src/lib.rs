@@ -16,5 +16,5 @@ pub use ops::{
 };
 pub use system::{
     build_config, cpu_capability, deterministic, keep_large_buffers, libtorch_folder, load_cuda, seed, set_threads,
-    version,
+    stay_serial, version,
 };

@@ -45,6 +45,15 @@ pub fn set_threads(intra: usize) -> Result<()> {
     check(unsafe { ffi::mtl_set_threads(intra, 0) })
 }
 
+/// Keeps libtorch's operators on the calling thread from now on.
+///
+/// Each thread that runs a parallel operator gets helper threads of its own, which wait busily and take the cores
+/// from training. Threads that only prepare data call this first.
+pub fn stay_serial() -> Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { ffi::mtl_stay_serial() })
+}
+
 /// Asks for deterministic algorithms where libtorch has them.
 pub fn deterministic(on: bool) -> Result<()> {
     // SAFETY: no pointers are passed.

@@ -8,7 +8,7 @@ use mtl_core::data::{Dataset, DatasetConfig, Field, Layout, Open, SampleOut, Tra
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct More {
 }
 
 /// What happens when a picture cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OnBadImage {
     /// Training stops and names the picture and its line.

@@ -1,11 +1,12 @@
 //! Images: decoding, resizing and the way into a tensor.
 
-use anyhow::{Context, Result, anyhow, bail};
+use super::panic_text;
+use anyhow::{Context, Result, bail};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image as FirImage};
+use mozjpeg::{ColorSpace, Decompress};
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
 /// Largest side of an image that is read.
 const MAX_SIDE: usize = 1 << 14;
@@ -45,28 +46,41 @@ impl Picture {
         if bytes.starts_with(&[0xff, 0xd8]) {
             return Self::decode_jpeg(bytes);
         }
+        Self::decode_other(bytes)
+    }
+
+    fn decode_other(bytes: &[u8]) -> Result<Self> {
         let image = image::load_from_memory(bytes)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
-        if width > MAX_SIDE || height > MAX_SIDE {
-            bail!("{width}x{height} pixels are more than {MAX_SIDE} a side");
-        }
+        check_size(width, height)?;
         Self::new(width, height, image.into_rgb8().into_raw())
     }
 
     fn decode_jpeg(bytes: &[u8]) -> Result<Self> {
-        let options = DecoderOptions::default()
-            .jpeg_set_out_colorspace(ColorSpace::RGB)
-            .set_strict_mode(true)
-            .set_max_width(MAX_SIDE)
-            .set_max_height(MAX_SIDE);
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
         // A whole file ends with the end-of-image marker; decoders fill up what is missing with grey.
         if !bytes.windows(2).rev().take(1024).any(|w| w == [0xff, 0xd9]) {
             bail!("the JPEG is truncated: no end-of-image marker");
         }
-        let data = decoder.decode().map_err(|e| anyhow!("{e:?}"))?;
-        let (width, height) = decoder.dimensions().context("the JPEG has no size")?;
-        Self::new(width, height, data)
+        // libjpeg, since published numbers are made with it; its wrapper reports damage by unwinding.
+        let decoded = catch_unwind(AssertUnwindSafe(|| -> Result<Option<Self>> {
+            let decoder = Decompress::new_mem(bytes)?;
+            if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
+                return Ok(None);
+            }
+            check_size(decoder.width(), decoder.height())?;
+            let mut decoder = decoder.rgb()?;
+            let (width, height) = (decoder.width(), decoder.height());
+            let data = decoder.read_scanlines::<[u8; 3]>()?.into_flattened();
+            decoder.finish()?;
+            Ok(Some(Self::new(width, height, data)?))
+        }));
+        match decoded {
+            Ok(Ok(Some(picture))) => Ok(picture),
+            // libjpeg has no way from CMYK to RGB.
+            Ok(Ok(None)) => Self::decode_other(bytes),
+            Ok(Err(e)) => Err(e),
+            Err(panic) => bail!("the JPEG is damaged: {}", panic_text(&*panic)),
+        }
     }
 
     /// Mirrors left and right.
@@ -137,6 +151,13 @@ impl Picture {
         }
         Ok(())
     }
+}
+
+fn check_size(width: usize, height: usize) -> Result<()> {
+    if width > MAX_SIDE || height > MAX_SIDE {
+        bail!("{width}x{height} pixels are more than {MAX_SIDE} a side");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ impl Loader {
         for i in 0..workers.max(1) {
             let (plan, work, done) = (plan.clone(), work.clone(), done.clone());
             let thread = std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || {
+                let _ = mtl_torch::stay_serial();
                 for number in work {
                     let batch = catch_unwind(AssertUnwindSafe(|| plan.load(number)))
                         .unwrap_or_else(|panic| Err(anyhow!("the loader panicked: {}", panic_text(&*panic))));
@@ -233,7 +234,7 @@ impl Drop for Loader {
 }
 
 /// What a caught panic says.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|s| (*s).to_owned())

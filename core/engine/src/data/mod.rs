@@ -6,6 +6,7 @@ mod loader;
 mod samplers;
 mod transforms;
 
+pub(crate) use loader::panic_text;
 pub use loader::{Batch, Loader, Plan, load_samples, stream_seed};
 
 use crate::component::Ports;

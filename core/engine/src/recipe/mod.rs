@@ -187,6 +187,13 @@ impl Recipe {
                 evaluate.insert(name.to_owned(), slot);
             }
         });
+        for (name, entry) in &phase {
+            let entry: &PhaseEntry = entry;
+            let (Some(scheduler), Some(run)) = (&entry.scheduler, &run) else { continue };
+            for warning in scheduler.warnings(run.steps) {
+                cx.out.push(Diagnostic::warning(format!("`phase.{name}.scheduler`: {warning}")).at(&entry.origin, ""));
+            }
+        }
         let ema = root.get("ema").is_some().then(|| cx.section::<Ema>(&mut root, "ema")).flatten();
         let Checker { out, .. } = cx;
         let failed = out.iter().any(|d| d.severity == Severity::Error);
@@ -579,6 +586,11 @@ impl Checker<'_> {
                 Some(made?.config)
             }
         };
+        if let Some(slot) = &optimizer {
+            for problem in slot.config.problems() {
+                self.out.push(Diagnostic::error(format!("`{what}.optimizer`: {problem}")).at(&slot.origin, ""));
+            }
+        }
         Some(PhaseEntry { common: common?, optimizer: optimizer?, scheduler, origin })
     }
 }

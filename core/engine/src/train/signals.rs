@@ -1,7 +1,7 @@
 //! Stopping on request: the first signal saves and stops, a second one exits at once.
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +23,9 @@ impl Signals {
                 .and_then(|_| flag::register_usize(signal, which.clone(), signal as usize))
                 .context("listening for signals")?;
         }
+        // A file that grows past a limit would end the process; with a handler the write fails instead, and is
+        // reported like any other.
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).context("listening for signals")?;
         Ok(Self { which })
     }
 

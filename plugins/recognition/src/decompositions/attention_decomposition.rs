@@ -3,7 +3,7 @@ use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes};
 use mtl_core::nn::{BatchNorm, Conv, Conv2d};
 use mtl_core::register;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 /// Splits features into an identity and an age part by attention (MTLFace, section 3.1, eq. 1): the gated features
@@ -23,7 +23,7 @@ struct AttentionDecomposition {
 }
 
 /// How pooled features are joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Pooling {
     /// Added (CVPR code).
@@ -34,7 +34,7 @@ enum Pooling {
 }
 
 /// The part that is gated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Gates {
     /// The age part (CVPR code).
@@ -45,7 +45,7 @@ enum Gates {
 }
 
 /// Which attention is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Branches {
     /// The mean of channel and spatial attention, side by side, as published.

@@ -3,8 +3,8 @@ use mtl_core::component::{Block, Call, DType, Forward, Init, Params, Ports, Role
 use mtl_core::nn::{Linear, normalize_rows};
 use mtl_core::register;
 use schemars::JsonSchema;
-use serde::Deserialize;
-use tch::{Kind, Tensor};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 /// Large-margin cosine classifier (CosFace, Wang et al. 2018, eq. 4): `s (cos θ - m)` for the true identity,
 /// `s cos θ` for the others.
@@ -40,7 +40,7 @@ struct ArcFace {
 }
 
 /// The gradient through an angular margin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum MarginGradient {
     /// That of the formula, `s sin(θ + m) / sin θ`.
@@ -185,7 +185,7 @@ register!(Head, "softmax", Softmax);
 mod tests {
     use super::*;
     use mtl_core::component::{Dim, Placement};
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn call(block: &dyn Block, embedding: &Tensor, label: &Tensor) -> (Tensor, Tensor) {
         let placement = Placement {

@@ -1,0 +1,12 @@
+//! Tests of the whole program: the command line, training runs, and the numbers of the published implementation.
+
+mod bad_input;
+mod numbers;
+mod parity;
+mod runs;
+mod schema;
+mod support;
+
+// Components register themselves when their crates are linked.
+use mtl_evaluation as _;
+use mtl_recognition as _;

@@ -1,0 +1,65 @@
+//! The committed schema and recipes.
+
+use crate::support::{mtlrun, outcome, root};
+use std::path::{Path, PathBuf};
+
+#[test]
+fn the_committed_schema_is_that_of_the_program() {
+    let output = mtlrun(&["schema"]).output().unwrap();
+    let committed = std::fs::read_to_string(root().join("schemas/recipe.schema.json")).unwrap();
+    assert!(
+        committed == String::from_utf8(output.stdout).unwrap(),
+        "schemas/recipe.schema.json is stale: run `cargo run -- schema --out schemas`"
+    );
+}
+
+fn recipes(folder: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            recipes(&path, out);
+        } else if path.extension().is_some_and(|e| e == "toml") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_recipe_is_good_and_names_its_schema() {
+    let mut all = Vec::new();
+    recipes(&root().join("recipes"), &mut all);
+    all.push(root().join("tests/recipes/tiny.toml"));
+    assert!(all.len() >= 5);
+    for path in all {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        let schema = first.strip_prefix("#:schema ").unwrap_or_else(|| panic!("{}", path.display()));
+        assert!(path.parent().unwrap().join(schema).exists(), "{}: {schema}", path.display());
+        if path.parent().unwrap().ends_with("base") {
+            continue;
+        }
+        let output = mtlrun(&["check", path.to_str().unwrap()]).output().unwrap();
+        assert_eq!(outcome(&output).0, 0, "{}", outcome(&output).1);
+    }
+}
+
+#[test]
+fn listing_and_showing() {
+    let output = mtlrun(&["list", "head"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["cosface", "margin", "[default: 0.35]"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let (code, text) = outcome(&mtlrun(&["list", "heads_"]).output().unwrap());
+    assert_eq!(code, 2);
+    assert!(text.contains("did you mean `head`"), "{text}");
+    let output = mtlrun(&["show", "recipes/aifr_scaf.toml", "--set", "model.identity.margin=0.5"]).output().unwrap();
+    let shown: toml::Table = toml::from_str(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    assert_eq!(shown["model"]["identity"]["margin"].as_float(), Some(0.5));
+    // Defaults and absolute paths are filled in.
+    assert_eq!(shown["model"]["decompose"]["pooling"].as_str(), Some("sum"));
+    assert!(Path::new(shown["data"]["faces"]["list"].as_str().unwrap()).is_absolute());
+    let doctor = mtlrun(&["doctor"]).output().unwrap();
+    assert_eq!(doctor.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("libtorch         2.11.0"));
+}
