@@ -8,10 +8,7 @@ fn main() {
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     let include = libtorch.join("include");
     if !include.join("ATen/ATen.h").exists() {
-        println!(
-            "cargo:error=no libtorch at {}: run `cargo xtask setup` once, then build again",
-            libtorch.display()
-        );
+        println!("cargo:error=no libtorch at {}: run `cargo xtask setup` once, then build again", libtorch.display());
         return;
     }
     cc::Build::new()

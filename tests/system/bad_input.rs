@@ -104,7 +104,9 @@ fn wrong_wiring_is_shown_at_its_line() {
         &["no input port `picture`", "r.toml:3", "image"],
     );
     refused(
-        check("[graph]\nlogits = { call = \"identity\", in = { embedding = \"embeding\", label = \"faces.identity\" } }"),
+        check(
+            "[graph]\nlogits = { call = \"identity\", in = { embedding = \"embeding\", label = \"faces.identity\" } }",
+        ),
         &["no node or data stream `embeding`", "did you mean `embedding`", "r.toml:3"],
     );
     refused(
@@ -127,7 +129,10 @@ fn wrong_wiring_is_shown_at_its_line() {
 
 #[test]
 fn sizes_that_do_not_fit() {
-    refused(check("[data.faces]\nsize = 100"), &["`height` is 100, expected a multiple of", "features", "recognition.toml"]);
+    refused(
+        check("[data.faces]\nsize = 100"),
+        &["`height` is 100, expected a multiple of", "features", "recognition.toml"],
+    );
     refused(check("[dims]\nage_groups = 0"), &["`dims.age_groups` must be at least 1"]);
     let faces = Faces::new(3, 2);
     refused(train(&faces, &["--set", "dims.identities=7"]), &["`dims.identities` is 7", "has 3"]);
@@ -161,7 +166,8 @@ fn values_of_wrong_type_or_range() {
 
 #[test]
 fn all_mistakes_are_shown_at_once() {
-    let (code, text) = check("[run]\nsteps = 0\nseeds = 1\n[model.backbone]\ncomponent = \"ir5\"\n[loss.age]\nwieght = 1");
+    let (code, text) =
+        check("[run]\nsteps = 0\nseeds = 1\n[model.backbone]\ncomponent = \"ir5\"\n[loss.age]\nwieght = 1");
     assert_eq!(code, 2);
     for word in ["`run.steps` is out of range", "no key `seeds`", "`ir5`", "no key `wieght`", "4 errors"] {
         assert!(text.contains(word), "expected {word:?} in:\n{text}");
@@ -179,7 +185,9 @@ fn phases_that_reach_nothing() {
         &["updates `age`, which none of its losses reaches"],
     );
     refused(
-        check("[phase.recognition]\nminimize = [\"identity\"]\nupdate = [\"embed\", \"identity\"]\noptimizer = { groups = [] }"),
+        check(
+            "[phase.recognition]\nminimize = [\"identity\"]\nupdate = [\"embed\", \"identity\"]\noptimizer = { groups = [] }",
+        ),
         &["nothing trains `backbone` and nothing loads its weights", "random = true"],
     );
 }
@@ -247,7 +255,8 @@ fn weights_and_checkpoints_of_another_recipe() {
     let run = dir.path().join("run");
     faces.train(&run, &["-q"]);
     let weights = run.join("weights.safetensors");
-    let from = |key: &str, path: &Path| format!("model.backbone.weights={{ {key} = {:?} }}", path.display().to_string());
+    let from =
+        |key: &str, path: &Path| format!("model.backbone.weights={{ {key} = {:?} }}", path.display().to_string());
     let file = from("file", &weights);
     assert_eq!(train(&faces, &["--set", &file]).0, 0);
     refused(

@@ -54,13 +54,26 @@ fn from_fill(module: u32, position: u32, shape: &[i64], factor: f64, kind: Tenso
     Tensor::from_slice(&values).view(shape).to_kind(kind)
 }
 
-fn run(block: &dyn Block, sizes: Sizes, params: &Params, inputs: Vec<Tensor>, before: impl Fn(&mut mtl_core::component::Store)) -> Vec<Tensor> {
+fn run(
+    block: &dyn Block,
+    sizes: Sizes,
+    params: &Params,
+    inputs: Vec<Tensor>,
+    before: impl Fn(&mut mtl_core::component::Store),
+) -> Vec<Tensor> {
     let forward = block.build(params, &sizes).unwrap();
     let mut store = params.take();
     before(&mut store);
     let ports = block.ports();
     let wanted = vec![true; ports.outputs.len()];
-    let call = Call { inputs: inputs.into_iter().map(Some).collect(), ports: &ports, train: true, wanted: &wanted, step: 1, total: 1 };
+    let call = Call {
+        inputs: inputs.into_iter().map(Some).collect(),
+        ports: &ports,
+        train: true,
+        wanted: &wanted,
+        step: 1,
+        total: 1,
+    };
     forward.forward(&call).unwrap().into_iter().map(Option::unwrap).collect()
 }
 
@@ -88,7 +101,12 @@ fn cosface_values_and_gradients() {
         near("loss", &flat(&loss), &numbers(&wanted["loss"]), bound);
         loss.backward();
         near("input's gradient", &flat(&x.grad()), &numbers(&wanted["grad_input"]), bound * 10.0);
-        near("weight's gradient", &flat(&held.into_inner().unwrap().grad()), &numbers(&wanted["grad_weight"]), bound * 10.0);
+        near(
+            "weight's gradient",
+            &flat(&held.into_inner().unwrap().grad()),
+            &numbers(&wanted["grad_weight"]),
+            bound * 10.0,
+        );
     }
 }
 
@@ -229,8 +247,7 @@ fn the_streams_of_the_published_sampler() {
         };
         let (world, rank, restore) = (number("world"), number("rank"), number("restore"));
         let plan = plan("published", "", 103, 4, (rank, world));
-        let found: Vec<f64> =
-            (restore..60).flat_map(|b| plan.batch(b)).map(|(index, _)| index as f64).collect();
+        let found: Vec<f64> = (restore..60).flat_map(|b| plan.batch(b)).map(|(index, _)| index as f64).collect();
         assert_eq!(found, numbers(&wanted["indices"]), "{key}");
     }
 }

@@ -35,7 +35,8 @@ fn fixture() -> &'static Fixture {
         let mut weights = TensorFile::default();
         for (module, id, network) in MODULES {
             for entry in arch[network]["entries"].as_array().unwrap() {
-                let (k, name, kind) = (entry[0].as_u64().unwrap(), entry[1].as_str().unwrap(), entry[3].as_str().unwrap());
+                let (k, name, kind) =
+                    (entry[0].as_u64().unwrap(), entry[1].as_str().unwrap(), entry[3].as_str().unwrap());
                 let mut shape: Vec<i64> = entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
                 // The estimators are listed for 112 pixels; at 32 the features are 2x2.
                 if name == "age_output_layer.2.weight" {
@@ -65,8 +66,16 @@ fn fixture() -> &'static Fixture {
 fn trace(more: &[&str]) -> Value {
     let f = fixture();
     let mut args: Vec<String> = [
-        "trace", "recipes/aifr_scaf.toml", "--rename", "mtlface", "--set", "model.embed.dropout=0.0", "--inputs",
-        f.inputs.to_str().unwrap(), "--weights", f.weights.to_str().unwrap(),
+        "trace",
+        "recipes/aifr_scaf.toml",
+        "--rename",
+        "mtlface",
+        "--set",
+        "model.embed.dropout=0.0",
+        "--inputs",
+        f.inputs.to_str().unwrap(),
+        "--weights",
+        f.weights.to_str().unwrap(),
     ]
     .map(str::to_owned)
     .to_vec();
@@ -278,7 +287,8 @@ fn single_precision_within_its_own_spread() {
     }
     for (step, bound) in [("1", 2e-5), ("2", 3e-5)] {
         let at = &found["steps"][step.parse::<usize>().unwrap() - 1]["param"];
-        for (name, v) in f64s["steps"][step]["params"].as_object().unwrap().iter().filter(|(n, _)| !r.zero.contains(*n)) {
+        for (name, v) in f64s["steps"][step]["params"].as_object().unwrap().iter().filter(|(n, _)| !r.zero.contains(*n))
+        {
             close(name, at[ours(name)][0].as_f64().unwrap(), v[0].as_f64().unwrap(), bound);
         }
     }

@@ -41,8 +41,14 @@ fn a_run_folder_holds_what_is_needed_to_repeat_it() {
     let run = dir.path().join("run");
     faces.train(&run, &["--set", "run.histogram_every=3"]);
     for file in [
-        "recipe.resolved.toml", "run.json", "metrics.jsonl", "weights.safetensors", "identities.json",
-        "recipe.source/recipes/tiny.toml", "recipe.source/base/recognition.toml", "checkpoints/step-6/manifest.json",
+        "recipe.resolved.toml",
+        "run.json",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "identities.json",
+        "recipe.source/recipes/tiny.toml",
+        "recipe.source/base/recognition.toml",
+        "checkpoints/step-6/manifest.json",
     ] {
         assert!(run.join(file).exists(), "{file}");
     }
@@ -274,9 +280,8 @@ checkpoint = {{ keep_last = 9, every = 1 }}
     let args = [recipe.to_str().unwrap(), "--set", &list, "--out", run.to_str().unwrap(), "-q"];
     let (code, text) = outcome(&mtlrun(&args).output().unwrap());
     assert_eq!(code, 0, "{text}");
-    let weights = |step: u64| {
-        mtl_core::weights::read(&run.join(format!("checkpoints/step-{step}/weights.safetensors"))).unwrap()
-    };
+    let weights =
+        |step: u64| mtl_core::weights::read(&run.join(format!("checkpoints/step-{step}/weights.safetensors"))).unwrap();
     let changed = |name: &str, step: u64| weights(step)[name] != weights(step - 1)[name];
     // Steps are counted from 0 in `from`: the third and the fifth step run the second phase.
     let found: Vec<bool> = (2..=6).map(|s| changed("age.group_output_layer.weight", s)).collect();

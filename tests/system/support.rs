@@ -124,7 +124,7 @@ pub fn filled(module: u32, position: u32, shape: &[i64], kind: &str) -> Vec<f32>
         "bn_count" => 0.0,
         other => panic!("no fill for {other}"),
     } as f32)
-    .collect()
+        .collect()
 }
 
 /// The images of the reference, `[count, 3, size, size]`.

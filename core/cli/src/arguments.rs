@@ -49,12 +49,7 @@ pub struct Overrides {
 impl Overrides {
     /// All of them, sets first.
     pub fn list(&self) -> Vec<Override> {
-        self.set
-            .iter()
-            .cloned()
-            .map(Override::Set)
-            .chain(self.unset.iter().cloned().map(Override::Unset))
-            .collect()
+        self.set.iter().cloned().map(Override::Set).chain(self.unset.iter().cloned().map(Override::Unset)).collect()
     }
 
     /// As given, for the record.

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            eprintln!("error: mtlrun met a fault of its own: {text}\nPlease report it with the recipe and the command.");
+            eprintln!(
+                "error: mtlrun met a fault of its own: {text}\nPlease report it with the recipe and the command."
+            );
             ExitCode::FAILURE
         }
     }

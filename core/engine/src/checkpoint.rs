@@ -138,7 +138,9 @@ pub fn read(folder: &Path) -> Result<Saved> {
     let manifest_path = folder.join("manifest.json");
     let text = match fs::read(&manifest_path) {
         Ok(text) => text,
-        Err(e) => mistake!("{} is no complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display()),
+        Err(e) => {
+            mistake!("{} is no complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display())
+        }
     };
     let manifest: Manifest = match serde_json::from_slice(&text) {
         Ok(manifest) => manifest,

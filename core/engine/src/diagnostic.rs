@@ -114,8 +114,7 @@ impl Diagnostics {
                     let end = origin.span.end.min(source.text.len());
                     let start = origin.span.start.min(end);
                     let annotation = kind.span(start..end);
-                    snippet =
-                        snippet.annotation(if label.is_empty() { annotation } else { annotation.label(*label) });
+                    snippet = snippet.annotation(if label.is_empty() { annotation } else { annotation.label(*label) });
                 }
                 group = group.element(snippet);
             }

@@ -175,7 +175,11 @@ impl<'a> Measure<'a> {
             let mut tensors = Vec::new();
             for p in 0..known.ports.outputs.len() {
                 tensors.push(if (s, p) == (stream, port) {
-                    let batch = if batch.kind() == tch::Kind::Float { batch.f_to_kind(placement.kind)? } else { batch.shallow_clone() };
+                    let batch = if batch.kind() == tch::Kind::Float {
+                        batch.f_to_kind(placement.kind)?
+                    } else {
+                        batch.shallow_clone()
+                    };
                     batch.f_to_device(placement.device)?
                 } else {
                     Tensor::f_empty([0], (tch::Kind::Float, tch::Device::Cpu))?

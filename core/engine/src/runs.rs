@@ -89,7 +89,12 @@ fn timestamp() -> String {
 /// Recipe paths that may change when a run is resumed.
 fn may_change(path: &str) -> bool {
     const FREE: &[&str] = &[
-        "run.steps", "run.name", "run.device", "run.threads", "run.log_every", "run.histogram_every",
+        "run.steps",
+        "run.name",
+        "run.device",
+        "run.threads",
+        "run.log_every",
+        "run.histogram_every",
         "run.images_every",
     ];
     FREE.contains(&path)
@@ -121,10 +126,7 @@ pub fn compare(folder: &Path, recipe: &Recipe, allow: bool) -> Result<Vec<String
 /// Writes the recipe and where it comes from.
 pub fn record(folder: &Path, recipe: &Recipe, run: &Value) -> Result<()> {
     let schema = "# The recipe of this run with everything it extends, absolute paths and defaults.\n";
-    write_atomically(
-        &folder.join("recipe.resolved.toml"),
-        format!("{schema}{}", to_toml(&recipe.root)?).as_bytes(),
-    )?;
+    write_atomically(&folder.join("recipe.resolved.toml"), format!("{schema}{}", to_toml(&recipe.root)?).as_bytes())?;
     for source in recipe.sources.iter() {
         let Some(path) = &source.path else { continue };
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

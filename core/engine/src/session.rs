@@ -146,7 +146,11 @@ pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<Ope
     }
     let report = load_into(model.tensors(), &weights)?;
     if !report.missing.is_empty() {
-        mistake!("the checkpoint lacks {} weights of its recipe, such as `{}`", report.missing.len(), report.missing[0]);
+        mistake!(
+            "the checkpoint lacks {} weights of its recipe, such as `{}`",
+            report.missing.len(),
+            report.missing[0]
+        );
     }
     Ok(OpenRun { recipe, model, step: saved.state.step })
 }

@@ -83,7 +83,13 @@ pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
     Ok(result)
 }
 
-fn run(trainer: &mut Trainer, inputs: &Tensors, options: &TraceOptions, kind: Kind, unused: &[String]) -> Result<Value> {
+fn run(
+    trainer: &mut Trainer,
+    inputs: &Tensors,
+    options: &TraceOptions,
+    kind: Kind,
+    unused: &[String],
+) -> Result<Value> {
     let feed = |trainer: &Trainer, step: u64| feed(&trainer.model, inputs, step, kind);
     let mut outputs: IndexMap<String, Tensor> = IndexMap::new();
     let mut steps = Vec::new();
@@ -111,8 +117,11 @@ fn run(trainer: &mut Trainer, inputs: &Tensors, options: &TraceOptions, kind: Ki
         }
     }
     if let Some(path) = &options.out {
-        let list: Vec<(String, Tensor)> =
-            outputs.iter().filter(|(k, _)| !k.starts_with("loss.")).map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
+        let list: Vec<(String, Tensor)> = outputs
+            .iter()
+            .filter(|(k, _)| !k.starts_with("loss."))
+            .map(|(k, v)| (k.clone(), v.shallow_clone()))
+            .collect();
         weights::write(path, &list)?;
     }
     Ok(json!({ "double": options.double, "unused_weights": unused, "steps": steps }))

@@ -126,7 +126,9 @@ impl Rename {
         }
         let path = Path::new(name);
         if !path.exists() {
-            mistake!("there is no change of names `{name}`: expected `mtlface` or a TOML file of \"from\" = \"to\" lines");
+            mistake!(
+                "there is no change of names `{name}`: expected `mtlface` or a TOML file of \"from\" = \"to\" lines"
+            );
         }
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
         match toml::from_str::<IndexMap<String, String>>(&text) {
@@ -227,7 +229,12 @@ pub fn load_declared(
                 missing[0]
             );
         }
-        say(format!("model.{name}: {} tensors from {}, {} left over", report.loaded, file.display(), report.unused.len()));
+        say(format!(
+            "model.{name}: {} tensors from {}, {} left over",
+            report.loaded,
+            file.display(),
+            report.unused.len()
+        ));
     }
     Ok(())
 }

@@ -26,13 +26,8 @@ unsafe extern "C" {
     pub(crate) fn mtl_deterministic(on: c_int) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
     pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;
-    pub(crate) fn mtl_gradients(
-        loss: Raw,
-        leaves: *const Raw,
-        n: i64,
-        keep_graph: c_int,
-        out: *mut Raw,
-    ) -> *mut c_char;
+    pub(crate) fn mtl_gradients(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int, out: *mut Raw)
+    -> *mut c_char;
     pub(crate) fn mtl_take_grad(tensor: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_channels_last(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_add_decay(grads: *const Raw, params: *const Raw, n: i64, decay: c_double) -> *mut c_char;
@@ -69,6 +64,7 @@ unsafe extern "C" {
         decoupled: c_int,
         found_inf: Raw,
     ) -> *mut c_char;
+    pub(crate) fn mtl_prelu(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
 }
 

@@ -61,9 +61,7 @@ pub fn set_requires_grad(tensors: &[&Tensor], on: bool) -> Result<()> {
 pub fn backward(loss: &Tensor, leaves: &[&Tensor], keep_graph: bool) -> Result<()> {
     let list = raw(leaves);
     // SAFETY: the list holds live tensors of the given count.
-    check(unsafe {
-        ffi::mtl_backward(loss.as_ptr().cast_mut(), list.as_ptr(), list.len() as i64, keep_graph.into())
-    })
+    check(unsafe { ffi::mtl_backward(loss.as_ptr().cast_mut(), list.as_ptr(), list.len() as i64, keep_graph.into()) })
 }
 
 /// The gradients of the scalar `loss`; a leaf that it does not depend on gives an undefined tensor.
@@ -138,12 +136,7 @@ pub fn unscale(grads: &[&Tensor], found_inf: &Tensor, inv_scale: &Tensor) -> Res
     let list = raw(grads);
     // SAFETY: the list holds live tensors of the given count.
     check(unsafe {
-        ffi::mtl_unscale(
-            list.as_ptr(),
-            list.len() as i64,
-            found_inf.as_ptr().cast_mut(),
-            inv_scale.as_ptr().cast_mut(),
-        )
+        ffi::mtl_unscale(list.as_ptr(), list.len() as i64, found_inf.as_ptr().cast_mut(), inv_scale.as_ptr().cast_mut())
     })
 }
 

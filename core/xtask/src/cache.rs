@@ -17,13 +17,11 @@ pub fn root() -> Result<PathBuf> {
 
 fn root_from(xdg: Option<OsString>, home: Option<OsString>) -> Result<PathBuf> {
     // The XDG rules have relative values ignored.
-    let absolute =
-        |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute(xdg).or_else(|| absolute(home).map(|home| home.join(".cache")));
     let base = base.ok_or_else(|| {
         UserFault(
-            "no place for libtorch: neither XDG_CACHE_HOME nor HOME is set to an absolute path; set one of them"
-                .into(),
+            "no place for libtorch: neither XDG_CACHE_HOME nor HOME is set to an absolute path; set one of them".into(),
         )
     })?;
     Ok(base.join("mtlrun"))
@@ -38,18 +36,14 @@ pub struct Lock {
 impl Lock {
     /// Waits, and says so, while another set-up is at work.
     pub fn acquire(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root)
-            .with_context(|| format!("cannot create the folder {}", root.display()))?;
+        fs::create_dir_all(root).with_context(|| format!("cannot create the folder {}", root.display()))?;
         let path = root.join("setup.lock");
         let failure = || format!("cannot lock {}", path.display());
         let file = File::create(&path).with_context(failure)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                println!(
-                    "Another set-up is at work; waiting for it ({})",
-                    path.display()
-                );
+                println!("Another set-up is at work; waiting for it ({})", path.display());
                 file.lock().with_context(failure)?;
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(failure),
@@ -71,8 +65,7 @@ impl Scratch {
     /// Names and creates the scratch folder.
     pub fn create(root: &Path, stem: &str) -> Result<Self> {
         let scratch = Self::name(root, stem);
-        fs::create_dir(&scratch.0)
-            .with_context(|| format!("cannot create the folder {}", scratch.0.display()))?;
+        fs::create_dir(&scratch.0).with_context(|| format!("cannot create the folder {}", scratch.0.display()))?;
         Ok(scratch)
     }
 
@@ -92,17 +85,11 @@ impl Drop for Scratch {
 /// Removes the scratch folders that killed set-ups left. The caller holds the lock.
 pub fn remove_stale(root: &Path, _lock: &Lock) -> Result<()> {
     for entry in fs::read_dir(root).with_context(|| format!("cannot list {}", root.display()))? {
-        let path = entry
-            .with_context(|| format!("cannot list {}", root.display()))?
-            .path();
+        let path = entry.with_context(|| format!("cannot list {}", root.display()))?.path();
         if scratch_owner(&path).is_some_and(|owner| !is_other_live_process(owner)) {
-            fs::remove_dir_all(&path).with_context(|| {
-                format!("cannot remove the left-over folder {}", path.display())
-            })?;
-            println!(
-                "Removed what an interrupted set-up left: {}",
-                path.display()
-            );
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove the left-over folder {}", path.display()))?;
+            println!("Removed what an interrupted set-up left: {}", path.display());
         }
     }
     Ok(())
@@ -134,12 +121,7 @@ mod tests {
         assert_eq!(root("/x", "/h").unwrap(), Path::new("/x/mtlrun"));
         assert_eq!(root("", "/h").unwrap(), Path::new("/h/.cache/mtlrun"));
         assert_eq!(root("x", "/h").unwrap(), Path::new("/h/.cache/mtlrun"));
-        assert!(
-            root("x", "")
-                .unwrap_err()
-                .downcast_ref::<UserFault>()
-                .is_some()
-        );
+        assert!(root("x", "").unwrap_err().downcast_ref::<UserFault>().is_some());
     }
 
     #[test]
@@ -149,10 +131,7 @@ mod tests {
         for (name, kept) in [
             (format!("libtorch-2.11.0-cpu.tmp-{DEAD}"), false),
             (format!("libtorch-2.11.0-cpu.download.tmp-{DEAD}"), false),
-            (
-                format!("libtorch-2.11.0-cpu.tmp-{}", std::process::id()),
-                false,
-            ),
+            (format!("libtorch-2.11.0-cpu.tmp-{}", std::process::id()), false),
             ("libtorch-2.11.0-cpu.tmp-1".into(), true),
             ("libtorch-2.11.0-cpu".into(), true),
             (format!("other.tmp-{DEAD}"), true),

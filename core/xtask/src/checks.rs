@@ -19,33 +19,12 @@ pub struct Step {
 
 /// The project's checks, in the order in which they run.
 pub fn steps() -> [Step; 4] {
-    let cargo = |name, env, args| Step {
-        name,
-        env,
-        program: "cargo",
-        args,
-    };
+    let cargo = |name, env, args| Step { name, env, program: "cargo", args };
     [
         cargo("formatting", &[], &["fmt", "--all", "--check"]),
-        cargo(
-            "lints",
-            &[],
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
+        cargo("lints", &[], &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
         cargo("tests", &[], &["test", "--workspace", "--locked"]),
-        cargo(
-            "documentation",
-            &[("RUSTDOCFLAGS", "-D warnings")],
-            &["doc", "--workspace", "--no-deps", "--locked"],
-        ),
+        cargo("documentation", &[("RUSTDOCFLAGS", "-D warnings")], &["doc", "--workspace", "--no-deps", "--locked"]),
     ]
 }
 
@@ -74,13 +53,7 @@ fn components(runs: &dyn Fn(&[&str]) -> bool) -> Result<()> {
 pub fn run(root: &Path, steps: &[Step]) -> Result<()> {
     let all = Instant::now();
     for (index, step) in steps.iter().enumerate() {
-        println!(
-            "[{}/{}] {}: {}",
-            index + 1,
-            steps.len(),
-            step.name,
-            step.command_line()
-        );
+        println!("[{}/{}] {}: {}", index + 1, steps.len(), step.name, step.command_line());
         let start = Instant::now();
         let status = Command::new(step.program)
             .args(step.args)
@@ -97,32 +70,17 @@ pub fn run(root: &Path, steps: &[Step]) -> Result<()> {
                 step.command_line()
             );
         }
-        println!(
-            "[{}/{}] {}: passed in {seconds:.1} s",
-            index + 1,
-            steps.len(),
-            step.name
-        );
+        println!("[{}/{}] {}: passed in {seconds:.1} s", index + 1, steps.len(), step.name);
     }
-    println!(
-        "All {} checks passed in {:.1} s",
-        steps.len(),
-        all.elapsed().as_secs_f64()
-    );
+    println!("All {} checks passed in {:.1} s", steps.len(), all.elapsed().as_secs_f64());
     Ok(())
 }
 
 impl Step {
     /// The command as it is typed into a shell.
     fn command_line(&self) -> String {
-        let env = self
-            .env
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{value}\""));
-        let words = [self.program]
-            .into_iter()
-            .chain(self.args.iter().copied())
-            .map(String::from);
+        let env = self.env.iter().map(|(name, value)| format!("{name}=\"{value}\""));
+        let words = [self.program].into_iter().chain(self.args.iter().copied()).map(String::from);
         env.chain(words).collect::<Vec<_>>().join(" ")
     }
 }
@@ -132,12 +90,7 @@ mod tests {
     use super::*;
 
     fn step(name: &'static str, program: &'static str, args: &'static [&'static str]) -> Step {
-        Step {
-            name,
-            env: &[("WORD", "two words")],
-            program,
-            args,
-        }
+        Step { name, env: &[("WORD", "two words")], program, args }
     }
 
     #[test]
@@ -165,16 +118,8 @@ mod tests {
     #[test]
     fn a_missing_component_is_named_with_its_remedy() {
         let error = components(&|command| command[1] == "fmt").unwrap_err();
-        assert!(
-            error.to_string().contains("the checks need clippy, which"),
-            "{error}"
-        );
-        assert!(
-            error
-                .to_string()
-                .contains("rustup component add rustfmt clippy"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the checks need clippy, which"), "{error}");
+        assert!(error.to_string().contains("rustup component add rustfmt clippy"), "{error}");
         assert!(error.downcast_ref::<UserFault>().is_some());
         components(&|_| true).unwrap();
     }

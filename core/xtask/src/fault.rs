@@ -32,9 +32,7 @@ mod tests {
     #[test]
     fn a_user_fault_is_known_below_added_context() {
         let fault: anyhow::Result<()> = Err(UserFault("no g++".into()).into());
-        assert!(is_user_fault(
-            &fault.context("while setting up").unwrap_err()
-        ));
+        assert!(is_user_fault(&fault.context("while setting up").unwrap_err()));
         assert!(!is_user_fault(&anyhow!("the disk is full")));
     }
 }

@@ -26,19 +26,14 @@ const TARGET: [&str; 16] = [
     "manylinux2014_x86_64",
 ];
 
-const WHEELS: [&str; 3] = [
-    "torch==2.11.0",
-    "nvidia-cuda-runtime==13.0.96",
-    "nvidia-cuda-cupti==13.0.85",
-];
+const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
 /// Downloads into `folder` and gives the wheels' paths.
 pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
     println!("Fetching {} with pip (about 550 MB)", WHEELS.join(", "));
     let (destination, temporary) = (folder.join("wheels"), folder.join("pip"));
     for sub in [&destination, &temporary] {
-        fs::create_dir(sub)
-            .with_context(|| format!("cannot create the folder {}", sub.display()))?;
+        fs::create_dir(sub).with_context(|| format!("cannot create the folder {}", sub.display()))?;
     }
     let status = Command::new("python3")
         .args(["-m", "pip", "--disable-pip-version-check", "download"])
@@ -57,8 +52,8 @@ pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
              put the cause right and run the set-up again"
         );
     }
-    let wheels = found(&destination)
-        .with_context(|| format!("cannot list what pip put into {}", destination.display()))?;
+    let wheels =
+        found(&destination).with_context(|| format!("cannot list what pip put into {}", destination.display()))?;
     ensure!(
         wheels.len() == WHEELS.len(),
         "expected {} wheels from pip, found {} in {}",

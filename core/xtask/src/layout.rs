@@ -15,12 +15,7 @@ pub const NAME: &str = "libtorch-2.11.0-cpu";
 /// What `build-version` must say; [`CUDA_LIBS`] are those of this build.
 pub const VERSION: &str = "2.11.0+cu130";
 /// The libraries taken from the torch wheel. libtorch_cuda is left out: the CPU needs none of it, and it is large.
-pub const TORCH_LIBS: [&str; 4] = [
-    "libtorch_cpu.so",
-    "libtorch.so",
-    "libc10.so",
-    "libgomp.so.1",
-];
+pub const TORCH_LIBS: [&str; 4] = ["libtorch_cpu.so", "libtorch.so", "libc10.so", "libgomp.so.1"];
 /// The libraries from the other wheels, which libtorch_cpu is linked against even where no GPU is used.
 pub const CUDA_LIBS: [&str; 2] = ["libcudart.so.13", "libcupti.so.13"];
 
@@ -75,17 +70,13 @@ pub fn check(layout: &Path, verify: bool) -> Result<State> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            return Ok(State::Broken(format!(
-                "{MANIFEST} cannot be read ({error})"
-            )));
+            return Ok(State::Broken(format!("{MANIFEST} cannot be read ({error})")));
         }
     };
     let mut manifest: Manifest = match serde_json::from_str(&text) {
         Ok(manifest) => manifest,
         Err(error) => {
-            return Ok(State::Broken(format!(
-                "{MANIFEST} cannot be understood ({error})"
-            )));
+            return Ok(State::Broken(format!("{MANIFEST} cannot be understood ({error})")));
         }
     };
     let recorded = manifest.clone();
@@ -102,8 +93,7 @@ pub fn check(layout: &Path, verify: bool) -> Result<State> {
 /// Records what lies in `layout`, which must be complete, and writes the manifest.
 pub fn seal(layout: &Path) -> Result<()> {
     let version = layout.join(BUILD_VERSION);
-    let version = fs::read_to_string(&version)
-        .with_context(|| format!("cannot read {}", version.display()))?;
+    let version = fs::read_to_string(&version).with_context(|| format!("cannot read {}", version.display()))?;
     let version = version.trim_end().to_string();
     ensure!(
         version == VERSION,
@@ -113,41 +103,24 @@ pub fn seal(layout: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     for name in required() {
         let path = layout.join(&name);
-        let metadata = fs::metadata(&path).with_context(|| {
-            format!("the wheels did not hold all that is needed: {name} is missing")
-        })?;
-        let record = FileRecord {
-            bytes: metadata.len(),
-            sha256: sha256(&path)?,
-            modified_ns: modified_ns(&metadata),
-        };
+        let metadata = fs::metadata(&path)
+            .with_context(|| format!("the wheels did not hold all that is needed: {name} is missing"))?;
+        let record = FileRecord { bytes: metadata.len(), sha256: sha256(&path)?, modified_ns: modified_ns(&metadata) };
         files.insert(name, record);
     }
     let include = tree_record(&layout.join("include"), true)?;
-    ensure!(
-        include.files > 0,
-        "the torch wheel did not hold any header below torch/include"
-    );
-    Manifest {
-        version,
-        files,
-        include,
-    }
-    .write(layout)
+    ensure!(include.files > 0, "the torch wheel did not hold any header below torch/include");
+    Manifest { version, files, include }.write(layout)
 }
 
 /// Writes the file that tells which build of torch the layout is.
 pub fn write_build_version(layout: &Path, version: &str) -> Result<()> {
     let path = layout.join(BUILD_VERSION);
-    fs::write(&path, format!("{version}\n"))
-        .with_context(|| format!("cannot write {}", path.display()))
+    fs::write(&path, format!("{version}\n")).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn required() -> impl Iterator<Item = String> {
-    let libs = TORCH_LIBS
-        .iter()
-        .chain(&CUDA_LIBS)
-        .map(|lib| format!("lib/{lib}"));
+    let libs = TORCH_LIBS.iter().chain(&CUDA_LIBS).map(|lib| format!("lib/{lib}"));
     libs.chain([BUILD_VERSION.to_string()])
 }
 
@@ -155,10 +128,7 @@ impl Manifest {
     /// The first way in which the folder is not as recorded. Dates that differ for equal contents are taken over.
     fn disagreement(&mut self, layout: &Path, verify: bool) -> Result<Option<String>> {
         if self.version != VERSION {
-            return Ok(Some(format!(
-                "it is torch {}, expected {VERSION}",
-                self.version
-            )));
+            return Ok(Some(format!("it is torch {}, expected {VERSION}", self.version)));
         }
         for name in required() {
             let Some(record) = self.files.get_mut(&name) else {
@@ -170,20 +140,13 @@ impl Manifest {
                 Err(error) => return Ok(Some(format!("{name} cannot be read ({error})"))),
             };
             if metadata.len() != record.bytes {
-                return Ok(Some(format!(
-                    "{name} has {} bytes, expected {}",
-                    metadata.len(),
-                    record.bytes
-                )));
+                return Ok(Some(format!("{name} has {} bytes, expected {}", metadata.len(), record.bytes)));
             }
             let modified_ns = modified_ns(&metadata);
             if verify || modified_ns != record.modified_ns {
                 let found = sha256(&path)?;
                 if found != record.sha256 {
-                    return Ok(Some(format!(
-                        "{name} has the SHA-256 {found}, expected {}",
-                        record.sha256
-                    )));
+                    return Ok(Some(format!("{name} has the SHA-256 {found}, expected {}", record.sha256)));
                 }
                 record.modified_ns = modified_ns;
             }
@@ -200,9 +163,7 @@ impl Manifest {
             )));
         }
         if verify && found.sha256 != self.include.sha256 {
-            return Ok(Some(
-                "a file in include was changed: the folder's SHA-256 differs".into(),
-            ));
+            return Ok(Some("a file in include was changed: the folder's SHA-256 differs".into()));
         }
         Ok(None)
     }
@@ -251,11 +212,7 @@ impl io::Write for HashWriter<'_> {
 }
 
 fn hex(hasher: Sha256) -> String {
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Counts and adds up the files below `top`; reads them only where `hash` asks for it.
@@ -274,11 +231,7 @@ fn tree_record(top: &Path, hash: bool) -> Result<TreeRecord> {
             hash_into(path, &mut hasher)?;
         }
     }
-    Ok(TreeRecord {
-        files: found.len() as u64,
-        bytes: found.iter().map(|(_, bytes)| bytes).sum(),
-        sha256: hex(hasher),
-    })
+    Ok(TreeRecord { files: found.len() as u64, bytes: found.iter().map(|(_, bytes)| bytes).sum(), sha256: hex(hasher) })
 }
 
 fn walk(folder: &Path, found: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
@@ -304,11 +257,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("lib")).unwrap();
         fs::create_dir_all(dir.path().join("include/torch")).unwrap();
         for lib in TORCH_LIBS.iter().chain(&CUDA_LIBS) {
-            fs::write(
-                dir.path().join("lib").join(lib),
-                format!("content of {lib}"),
-            )
-            .unwrap();
+            fs::write(dir.path().join("lib").join(lib), format!("content of {lib}")).unwrap();
         }
         fs::write(dir.path().join("include/torch/a.h"), "int a;").unwrap();
         fs::write(dir.path().join("include/b.h"), "int b;").unwrap();
@@ -318,12 +267,7 @@ mod tests {
     }
 
     fn set_modified(path: &Path, modified: SystemTime) {
-        File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_times(FileTimes::new().set_modified(modified))
-            .unwrap();
+        File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(modified)).unwrap();
     }
 
     /// Writes other bytes of the same number and puts the date back, as a failing disk would have it.
@@ -347,10 +291,7 @@ mod tests {
         let dir = sound_layout();
         assert_eq!(check(dir.path(), false).unwrap(), State::Sound);
         assert_eq!(check(dir.path(), true).unwrap(), State::Sound);
-        assert_eq!(
-            check(&dir.path().join("none"), false).unwrap(),
-            State::Absent
-        );
+        assert_eq!(check(&dir.path().join("none"), false).unwrap(), State::Absent);
     }
 
     #[test]
@@ -368,10 +309,7 @@ mod tests {
         let dir = sound_layout();
         let lib = dir.path().join("lib/libtorch_cpu.so");
         fs::write(&lib, "short").unwrap();
-        assert_eq!(
-            reason(dir.path(), false),
-            "lib/libtorch_cpu.so has 5 bytes, expected 26"
-        );
+        assert_eq!(reason(dir.path(), false), "lib/libtorch_cpu.so has 5 bytes, expected 26");
         fs::remove_file(&lib).unwrap();
         assert!(reason(dir.path(), false).starts_with("lib/libtorch_cpu.so cannot be read"));
     }
@@ -396,10 +334,7 @@ mod tests {
         assert_eq!(check(dir.path(), false).unwrap(), State::Sound);
         let text = fs::read_to_string(dir.path().join(MANIFEST)).unwrap();
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            manifest.files["lib/libtorch.so"].modified_ns,
-            modified_ns(&fs::metadata(&lib).unwrap())
-        );
+        assert_eq!(manifest.files["lib/libtorch.so"].modified_ns, modified_ns(&fs::metadata(&lib).unwrap()));
     }
 
     #[test]
@@ -410,10 +345,7 @@ mod tests {
         assert_eq!(check(dir.path(), false).unwrap(), State::Sound);
         assert!(reason(dir.path(), true).contains("include was changed"));
         fs::remove_file(&header).unwrap();
-        assert_eq!(
-            reason(dir.path(), false),
-            "include has 1 files of 6 bytes, expected 2 of 12"
-        );
+        assert_eq!(reason(dir.path(), false), "include has 1 files of 6 bytes, expected 2 of 12");
         fs::remove_dir_all(dir.path().join("include")).unwrap();
         assert!(reason(dir.path(), false).contains("include is missing"));
     }
@@ -440,20 +372,10 @@ mod tests {
         let dir = sound_layout();
         fs::remove_file(dir.path().join(MANIFEST)).unwrap();
         write_build_version(dir.path(), "2.11.0+cu128").unwrap();
-        assert!(
-            seal(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("2.11.0+cu128")
-        );
+        assert!(seal(dir.path()).unwrap_err().to_string().contains("2.11.0+cu128"));
         write_build_version(dir.path(), VERSION).unwrap();
         fs::remove_file(dir.path().join("lib/libgomp.so.1")).unwrap();
-        assert!(
-            seal(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("lib/libgomp.so.1")
-        );
+        assert!(seal(dir.path()).unwrap_err().to_string().contains("lib/libgomp.so.1"));
         assert!(!dir.path().join(MANIFEST).exists());
     }
 }

@@ -37,8 +37,7 @@ pub fn current(link: &Path) -> Result<Option<PathBuf>> {
         ))
         .into());
     }
-    let target =
-        fs::read_link(link).with_context(|| format!("cannot read the link {}", link.display()))?;
+    let target = fs::read_link(link).with_context(|| format!("cannot read the link {}", link.display()))?;
     Ok(Some(target))
 }
 
@@ -48,10 +47,7 @@ pub fn point(link: &Path, target: &Path) -> Result<Change> {
     if before.as_deref() == Some(target) {
         return Ok(Change::None);
     }
-    let mut name = link
-        .file_name()
-        .context("the link has no name")?
-        .to_os_string();
+    let mut name = link.file_name().context("the link has no name")?.to_os_string();
     name.push(format!(".tmp-{}", std::process::id()));
     let fresh = link.with_file_name(name);
     let failure = || format!("cannot point {} at {}", link.display(), target.display());
@@ -80,11 +76,7 @@ mod tests {
         symlink(&gone, &link).unwrap();
         assert_eq!(point(&link, &target).unwrap(), Change::Replaced(gone));
         assert_eq!(fs::read_link(&link).unwrap(), target);
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            2,
-            "a scratch link was left"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "a scratch link was left");
     }
 
     #[test]
@@ -99,12 +91,7 @@ mod tests {
 
         fs::remove_dir(&link).unwrap();
         fs::write(&link, "mine").unwrap();
-        assert!(
-            point(&link, dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("real file")
-        );
+        assert!(point(&link, dir.path()).unwrap_err().to_string().contains("real file"));
         assert_eq!(fs::read_to_string(&link).unwrap(), "mine");
     }
 }

@@ -8,27 +8,17 @@ use crate::fault::UserFault;
 
 /// Fails with one message that lists every missing need. Python is needed only for a download.
 pub fn check(download: bool) -> Result<()> {
-    let cxx = std::env::var("CXX")
-        .ok()
-        .filter(|value| !value.trim().is_empty());
+    let cxx = std::env::var("CXX").ok().filter(|value| !value.trim().is_empty());
     let missing = missing(&runs, cxx.as_deref(), download);
     if missing.is_empty() {
         return Ok(());
     }
-    Err(UserFault(format!(
-        "the set-up needs what this machine lacks:\n  - {}",
-        missing.join("\n  - ")
-    ))
-    .into())
+    Err(UserFault(format!("the set-up needs what this machine lacks:\n  - {}", missing.join("\n  - "))).into())
 }
 
 /// The libtorch that is fetched exists for one platform only.
 pub fn check_platform() -> Result<()> {
-    if cfg!(all(
-        target_os = "linux",
-        target_arch = "x86_64",
-        target_env = "gnu"
-    )) {
+    if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         return Ok(());
     }
     Err(UserFault(format!(
@@ -64,9 +54,7 @@ fn compiler_fault(runs: &dyn Fn(&[&str]) -> bool, cxx: Option<&str>) -> Option<S
         // CXX may hold a wrapper and options, such as `ccache g++ -pipe`.
         let command: Vec<&str> = cxx.split_whitespace().chain(["--version"]).collect();
         return (!runs(&command)).then(|| {
-            format!(
-                "a C++ compiler: CXX is `{cxx}`, which does not run; point CXX at a working compiler or unset it"
-            )
+            format!("a C++ compiler: CXX is `{cxx}`, which does not run; point CXX at a working compiler or unset it")
         });
     }
     // The build asks for `c++` by that name, so another compiler only helps through CXX.
@@ -84,15 +72,9 @@ fn pip_fault(runs: &dyn Fn(&[&str]) -> bool) -> Option<String> {
     if runs(&["python3", "-m", "pip", "--version"]) {
         None
     } else if runs(&["python3", "--version"]) {
-        Some(
-            "pip for python3, which fetches libtorch; on Debian: `apt-get install python3-pip`"
-                .into(),
-        )
+        Some("pip for python3, which fetches libtorch; on Debian: `apt-get install python3-pip`".into())
     } else {
-        Some(
-            "python3 with pip, which fetches libtorch; on Debian: `apt-get install python3 python3-pip`"
-                .into(),
-        )
+        Some("python3 with pip, which fetches libtorch; on Debian: `apt-get install python3 python3-pip`".into())
     }
 }
 
@@ -109,10 +91,7 @@ mod tests {
         let missing = missing(&only(&[]), None, true);
         assert_eq!(missing.len(), 2, "{missing:?}");
         assert!(missing[0].contains("apt-get install g++"), "{missing:?}");
-        assert!(
-            missing[1].contains("apt-get install python3 python3-pip"),
-            "{missing:?}"
-        );
+        assert!(missing[1].contains("apt-get install python3 python3-pip"), "{missing:?}");
     }
 
     #[test]

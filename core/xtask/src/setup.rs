@@ -20,11 +20,7 @@ pub fn run(root: &Path, verify: bool) -> Result<()> {
     match link::point(&link, &layout)? {
         Change::None => {}
         Change::Created => println!("Linked {} to it", link.display()),
-        Change::Replaced(old) => println!(
-            "Linked {} to it, no longer to {}",
-            link.display(),
-            old.display()
-        ),
+        Change::Replaced(old) => println!("Linked {} to it, no longer to {}", link.display(), old.display()),
     }
     Ok(())
 }
@@ -45,41 +41,22 @@ fn ensure(
     needs(state != State::Sound)?;
     match state {
         State::Sound => {
-            let depth = if verify {
-                ", every file's content compared"
-            } else {
-                ""
-            };
-            println!(
-                "libtorch {} is in place: {}{depth}",
-                layout::VERSION,
-                place.display()
-            );
+            let depth = if verify { ", every file's content compared" } else { "" };
+            println!("libtorch {} is in place: {}{depth}", layout::VERSION, place.display());
             return Ok(place);
         }
         State::Broken(reason) => {
-            println!(
-                "libtorch in {} is unfinished or damaged: {reason}. It is fetched again",
-                place.display()
-            );
+            println!("libtorch in {} is unfinished or damaged: {reason}. It is fetched again", place.display());
         }
         State::Absent => {}
     }
     build(cache, &place, fetch)?;
-    println!(
-        "libtorch {} was put in place: {}",
-        layout::VERSION,
-        place.display()
-    );
+    println!("libtorch {} was put in place: {}", layout::VERSION, place.display());
     Ok(place)
 }
 
 /// Builds the layout beside its place and moves it there whole.
-fn build(
-    cache: &Path,
-    place: &Path,
-    fetch: impl FnOnce(&Path) -> Result<Vec<PathBuf>>,
-) -> Result<()> {
+fn build(cache: &Path, place: &Path, fetch: impl FnOnce(&Path) -> Result<Vec<PathBuf>>) -> Result<()> {
     let download = Scratch::create(cache, &format!("{}.download", layout::NAME))?;
     let fresh = Scratch::create(cache, layout::NAME)?;
     for wheel in fetch(download.path())? {
@@ -102,8 +79,7 @@ fn sync(folder: &Path) -> Result<()> {
 /// The damaged layout stays until the new one is ready: programs may be running from it.
 fn put_in_place(cache: &Path, fresh: &Path, place: &Path) -> Result<()> {
     let old = Scratch::name(cache, &format!("{}.old", layout::NAME));
-    let failure =
-        |from: &Path, to: &Path| format!("cannot rename {} to {}", from.display(), to.display());
+    let failure = |from: &Path, to: &Path| format!("cannot rename {} to {}", from.display(), to.display());
     if fs::symlink_metadata(place).is_ok() {
         fs::rename(place, old.path()).with_context(|| failure(place, old.path()))?;
     }
@@ -125,11 +101,7 @@ mod tests {
     fn write_wheel(path: &Path, entries: &[(&str, Vec<u8>)]) {
         let mut zip = ZipWriter::new(File::create(path).unwrap());
         for (name, content) in entries {
-            zip.start_file(
-                *name,
-                FileOptions::default().compression_method(zip::CompressionMethod::Stored),
-            )
-            .unwrap();
+            zip.start_file(*name, FileOptions::default().compression_method(zip::CompressionMethod::Stored)).unwrap();
             zip.write_all(content).unwrap();
         }
         zip.finish().unwrap();
@@ -140,10 +112,7 @@ mod tests {
         write_wheel(
             &torch,
             &[
-                (
-                    "torch/version.py",
-                    format!("__version__ = '{}'\n", layout::VERSION).into(),
-                ),
+                ("torch/version.py", format!("__version__ = '{}'\n", layout::VERSION).into()),
                 ("torch/lib/libtorch_cpu.so", vec![7; BIG]),
                 ("torch/lib/libtorch.so", b"torch".into()),
                 ("torch/lib/libc10.so", b"c10".into()),
@@ -172,10 +141,8 @@ mod tests {
     }
 
     fn names(cache: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(cache)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -192,20 +159,9 @@ mod tests {
         let place = ensure(&cache, false, needs, fake_wheels).unwrap();
         assert_eq!(downloads.get(), Some(true));
         assert_eq!(names(&cache), [layout::NAME, "setup.lock"]);
-        assert_eq!(
-            names(&place),
-            ["build-version", "include", "lib", "manifest.json"]
-        );
-        assert_eq!(
-            fs::read_to_string(place.join("build-version"))
-                .unwrap()
-                .trim_end(),
-            layout::VERSION
-        );
-        assert_eq!(
-            fs::read(place.join("include/torch/all.h")).unwrap(),
-            b"int x;"
-        );
+        assert_eq!(names(&place), ["build-version", "include", "lib", "manifest.json"]);
+        assert_eq!(fs::read_to_string(place.join("build-version")).unwrap().trim_end(), layout::VERSION);
+        assert_eq!(fs::read(place.join("include/torch/all.h")).unwrap(), b"int x;");
         assert!(!place.join("lib/libtorch_cuda.so").exists());
 
         ensure(&cache, true, needs, no_fetch).unwrap();
@@ -243,10 +199,7 @@ mod tests {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
         };
-        for (damage, expected) in [
-            (truncate, "no complete zip archive"),
-            (flip, "torch/lib/libtorch_cpu.so"),
-        ] {
+        for (damage, expected) in [(truncate, "no complete zip archive"), (flip, "torch/lib/libtorch_cpu.so")] {
             let dir = tempfile::tempdir().unwrap();
             let fetch = |folder: &Path| {
                 let wheels = fake_wheels(folder)?;
@@ -256,10 +209,7 @@ mod tests {
                 Ok(wheels)
             };
             let error = format!("{:#}", ensure(dir.path(), false, any, fetch).unwrap_err());
-            assert!(
-                error.contains("torch.whl") && error.contains(expected),
-                "{error}"
-            );
+            assert!(error.contains("torch.whl") && error.contains(expected), "{error}");
             assert_eq!(names(dir.path()), ["setup.lock"]);
         }
     }

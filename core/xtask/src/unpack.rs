@@ -22,18 +22,13 @@ pub fn wheel(wheel: &Path, layout: &Path) -> Result<()> {
 
 fn unpack(wheel: &Path, layout: &Path) -> Result<()> {
     let file = File::open(wheel).with_context(|| format!("cannot open {}", wheel.display()))?;
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).context("it is no complete zip archive")?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).context("it is no complete zip archive")?;
     for index in 0..archive.len() {
-        let mut entry = archive
-            .by_index(index)
-            .with_context(|| format!("entry {index} cannot be read"))?;
+        let mut entry = archive.by_index(index).with_context(|| format!("entry {index} cannot be read"))?;
         let name = entry.name().to_string();
         if name == "torch/version.py" {
             let mut text = String::new();
-            entry
-                .read_to_string(&mut text)
-                .context("entry torch/version.py cannot be read")?;
+            entry.read_to_string(&mut text).context("entry torch/version.py cannot be read")?;
             let version = version_in(&text).context("torch/version.py names no __version__")?;
             layout::write_build_version(layout, version)?;
         } else if entry.is_file()
@@ -41,12 +36,9 @@ fn unpack(wheel: &Path, layout: &Path) -> Result<()> {
         {
             let path = layout.join(place);
             let parent = path.parent().context("an entry has no folder")?;
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot create the folder {}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot create the folder {}", parent.display()))?;
             let mut copy = || io::copy(&mut entry, &mut File::create(&path)?);
-            copy().with_context(|| {
-                format!("entry {name} cannot be unpacked to {}", path.display())
-            })?;
+            copy().with_context(|| format!("entry {name} cannot be unpacked to {}", path.display()))?;
         }
     }
     Ok(())
@@ -56,10 +48,7 @@ fn unpack(wheel: &Path, layout: &Path) -> Result<()> {
 fn place_of(entry: &str) -> Option<PathBuf> {
     let path = Path::new(entry);
     // An entry such as torch/include/../../x must not reach out of the layout.
-    if !path
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)))
-    {
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
     }
     if let Ok(header) = path.strip_prefix("torch/include") {
@@ -75,9 +64,7 @@ fn place_of(entry: &str) -> Option<PathBuf> {
 }
 
 fn version_in(text: &str) -> Option<&str> {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix("__version__ = "))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
     Some(value.trim().trim_matches(['\'', '"']))
 }
 
@@ -88,18 +75,9 @@ mod tests {
     #[test]
     fn only_headers_and_the_named_libraries_are_taken() {
         let place = |entry| place_of(entry).map(|path| path.to_str().unwrap().to_string());
-        assert_eq!(
-            place("torch/include/ATen/a.h").as_deref(),
-            Some("include/ATen/a.h")
-        );
-        assert_eq!(
-            place("torch/lib/libc10.so").as_deref(),
-            Some("lib/libc10.so")
-        );
-        assert_eq!(
-            place("nvidia/cu13/lib/libcudart.so.13").as_deref(),
-            Some("lib/libcudart.so.13")
-        );
+        assert_eq!(place("torch/include/ATen/a.h").as_deref(), Some("include/ATen/a.h"));
+        assert_eq!(place("torch/lib/libc10.so").as_deref(), Some("lib/libc10.so"));
+        assert_eq!(place("nvidia/cu13/lib/libcudart.so.13").as_deref(), Some("lib/libcudart.so.13"));
         for other in [
             "torch/lib/libtorch_cuda.so",
             "torch/lib/sub/libc10.so",

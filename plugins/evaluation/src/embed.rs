@@ -92,7 +92,13 @@ impl Embed {
         Ok(())
     }
 
-    fn write_csv(&self, files: &[PathBuf], embedding: &Tensor, age: Option<&Tensor>, group: Option<&Tensor>) -> Result<()> {
+    fn write_csv(
+        &self,
+        files: &[PathBuf],
+        embedding: &Tensor,
+        age: Option<&Tensor>,
+        group: Option<&Tensor>,
+    ) -> Result<()> {
         let embedding = rows(embedding)?;
         let mut text = String::from("file,age,group");
         for i in 0..embedding.first().map_or(0, Vec::len) {
@@ -103,7 +109,12 @@ impl Embed {
             let group = group.map(|t| t.f_int64_value(&[i as i64])).transpose()?;
             let name = file.display().to_string().replace('"', "\"\"");
             let number = |v: Option<String>| v.unwrap_or_default();
-            write!(text, "\n\"{name}\",{},{}", number(age.map(|a| a.to_string())), number(group.map(|g| g.to_string())))?;
+            write!(
+                text,
+                "\n\"{name}\",{},{}",
+                number(age.map(|a| a.to_string())),
+                number(group.map(|g| g.to_string()))
+            )?;
             for v in row {
                 write!(text, ",{v}")?;
             }

@@ -68,9 +68,7 @@ impl Convention {
                 // `numpy.arange` multiplies the step, which differs from `i / 100` in the last bit
                 // of 51 thresholds and so can flip a pair whose distance is a round number.
                 let grid = (0..Self::DISTANCE_STEPS).map(|i| f64::from(i) * 0.01);
-                first_best(grid, |t| {
-                    (below(same, t) + different.len() - below(different, t)) as f64
-                })
+                first_best(grid, |t| (below(same, t) + different.len() - below(different, t)) as f64)
             }
             Self::Facexzoo => {
                 let low = f64::min(same[0], different[0]);
@@ -78,8 +76,7 @@ impl Convention {
                 let step = (high - low) / f64::from(Self::COSINE_STEPS);
                 let grid = (1..=Self::COSINE_STEPS).map(|i| low + step * f64::from(i));
                 first_best(grid, |t| {
-                    above(same, t) as f64 / same.len() as f64
-                        - above(different, t) as f64 / different.len() as f64
+                    above(same, t) as f64 / same.len() as f64 - above(different, t) as f64 / different.len() as f64
                 })
             }
         }
@@ -100,11 +97,7 @@ fn first_best(candidates: impl Iterator<Item = f64>, merit: impl Fn(f64) -> f64)
     let start = (f64::NAN, f64::NEG_INFINITY);
     let (best, _) = candidates.fold(start, |best, candidate| {
         let value = merit(candidate);
-        if value > best.1 {
-            (candidate, value)
-        } else {
-            best
-        }
+        if value > best.1 { (candidate, value) } else { best }
     });
     best
 }
@@ -146,10 +139,9 @@ impl FlipTest {
         let flipped_wide = || flipped.iter().map(|&v| f64::from(v));
         let joined = match self {
             Self::None | Self::SumRaw => sum(plain_wide(), flipped_wide()),
-            Self::SumNorm => sum(
-                normalised(plain_wide().collect())?.into_iter(),
-                normalised(flipped_wide().collect())?.into_iter(),
-            ),
+            Self::SumNorm => {
+                sum(normalised(plain_wide().collect())?.into_iter(), normalised(flipped_wide().collect())?.into_iter())
+            }
             Self::Concat => plain_wide().chain(flipped_wide()).collect(),
         };
         Ok(narrow(normalised(joined)?))
@@ -183,10 +175,7 @@ fn normalised(mut values: Vec<f64>) -> Result<Vec<f64>> {
 /// If the lengths differ.
 pub fn squared_distance(a: &[f32], b: &[f32]) -> Result<f64> {
     check_lengths("second embedding", b.len(), a.len())?;
-    Ok(a.iter()
-        .zip(b)
-        .map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2))
-        .sum())
+    Ok(a.iter().zip(b).map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2)).sum())
 }
 
 /// Cosine of the angle between two embeddings of any norm.
@@ -195,12 +184,7 @@ pub fn squared_distance(a: &[f32], b: &[f32]) -> Result<f64> {
 /// If the lengths differ, or if a norm is 0 or not finite.
 pub fn cosine(a: &[f32], b: &[f32]) -> Result<f64> {
     check_lengths("second embedding", b.len(), a.len())?;
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter()
-            .zip(y)
-            .map(|(&p, &q)| f64::from(p) * f64::from(q))
-            .sum()
-    };
+    let dot = |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(&p, &q)| f64::from(p) * f64::from(q)).sum() };
     let norms = dot(a, a).sqrt() * dot(b, b).sqrt();
     ensure!(
         norms.is_finite() && norms > 0.0,
@@ -232,12 +216,7 @@ pub struct Accuracy {
 /// If the lists differ in length, a score is not a number in the convention's range, all pairs
 /// are of one kind, the training pairs of some fold are, or `folds` is not between 2 and the
 /// number of pairs.
-pub fn k_fold(
-    scores: &[f64],
-    same: &[bool],
-    folds: usize,
-    convention: Convention,
-) -> Result<Accuracy> {
+pub fn k_fold(scores: &[f64], same: &[bool], folds: usize, convention: Convention) -> Result<Accuracy> {
     check_pairs(scores, same)?;
     convention.check_range(scores)?;
     ensure!(
@@ -249,10 +228,8 @@ pub fn k_fold(
     let mut thresholds = Vec::with_capacity(folds);
     for (number, held_out) in fold_ranges(scores.len(), folds).enumerate() {
         let train = |kind: bool| {
-            let mut picked: Vec<f64> = (0..scores.len())
-                .filter(|i| same[*i] == kind && !held_out.contains(i))
-                .map(|i| scores[i])
-                .collect();
+            let mut picked: Vec<f64> =
+                (0..scores.len()).filter(|i| same[*i] == kind && !held_out.contains(i)).map(|i| scores[i]).collect();
             picked.sort_unstable_by(f64::total_cmp);
             picked
         };
@@ -267,19 +244,12 @@ pub fn k_fold(
         );
         let threshold = convention.fit(&train_same, &train_different);
         let size = held_out.len();
-        let right = held_out
-            .filter(|&i| convention.is_right(scores[i], same[i], threshold))
-            .count();
+        let right = held_out.filter(|&i| convention.is_right(scores[i], same[i], threshold)).count();
         fold_accuracies.push(right as f64 / size as f64);
         thresholds.push(threshold);
     }
     let mean = mean(&fold_accuracies);
-    Ok(Accuracy {
-        mean,
-        deviation: convention.deviation(&fold_accuracies, mean),
-        fold_accuracies,
-        thresholds,
-    })
+    Ok(Accuracy { mean, deviation: convention.deviation(&fold_accuracies, mean), fold_accuracies, thresholds })
 }
 
 fn fold_ranges(pairs: usize, folds: usize) -> impl Iterator<Item = Range<usize>> {
@@ -330,33 +300,17 @@ pub struct Roc {
 /// If the lists differ in length, a similarity is not finite, or all pairs are of one kind.
 pub fn roc(similarity: &[f64], same: &[bool]) -> Result<Roc> {
     check_pairs(similarity, same)?;
-    let mut pairs: Vec<(f64, bool)> = similarity
-        .iter()
-        .copied()
-        .zip(same.iter().copied())
-        .collect();
+    let mut pairs: Vec<(f64, bool)> = similarity.iter().copied().zip(same.iter().copied()).collect();
     pairs.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    let mut steps = vec![Step {
-        threshold: f64::INFINITY,
-        same: 0,
-        different: 0,
-    }];
+    let mut steps = vec![Step { threshold: f64::INFINITY, same: 0, different: 0 }];
     let (mut same, mut different) = (0, 0);
     for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
         let alike = tied.iter().filter(|pair| pair.1).count();
         same += alike;
         different += tied.len() - alike;
-        steps.push(Step {
-            threshold: tied[0].0,
-            same,
-            different,
-        });
+        steps.push(Step { threshold: tied[0].0, same, different });
     }
-    Ok(Roc {
-        same,
-        different,
-        steps,
-    })
+    Ok(Roc { same, different, steps })
 }
 
 impl Roc {
@@ -395,10 +349,7 @@ impl Roc {
     pub fn eer(&self) -> f64 {
         // FAR - FRR grows from -1 to 1 and strictly so with every step: there is one crossing.
         let excess = |step: Step| self.far(step) + self.tar(step) - 1.0;
-        let end = self
-            .steps
-            .partition_point(|&step| excess(step) < 0.0)
-            .clamp(1, self.steps.len() - 1);
+        let end = self.steps.partition_point(|&step| excess(step) < 0.0).clamp(1, self.steps.len() - 1);
         let (before, after) = (self.steps[end - 1], self.steps[end]);
         let (low, high) = (excess(before), excess(after));
         let share = -low / (high - low);
@@ -416,10 +367,7 @@ impl Roc {
     /// # Errors
     /// If `far` is not between 0 and 1.
     pub fn tar_at_far(&self, far: f64) -> Result<f64> {
-        ensure!(
-            (0.0..=1.0).contains(&far),
-            "expected a false accept rate between 0 and 1, found {far}"
-        );
+        ensure!((0.0..=1.0).contains(&far), "expected a false accept rate between 0 and 1, found {far}");
         let mut nearest = (f64::INFINITY, 0.0);
         // TAR never falls along the list, so from its end the first of equals has the largest.
         for &step in self.steps.iter().rev() {
@@ -528,11 +476,7 @@ pub fn report(
     // The negated distance ranks pairs exactly; a cosine may round two distances into a tie.
     let similarity: Vec<f64> = distances.iter().map(|d| -d).collect();
     let roc = roc(&similarity, same)?;
-    let tar_at_far = settings
-        .fars
-        .iter()
-        .map(|&far| Ok((far, roc.tar_at_far(far)?)))
-        .collect::<Result<_>>()?;
+    let tar_at_far = settings.fars.iter().map(|&far| Ok((far, roc.tar_at_far(far)?))).collect::<Result<_>>()?;
     let by_gap = match gaps {
         None => Vec::new(),
         Some(gaps) => {
@@ -595,8 +539,7 @@ fn gap_rows(
         let same_pairs = count(&row_same);
         let auc = if same_pairs > 0 && same_pairs < pairs.len() {
             let row_similarity: Vec<f64> = pairs.iter().map(|&i| similarity[i]).collect();
-            let curve = roc(&row_similarity, &row_same)
-                .with_context(|| format!("in the age-gap row {label}"))?;
+            let curve = roc(&row_similarity, &row_same).with_context(|| format!("in the age-gap row {label}"))?;
             Some(curve.auc())
         } else {
             None
@@ -620,16 +563,10 @@ fn gap_rows(
 /// If the lists are empty or differ in length, or a value is not finite.
 pub fn mean_absolute_error(predicted: &[f64], target: &[f64]) -> Result<f64> {
     check_lengths("list of predictions", predicted.len(), target.len())?;
-    ensure!(
-        !target.is_empty(),
-        "expected at least one prediction, found none"
-    );
+    ensure!(!target.is_empty(), "expected at least one prediction, found none");
     let mut errors = Vec::with_capacity(target.len());
     for (i, (p, t)) in predicted.iter().zip(target).enumerate() {
-        ensure!(
-            p.is_finite() && t.is_finite(),
-            "prediction {i} is {p} for the target {t}: expected finite numbers"
-        );
+        ensure!(p.is_finite() && t.is_finite(), "prediction {i} is {p} for the target {t}: expected finite numbers");
         errors.push((p - t).abs());
     }
     Ok(mean(&errors))
@@ -642,15 +579,8 @@ pub fn mean_absolute_error(predicted: &[f64], target: &[f64]) -> Result<f64> {
 /// If the lists are empty or differ in length.
 pub fn group_accuracy(predicted: &[usize], target: &[usize], tolerance: usize) -> Result<f64> {
     check_lengths("list of predictions", predicted.len(), target.len())?;
-    ensure!(
-        !target.is_empty(),
-        "expected at least one prediction, found none"
-    );
-    let right = predicted
-        .iter()
-        .zip(target)
-        .filter(|(p, t)| p.abs_diff(**t) <= tolerance)
-        .count();
+    ensure!(!target.is_empty(), "expected at least one prediction, found none");
+    let right = predicted.iter().zip(target).filter(|(p, t)| p.abs_diff(**t) <= tolerance).count();
     Ok(right as f64 / target.len() as f64)
 }
 
@@ -659,10 +589,7 @@ fn count(flags: &[bool]) -> usize {
 }
 
 fn check_lengths(what: &str, found: usize, expected: usize) -> Result<()> {
-    ensure!(
-        found == expected,
-        "expected {expected} values in the {what}, found {found}"
-    );
+    ensure!(found == expected, "expected {expected} values in the {what}, found {found}");
     Ok(())
 }
 
@@ -685,15 +612,9 @@ fn check_pairs(scores: &[f64], same: &[bool]) -> Result<()> {
         scores.len(),
         same.len()
     );
-    ensure!(
-        !scores.is_empty(),
-        "expected at least two pairs, found none"
-    );
+    ensure!(!scores.is_empty(), "expected at least two pairs, found none");
     if let Some(pair) = scores.iter().position(|score| !score.is_finite()) {
-        bail!(
-            "the score of pair {pair} (counting from 0) is {}: expected a finite number",
-            scores[pair]
-        );
+        bail!("the score of pair {pair} (counting from 0) is {}: expected a finite number", scores[pair]);
     }
     let alike = count(same);
     let only = match (alike, same.len() - alike) {
@@ -701,10 +622,7 @@ fn check_pairs(scores: &[f64], same: &[bool]) -> Result<()> {
         (_, 0) => "the same person",
         _ => return Ok(()),
     };
-    bail!(
-        "expected pairs of both kinds, found {} that all show {only}",
-        same.len()
-    );
+    bail!("expected pairs of both kinds, found {} that all show {only}", same.len());
 }
 
 #[cfg(test)]
@@ -718,10 +636,7 @@ mod tests {
     const BOTH: [Convention; 2] = [Convention::Insightface, Convention::Facexzoo];
 
     fn close(found: f64, expected: f64) {
-        assert!(
-            (found - expected).abs() < 1e-12,
-            "found {found}, expected {expected}"
-        );
+        assert!((found - expected).abs() < 1e-12, "found {found}, expected {expected}");
     }
 
     fn all_close(found: &[f64], expected: &[f64]) {
@@ -753,12 +668,8 @@ mod tests {
         /// Scores on a grid of `levels` values in `low..=high`, so that few levels give many ties;
         /// the first two pairs are of different kinds.
         fn pairs(&mut self, n: usize, levels: u64, low: f64, high: f64) -> (Vec<f64>, Vec<bool>) {
-            let scores = (0..n)
-                .map(|_| low + (high - low) * self.below(levels + 1) as f64 / levels as f64)
-                .collect();
-            let same = (0..n)
-                .map(|i| if i < 2 { i == 0 } else { self.below(2) == 0 })
-                .collect();
+            let scores = (0..n).map(|_| low + (high - low) * self.below(levels + 1) as f64 / levels as f64).collect();
+            let same = (0..n).map(|i| if i < 2 { i == 0 } else { self.below(2) == 0 }).collect();
             (scores, same)
         }
     }
@@ -768,11 +679,8 @@ mod tests {
     fn reference_pairs() -> (Vec<f64>, Vec<bool>) {
         let same = (0..3007u64).map(|i| i * 31 % 7 < 4);
         let distance = same.clone().zip(0..).map(|(same, i)| {
-            let thousandths = if same {
-                200 + i * 7919 % 1009 + i * 6007 % 797
-            } else {
-                900 + i * 7919 % 1009 + i * 5003 % 911
-            };
+            let thousandths =
+                if same { 200 + i * 7919 % 1009 + i * 6007 % 797 } else { 900 + i * 7919 % 1009 + i * 5003 % 911 };
             thousandths as f64 / 1000.0
         });
         (distance.collect(), same.collect())
@@ -783,12 +691,7 @@ mod tests {
     }
 
     /// Straight from the definitions: no sorting, one pass over the pairs for each threshold.
-    fn naive_k_fold(
-        scores: &[f64],
-        same: &[bool],
-        folds: usize,
-        convention: Convention,
-    ) -> Accuracy {
+    fn naive_k_fold(scores: &[f64], same: &[bool], folds: usize, convention: Convention) -> Accuracy {
         let n = scores.len();
         let mut fold_of = Vec::new();
         for fold in 0..folds {
@@ -841,20 +744,12 @@ mod tests {
         }
         let k = folds as f64;
         let mean = fold_accuracies.iter().sum::<f64>() / k;
-        let squares: f64 = fold_accuracies
-            .iter()
-            .map(|a| (a - mean) * (a - mean))
-            .sum();
+        let squares: f64 = fold_accuracies.iter().map(|a| (a - mean) * (a - mean)).sum();
         let deviation = match convention {
             Convention::Insightface => (squares / k).sqrt(),
             Convention::Facexzoo => (squares / (k - 1.0) / k).sqrt(),
         };
-        Accuracy {
-            mean,
-            deviation,
-            fold_accuracies,
-            thresholds,
-        }
+        Accuracy { mean, deviation, fold_accuracies, thresholds }
     }
 
     fn naive_auc(similarity: &[f64], same: &[bool]) -> f64 {
@@ -883,10 +778,7 @@ mod tests {
             let accepted = of_kind.clone().filter(|&i| similarity[i] >= t).count();
             accepted as f64 / of_kind.count() as f64
         };
-        thresholds
-            .iter()
-            .map(|&t| (rate(false, t), rate(true, t)))
-            .collect()
+        thresholds.iter().map(|&t| (rate(false, t), rate(true, t))).collect()
     }
 
     #[test]
@@ -978,10 +870,7 @@ mod tests {
             let n = 12 + random.below(90) as usize;
             let folds = 2 + random.below(9) as usize;
             let levels = [4, 40, 400, 100_003][round % 4];
-            for (convention, low, high) in [
-                (Convention::Insightface, 0.0, 4.0),
-                (Convention::Facexzoo, -1.0, 1.0),
-            ] {
+            for (convention, low, high) in [(Convention::Insightface, 0.0, 4.0), (Convention::Facexzoo, -1.0, 1.0)] {
                 let (scores, same) = random.pairs(n, levels, low, high);
                 let Ok(found) = k_fold(&scores, &same, folds, convention) else {
                     continue;
@@ -1003,10 +892,7 @@ mod tests {
         let found = k_fold(&distances, &same, 10, Convention::Insightface).unwrap();
         close(found.mean, 0.8257375415282391);
         close(found.deviation, 0.007_668_243_733_749_866);
-        all_close(
-            &found.thresholds,
-            &[1.59, 1.57, 1.57, 1.58, 1.57, 1.59, 1.57, 1.57, 1.58, 1.57],
-        );
+        all_close(&found.thresholds, &[1.59, 1.57, 1.57, 1.58, 1.57, 1.59, 1.57, 1.57, 1.58, 1.57]);
         close(found.fold_accuracies[3], 0.8372093023255814);
         close(found.fold_accuracies[9], 0.81);
 
@@ -1016,10 +902,7 @@ mod tests {
         close(found.deviation, 0.0018253720417203572);
         all_close(
             &found.thresholds,
-            &[
-                0.25607, 0.243899, 0.272257, 0.238743, 0.238743, 0.249055, 0.238743, 0.2390155,
-                0.238743, 0.238743,
-            ],
+            &[0.25607, 0.243899, 0.272257, 0.238743, 0.238743, 0.249055, 0.238743, 0.2390155, 0.238743, 0.238743],
         );
         close(found.fold_accuracies[0], 0.813953488372093);
         close(found.fold_accuracies[7], 0.83);
@@ -1030,20 +913,11 @@ mod tests {
         let similarity = [0.9, 0.5, 0.5, 0.1];
         let same = [true, true, false, false];
         let curve = roc(&similarity, &same).unwrap();
-        let point = |threshold, far, tar| RocPoint {
-            threshold,
-            far,
-            tar,
-        };
+        let point = |threshold, far, tar| RocPoint { threshold, far, tar };
         let points: Vec<RocPoint> = curve.points().collect();
         assert_eq!(
             points,
-            [
-                point(None, 0.0, 0.0),
-                point(Some(0.9), 0.0, 0.5),
-                point(Some(0.5), 0.5, 1.0),
-                point(Some(0.1), 1.0, 1.0),
-            ]
+            [point(None, 0.0, 0.0), point(Some(0.9), 0.0, 0.5), point(Some(0.5), 0.5, 1.0), point(Some(0.1), 1.0, 1.0),]
         );
         // Of four contests three are won and one is drawn.
         close(curve.auc(), 0.875);
@@ -1083,10 +957,7 @@ mod tests {
         assert_eq!(tar(0.375), 1.0);
         assert_eq!(tar(1.0), 1.0);
         for far in [-0.1, 1.1, f64::NAN] {
-            fails(
-                curve.tar_at_far(far),
-                &["between 0 and 1", &format!("{far}")],
-            );
+            fails(curve.tar_at_far(far), &["between 0 and 1", &format!("{far}")]);
         }
     }
 
@@ -1126,11 +997,7 @@ mod tests {
             for target in [0.0, 1e-3, 0.1, 0.25, 0.5, 0.77, 1.0] {
                 let distance = |p: &(f64, f64)| (p.0 - target).abs();
                 let least = points.iter().map(distance).fold(f64::INFINITY, f64::min);
-                let expected = points
-                    .iter()
-                    .filter(|p| distance(p) == least)
-                    .map(|p| p.1)
-                    .fold(0.0, f64::max);
+                let expected = points.iter().filter(|p| distance(p) == least).map(|p| p.1).fold(0.0, f64::max);
                 assert_eq!(curve.tar_at_far(target).unwrap(), expected);
             }
         }
@@ -1174,42 +1041,21 @@ mod tests {
         let norm = (0.36_f64 + 1.8 * 1.8).sqrt();
         check(FlipTest::SumNorm, &[0.6 / norm, 1.8 / norm]);
         let norm = 125.0_f64.sqrt();
-        check(
-            FlipTest::Concat,
-            &[3.0 / norm, 4.0 / norm, 0.0, 10.0 / norm],
-        );
-        assert_eq!(
-            FlipTest::None.combine(&plain, None).unwrap(),
-            [0.6_f32, 0.8]
-        );
+        check(FlipTest::Concat, &[3.0 / norm, 4.0 / norm, 0.0, 10.0 / norm]);
+        assert_eq!(FlipTest::None.combine(&plain, None).unwrap(), [0.6_f32, 0.8]);
     }
 
     #[test]
     fn flip_tests_refuse_what_they_cannot_combine() {
         for test in [FlipTest::SumRaw, FlipTest::SumNorm, FlipTest::Concat] {
-            fails(
-                test.combine(&[1.0, 0.0], None),
-                &["mirrored image", "found none"],
-            );
-            fails(
-                test.combine(&[1.0, 0.0], Some(&[1.0])),
-                &["expected 2", "found 1"],
-            );
-            fails(
-                test.combine(&[f32::NAN, 0.0], Some(&[1.0, 0.0])),
-                &["norm NaN"],
-            );
+            fails(test.combine(&[1.0, 0.0], None), &["mirrored image", "found none"]);
+            fails(test.combine(&[1.0, 0.0], Some(&[1.0])), &["expected 2", "found 1"]);
+            fails(test.combine(&[f32::NAN, 0.0], Some(&[1.0, 0.0])), &["norm NaN"]);
         }
-        fails(
-            FlipTest::SumRaw.combine(&[1.0, -2.0], Some(&[-1.0, 2.0])),
-            &["norm 0"],
-        );
+        fails(FlipTest::SumRaw.combine(&[1.0, -2.0], Some(&[-1.0, 2.0])), &["norm 0"]);
         fails(FlipTest::None.combine(&[0.0; 3], None), &["norm 0"]);
         // Squares of large f32 values overflow in f32 but not here.
-        assert_eq!(
-            FlipTest::None.combine(&[f32::MAX, 0.0], None).unwrap(),
-            [1.0, 0.0]
-        );
+        assert_eq!(FlipTest::None.combine(&[f32::MAX, 0.0], None).unwrap(), [1.0, 0.0]);
     }
 
     #[test]
@@ -1217,10 +1063,7 @@ mod tests {
         close(squared_distance(&[1.0, 2.0], &[4.0, -2.0]).unwrap(), 25.0);
         close(cosine(&[3.0, 0.0], &[1.0, 1.0]).unwrap(), 0.5_f64.sqrt());
         close(cosine(&[2.0, 0.0], &[-7.0, 0.0]).unwrap(), -1.0);
-        fails(
-            squared_distance(&[1.0], &[1.0, 2.0]),
-            &["expected 1", "found 2"],
-        );
+        fails(squared_distance(&[1.0], &[1.0, 2.0]), &["expected 1", "found 2"]);
         fails(cosine(&[1.0], &[1.0, 2.0]), &["expected 1", "found 2"]);
         fails(cosine(&[0.0, 0.0], &[1.0, 2.0]), &["product 0"]);
         // On unit vectors the two measure the same thing.
@@ -1234,13 +1077,9 @@ mod tests {
     fn report_combines_the_parts() {
         let (distances, same) = reference_pairs();
         for convention in BOTH {
-            let settings = ReportSettings {
-                convention,
-                ..ReportSettings::default()
-            };
-            let gaps: Vec<Option<f64>> = (0..same.len())
-                .map(|i| (i % 11 != 0).then_some((i * 13 % 101) as f64 / 2.0))
-                .collect();
+            let settings = ReportSettings { convention, ..ReportSettings::default() };
+            let gaps: Vec<Option<f64>> =
+                (0..same.len()).map(|i| (i % 11 != 0).then_some((i * 13 % 101) as f64 / 2.0)).collect();
             let found = report(&distances, &same, Some(&gaps), &settings).unwrap();
             let scores: Vec<f64> = match convention {
                 Convention::Insightface => distances.clone(),
@@ -1249,10 +1088,7 @@ mod tests {
             let expected = naive_k_fold(&scores, &same, 10, convention);
             close(found.accuracy, expected.mean);
             close(found.deviation, expected.deviation);
-            close(
-                found.threshold,
-                expected.thresholds.iter().sum::<f64>() / 10.0,
-            );
+            close(found.threshold, expected.thresholds.iter().sum::<f64>() / 10.0);
             assert_eq!((found.pairs, found.same), (3007, 1719));
             close(found.auc, 0.9162089128086168);
             close(found.eer, 0.17858330562021948);
@@ -1266,18 +1102,13 @@ mod tests {
                 let inside: Vec<usize> = (0..same.len())
                     .filter(|&i| {
                         gaps[i].is_some_and(|gap| {
-                            gap >= f64::from(row.from)
-                                && row.to.is_none_or(|to| gap < f64::from(to))
+                            gap >= f64::from(row.from) && row.to.is_none_or(|to| gap < f64::from(to))
                         })
                     })
                     .collect();
                 // The first 7 of the 10 folds hold 301 pairs, the others 300.
                 let fold = |i: usize| {
-                    if i < 2107 {
-                        i / 301
-                    } else {
-                        7 + (i - 2107) / 300
-                    }
+                    if i < 2107 { i / 301 } else { 7 + (i - 2107) / 300 }
                 };
                 let right = inside.iter().filter(|&&i| {
                     let t = expected.thresholds[fold(i)];
@@ -1288,10 +1119,7 @@ mod tests {
                     }
                 });
                 assert_eq!(row.pairs, inside.len());
-                close(
-                    row.accuracy.unwrap(),
-                    right.count() as f64 / inside.len() as f64,
-                );
+                close(row.accuracy.unwrap(), right.count() as f64 / inside.len() as f64);
                 let row_same: Vec<bool> = inside.iter().map(|&i| same[i]).collect();
                 assert_eq!(row.same, row_same.iter().filter(|s| **s).count());
                 let row_similarity: Vec<f64> = inside.iter().map(|&i| -distances[i]).collect();
@@ -1308,11 +1136,7 @@ mod tests {
         let distances = [0.1, 2.0, 0.1, 2.0, 0.1, 2.0];
         let same = [true, false, true, false, true, false];
         let gaps = [0.0, 1.0, 1.999, 29.5, 30.0, 100.0].map(Some);
-        let settings = ReportSettings {
-            folds: 3,
-            gap_edges: vec![1, 2, 20, 30, 40],
-            ..ReportSettings::default()
-        };
+        let settings = ReportSettings { folds: 3, gap_edges: vec![1, 2, 20, 30, 40], ..ReportSettings::default() };
         let found = report(&distances, &same, Some(&gaps), &settings).unwrap();
         let row = |label: &str, from, to, pairs, same, accuracy, auc| GapRow {
             label: label.into(),
@@ -1340,107 +1164,51 @@ mod tests {
     #[test]
     fn refusals_say_what_is_wrong() {
         let same = [true, false, true, false];
-        let settings = ReportSettings {
-            folds: 2,
-            ..ReportSettings::default()
-        };
+        let settings = ReportSettings { folds: 2, ..ReportSettings::default() };
         let good = [0.1, 2.0, 0.1, 2.0];
         let bad = [0.1, 2.0, f64::NAN, 2.0];
         fails(report(&bad, &same, None, &settings), &["pair 2", "NaN"]);
-        fails(
-            k_fold(&bad, &same, 2, Convention::Insightface),
-            &["pair 2", "NaN"],
-        );
+        fails(k_fold(&bad, &same, 2, Convention::Insightface), &["pair 2", "NaN"]);
         fails(roc(&bad, &same), &["pair 2", "NaN"]);
         let bad = [0.1, -0.3, 0.1, 2.0];
-        fails(
-            report(&bad, &same, None, &settings),
-            &["squared distance of pair 1", "-0.3", "between 0 and 4"],
-        );
-        fails(
-            k_fold(&good, &same, 2, Convention::Facexzoo),
-            &["cosine of pair 1", "between -1 and 1"],
-        );
-        fails(
-            report(&good, &[true; 4], None, &settings),
-            &["found 4", "the same person"],
-        );
-        fails(
-            report(&good, &[false; 4], None, &settings),
-            &["found 4", "different people"],
-        );
+        fails(report(&bad, &same, None, &settings), &["squared distance of pair 1", "-0.3", "between 0 and 4"]);
+        fails(k_fold(&good, &same, 2, Convention::Facexzoo), &["cosine of pair 1", "between -1 and 1"]);
+        fails(report(&good, &[true; 4], None, &settings), &["found 4", "the same person"]);
+        fails(report(&good, &[false; 4], None, &settings), &["found 4", "different people"]);
         fails(roc(&good, &[true; 4]), &["the same person"]);
         fails(report(&[], &[], None, &settings), &["found none"]);
-        fails(
-            report(&good, &same[..3], None, &settings),
-            &["4 scores", "3 flags"],
-        );
+        fails(report(&good, &same[..3], None, &settings), &["4 scores", "3 flags"]);
         for folds in [0, 1, 5] {
             for convention in BOTH {
                 let scores = [0.1, 1.0, 0.1, 1.0];
-                fails(
-                    k_fold(&scores, &same, folds, convention),
-                    &["2 folds", &format!("found {folds}")],
-                );
+                fails(k_fold(&scores, &same, folds, convention), &["2 folds", &format!("found {folds}")]);
             }
         }
         // An ungrouped list: all same pairs first.
         fails(
-            k_fold(
-                &good,
-                &[true, true, false, false],
-                2,
-                Convention::Insightface,
-            ),
+            k_fold(&good, &[true, true, false, false], 2, Convention::Insightface),
             &["fold 1 of 2", "0 same and 2 different"],
         );
         let gaps = [Some(1.0), None];
-        fails(
-            report(&good, &same, Some(&gaps), &settings),
-            &["expected 4", "age gaps", "found 2"],
-        );
+        fails(report(&good, &same, Some(&gaps), &settings), &["expected 4", "age gaps", "found 2"]);
         for gap in [-1.0, f64::NAN] {
             let gaps = [None, None, None, Some(gap)];
-            fails(
-                report(&good, &same, Some(&gaps), &settings),
-                &["gap of pair 3", &format!("{gap}")],
-            );
+            fails(report(&good, &same, Some(&gaps), &settings), &["gap of pair 3", &format!("{gap}")]);
         }
         for edges in [vec![], vec![0, 5, 5], vec![5, 0]] {
-            let settings = ReportSettings {
-                gap_edges: edges,
-                ..settings.clone()
-            };
-            fails(
-                report(&good, &same, Some(&[None; 4]), &settings),
-                &["strictly rising"],
-            );
+            let settings = ReportSettings { gap_edges: edges, ..settings.clone() };
+            fails(report(&good, &same, Some(&[None; 4]), &settings), &["strictly rising"]);
         }
-        let settings = ReportSettings {
-            fars: vec![2.0],
-            ..settings
-        };
-        fails(
-            report(&good, &same, None, &settings),
-            &["between 0 and 1, found 2"],
-        );
+        let settings = ReportSettings { fars: vec![2.0], ..settings };
+        fails(report(&good, &same, None, &settings), &["between 0 and 1, found 2"]);
     }
 
     #[test]
     fn regression_and_group_figures_by_hand() {
-        close(
-            mean_absolute_error(&[20.0, 31.5, 60.0], &[22.0, 30.0, 60.0]).unwrap(),
-            3.5 / 3.0,
-        );
-        fails(
-            mean_absolute_error(&[1.0], &[1.0, 2.0]),
-            &["expected 2", "found 1"],
-        );
+        close(mean_absolute_error(&[20.0, 31.5, 60.0], &[22.0, 30.0, 60.0]).unwrap(), 3.5 / 3.0);
+        fails(mean_absolute_error(&[1.0], &[1.0, 2.0]), &["expected 2", "found 1"]);
         fails(mean_absolute_error(&[], &[]), &["found none"]);
-        fails(
-            mean_absolute_error(&[1.0, f64::NAN], &[1.0, 2.0]),
-            &["prediction 1", "NaN"],
-        );
+        fails(mean_absolute_error(&[1.0, f64::NAN], &[1.0, 2.0]), &["prediction 1", "NaN"]);
         let (predicted, target) = ([0, 1, 4, 6], [0, 2, 4, 3]);
         close(group_accuracy(&predicted, &target, 0).unwrap(), 0.5);
         close(group_accuracy(&predicted, &target, 1).unwrap(), 0.75);
@@ -1455,19 +1223,11 @@ mod tests {
             let values = values.as_array().unwrap();
             values.iter().map(|v| v.as_str().unwrap().into()).collect()
         };
-        let written = serde_json::json!([
-            FlipTest::None,
-            FlipTest::SumRaw,
-            FlipTest::SumNorm,
-            FlipTest::Concat
-        ]);
+        let written = serde_json::json!([FlipTest::None, FlipTest::SumRaw, FlipTest::SumNorm, FlipTest::Concat]);
         let expected = ["none", "sum_raw", "sum_norm", "concat"];
         assert_eq!(names(written), expected.map(String::from).into());
         let expected = ["insightface", "facexzoo"];
-        assert_eq!(
-            names(serde_json::json!(BOTH)),
-            expected.map(String::from).into()
-        );
+        assert_eq!(names(serde_json::json!(BOTH)), expected.map(String::from).into());
         assert_eq!(Convention::default(), Convention::Insightface);
         assert_eq!(FlipTest::default(), FlipTest::SumRaw);
         for schema in [schema_for!(Convention), schema_for!(FlipTest)] {

@@ -157,9 +157,8 @@ impl Evaluator for Verification {
             .map(|p| protocol::squared_distance(&embeddings[p.a], &embeddings[p.b]))
             .collect::<Result<_>>()?;
         let same: Vec<bool> = pairs.iter().map(|p| p.same).collect();
-        let gaps: Option<Vec<Option<f64>>> = self
-            .ages(&files)?
-            .map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
+        let gaps: Option<Vec<Option<f64>>> =
+            self.ages(&files)?.map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
         let settings = ReportSettings { convention: self.convention, folds: self.folds, ..ReportSettings::default() };
         let found = protocol::report(&distances, &same, gaps.as_deref(), &settings)
             .with_context(|| format!("the pairs {}", self.pairs.display()))?;

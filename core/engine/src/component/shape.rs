@@ -158,13 +158,7 @@ impl Sizes {
         }
         let parts: Vec<&str> = pattern.split_whitespace().collect();
         if parts.len() != shape.len() {
-            bail!(
-                "expected {} sizes [{}], found {} {}",
-                parts.len(),
-                parts.join(", "),
-                shape.len(),
-                shape_text(shape)
-            );
+            bail!("expected {} sizes [{}], found {} {}", parts.len(), parts.join(", "), shape.len(), shape_text(shape));
         }
         for (part, dim) in parts.iter().zip(shape) {
             let wanted = match part.strip_prefix('$') {

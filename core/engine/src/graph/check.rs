@@ -23,8 +23,7 @@ impl Graph {
     pub fn with_shapes(recipe: &mut Recipe, known: &KnownShapes) -> Result<Self, Diagnostics> {
         let mut checker = Checker { recipe, out: Vec::new() };
         let graph = checker.graph(known);
-        let (errors, warnings): (Vec<_>, Vec<_>) =
-            checker.out.into_iter().partition(|d| d.severity == Severity::Error);
+        let (errors, warnings): (Vec<_>, Vec<_>) = checker.out.into_iter().partition(|d| d.severity == Severity::Error);
         match graph {
             Some(graph) if errors.is_empty() => {
                 recipe.warnings.extend(warnings);
@@ -330,8 +329,7 @@ impl Checker<'_> {
             if !good {
                 continue;
             }
-            let outputs: Result<Vec<_>, _> =
-                nodes[n].ports.outputs.iter().map(|p| sizes.shape(&p.pattern)).collect();
+            let outputs: Result<Vec<_>, _> = nodes[n].ports.outputs.iter().map(|p| sizes.shape(&p.pattern)).collect();
             match outputs {
                 Ok(shapes) => {
                     nodes[n].shapes = shapes;
@@ -435,9 +433,10 @@ impl Checker<'_> {
         for (phase, entry) in graph.phases.iter().zip(self.recipe.phase.values()) {
             for (loss, _) in &phase.losses {
                 let needed = graph.needed(&[*loss], false);
-                let reached = needed.iter().zip(&graph.nodes).any(
-                    |(needed, node)| matches!(node.target, Target::Module(m) if *needed && phase.updates[m]),
-                );
+                let reached = needed
+                    .iter()
+                    .zip(&graph.nodes)
+                    .any(|(needed, node)| matches!(node.target, Target::Module(m) if *needed && phase.updates[m]));
                 if !reached {
                     self.out.push(
                         Diagnostic::error(format!(
@@ -452,7 +451,8 @@ impl Checker<'_> {
             let roots: Vec<usize> = phase.losses.iter().map(|(n, _)| *n).collect();
             let needed = graph.needed(&roots, false);
             for (m, module) in graph.modules.iter().enumerate().filter(|(m, _)| phase.updates[*m]) {
-                let called = graph.nodes.iter().zip(&needed).any(|(n, needed)| *needed && n.target == Target::Module(m));
+                let called =
+                    graph.nodes.iter().zip(&needed).any(|(n, needed)| *needed && n.target == Target::Module(m));
                 if !called {
                     self.out.push(
                         Diagnostic::error(format!(
@@ -469,9 +469,10 @@ impl Checker<'_> {
             }
         }
         if self.recipe.phase.is_empty() {
-            self.out.push(Diagnostic::error("the recipe has no phase: nothing would be trained").help(
-                "add [phase.NAME] with minimize = [\"…\"], update = [\"…\"] and an optimizer",
-            ));
+            self.out.push(
+                Diagnostic::error("the recipe has no phase: nothing would be trained")
+                    .help("add [phase.NAME] with minimize = [\"…\"], update = [\"…\"] and an optimizer"),
+            );
         }
         let mut wanted: Vec<usize> = Vec::new();
         for slot in self.recipe.evaluate.values() {
@@ -575,7 +576,10 @@ pub(super) fn resolve_wire(streams: &[Stream], nodes: &[GraphNode], text: &str) 
         None if ports.outputs.len() == 1 => Ok(0),
         None => {
             let names: Vec<&str> = ports.outputs.iter().map(|p| p.name.as_str()).collect();
-            Err(format!("{what} `{head}` has several ports: say which, as {head}.{}", names.join(&format!(" or {head}."))))
+            Err(format!(
+                "{what} `{head}` has several ports: say which, as {head}.{}",
+                names.join(&format!(" or {head}."))
+            ))
         }
     };
     if let Some(stream) = streams.iter().position(|s| s.name == head) {

@@ -114,7 +114,8 @@ impl Model {
             functions.push(match block {
                 Some(block) => {
                     let params = Params::new(&node.name, placement);
-                    let made = block.build(&params, &node.sizes).with_context(|| format!("building `{}`", node.name))?;
+                    let made =
+                        block.build(&params, &node.sizes).with_context(|| format!("building `{}`", node.name))?;
                     if !params.take().is_empty() {
                         bail!("`{}` ({}) makes parameters, which only modules may", node.name, node.component);
                     }
@@ -141,13 +142,8 @@ impl Model {
             .map(|(k, _)| (k.clone(), open))
             .collect();
         graph.resolve(&named);
-        let placement = Placement {
-            device: tch::Device::Cpu,
-            kind: Kind::Float,
-            channels_last: false,
-            seed: 0,
-            shapes_only: true,
-        };
+        let placement =
+            Placement { device: tch::Device::Cpu, kind: Kind::Float, channels_last: false, seed: 0, shapes_only: true };
         let model = Self::build(recipe, graph, placement)?;
         Ok(model.tensors().into_iter().map(|(name, t)| (name, t.size())).collect())
     }
@@ -171,7 +167,8 @@ impl Model {
         for op in &plan.ops {
             match op {
                 Op::Evaluate(i) => {
-                    let outputs = self.evaluate(plan, *i, feed, &values, (step, total), None, hooks.wants_everything())?;
+                    let outputs =
+                        self.evaluate(plan, *i, feed, &values, (step, total), None, hooks.wants_everything())?;
                     hooks.evaluated(self, plan.instances[*i].node, &outputs)?;
                     values[*i] = Some(outputs);
                 }
@@ -234,7 +231,9 @@ impl Model {
         wires
             .iter()
             .zip(found)
-            .map(|(w, r)| Ok((self.graph.wire_name(*w), lookup(r, feed, &values).context("an output was not computed")?)))
+            .map(|(w, r)| {
+                Ok((self.graph.wire_name(*w), lookup(r, feed, &values).context("an output was not computed")?))
+            })
             .collect()
     }
 

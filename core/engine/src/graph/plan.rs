@@ -100,9 +100,8 @@ impl Plan {
                 plan.ops.push(Op::Backward { phase: p, losses, keep_graph: false });
             }
             plan.ops.push(Op::Update(p));
-            current.retain(|(node, _), _| {
-                !graph.nodes[*node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b)
-            });
+            current
+                .retain(|(node, _), _| !graph.nodes[*node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b));
         }
         plan.stop_recording(graph);
         for i in 0..backwards.len() {
@@ -134,13 +133,7 @@ impl Plan {
         (plan, found)
     }
 
-    fn evaluate(
-        &mut self,
-        graph: &Graph,
-        needed: &[bool],
-        micro: usize,
-        current: &mut HashMap<(usize, usize), usize>,
-    ) {
+    fn evaluate(&mut self, graph: &Graph, needed: &[bool], micro: usize, current: &mut HashMap<(usize, usize), usize>) {
         for &n in graph.order.iter().filter(|n| needed[**n]) {
             if current.contains_key(&(n, micro)) {
                 continue;
@@ -169,9 +162,11 @@ impl Plan {
         for i in 0..self.instances.len() {
             let node = &graph.nodes[self.instances[i].node];
             let from_inputs = !node.ports.stops_gradient
-                && self.instances[i].inputs.iter().flatten().any(
-                    |r| matches!(r, Reference::Value { instance, .. } if self.instances[*instance].record),
-                );
+                && self.instances[i]
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .any(|r| matches!(r, Reference::Value { instance, .. } if self.instances[*instance].record));
             self.instances[i].record &= self.instances[i].weights || from_inputs;
         }
     }

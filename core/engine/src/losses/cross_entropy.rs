@@ -17,10 +17,11 @@ struct CrossEntropy {
 
 impl Block for CrossEntropy {
     fn ports(&self) -> Ports {
-        Ports::new()
-            .input("logits", DType::Float, "batch classes")
-            .input("target", DType::Int, "batch")
-            .output("loss", DType::Float, "")
+        Ports::new().input("logits", DType::Float, "batch classes").input("target", DType::Int, "batch").output(
+            "loss",
+            DType::Float,
+            "",
+        )
     }
     fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
         Ok(Box::new(self.clone()))

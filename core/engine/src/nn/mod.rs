@@ -137,7 +137,7 @@ impl PRelu {
 
     /// `max(x, 0) + slope * min(x, 0)`, a slope a channel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_prelu(&self.weight)?)
+        mtl_torch::prelu(x, &self.weight)
     }
 }
 

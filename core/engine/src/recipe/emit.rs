@@ -58,12 +58,9 @@ pub fn recipe_schema() -> Json {
     let optimizer = slot::<OptimizerSlot>("optimizer", &[Kind::Optimizer], &mut definitions, &[]);
     let scheduler = slot::<Named>("scheduler", &[Kind::Scheduler], &mut definitions, &[]);
     let evaluate = slot::<EvaluateSlot>("evaluate", &[Kind::Evaluator], &mut definitions, &[]);
-    for (name, schema) in [
-        ("sampler", sampler),
-        ("transform", transform),
-        ("optimizer", optimizer),
-        ("scheduler", scheduler),
-    ] {
+    for (name, schema) in
+        [("sampler", sampler), ("transform", transform), ("optimizer", optimizer), ("scheduler", scheduler)]
+    {
         definitions.insert(name.into(), schema);
     }
     let mut phase = open(schema_of::<Phase>(), &mut definitions);
@@ -83,12 +80,9 @@ pub fn recipe_schema() -> Json {
     }
     let run = open(schema_of::<Run>(), &mut definitions);
     let ema = open(schema_of::<Ema>(), &mut definitions);
-    let table = |description: &str, of: Json| {
-        json!({ "description": description, "type": "object", "additionalProperties": of })
-    };
-    let strings = |description: &str| {
-        json!({ "description": description, "type": "array", "items": { "type": "string" } })
-    };
+    let table = |description: &str, of: Json| json!({ "description": description, "type": "object", "additionalProperties": of });
+    let strings =
+        |description: &str| json!({ "description": description, "type": "array", "items": { "type": "string" } });
     definitions.sort_keys();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -165,9 +159,6 @@ fn slot<C: schemars::JsonSchema>(
         );
     }
     let names: Vec<&str> = components.iter().map(|r| r.name).collect();
-    union.insert(
-        "component".into(),
-        json!({ "description": "The component.", "type": "string", "enum": names }),
-    );
+    union.insert("component".into(), json!({ "description": "The component.", "type": "string", "enum": names }));
     json!({ "type": "object", "properties": union, "additionalProperties": false, "allOf": branches })
 }

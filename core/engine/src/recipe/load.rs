@@ -12,8 +12,22 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// Keys that belong to the place of a component and not to the component: they stay when another is named.
 const SLOT_KEYS: &[&str] = &[
-    "component", "precision", "weights", "random", "in", "weight", "batch_size", "workers", "prefetch", "sampler",
-    "lr", "weight_decay", "decay", "groups", "every", "optional",
+    "component",
+    "precision",
+    "weights",
+    "random",
+    "in",
+    "weight",
+    "batch_size",
+    "workers",
+    "prefetch",
+    "sampler",
+    "lr",
+    "weight_decay",
+    "decay",
+    "groups",
+    "every",
+    "optional",
 ];
 
 /// One change from the command line.
@@ -97,7 +111,7 @@ impl Reader {
         };
         let folder = canonical.parent().map(Path::to_path_buf).unwrap_or_default();
         let file = self.sources.add(Source {
-            name: path.display().to_string(),
+            name: shown(path),
             folder: folder.clone(),
             path: Some(canonical.clone()),
             text,
@@ -141,6 +155,12 @@ impl Reader {
         merge(&mut base, own, &mut Vec::new(), &mut self.found);
         complete.then_some(base)
     }
+}
+
+/// A path as the user would write it: relative to the working directory where it is below it.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -252,9 +272,7 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
     let whole = Origin { file, span: 0..text.len() };
     if let Override::Unset(path) = change {
         if !unset(root, path) {
-            found.push(
-                Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe"),
-            );
+            found.push(Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe"));
         }
         return;
     }

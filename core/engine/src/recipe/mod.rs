@@ -181,8 +181,7 @@ impl Recipe {
         let mut evaluate = IndexMap::new();
         cx.each(&mut root, "evaluate", |cx, name, node| {
             let what = format!("evaluate.{name}");
-            if let Some(slot) =
-                cx.slot::<EvaluateSlot, dyn Evaluator>(&[Kind::Evaluator], node, &what, evaluator, &[])
+            if let Some(slot) = cx.slot::<EvaluateSlot, dyn Evaluator>(&[Kind::Evaluator], node, &what, evaluator, &[])
             {
                 evaluate.insert(name.to_owned(), slot);
             }
@@ -228,8 +227,9 @@ impl Recipe {
                     sorted.insert(name.clone(), entry);
                 }
                 None => {
-                    let d = Diagnostic::error(format!("`run.phases` names `{name}`, which is no phase (or named twice)"))
-                        .help(suggestion(name, self.phase.keys().map(String::as_str)));
+                    let d =
+                        Diagnostic::error(format!("`run.phases` names `{name}`, which is no phase (or named twice)"))
+                            .help(suggestion(name, self.phase.keys().map(String::as_str)));
                     bad.push(place.as_ref().map_or(d.clone(), |o| d.at(o, "here")));
                 }
             }
@@ -239,8 +239,7 @@ impl Recipe {
     }
 }
 
-const SECTIONS: &[&str] =
-    &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "ema"];
+const SECTIONS: &[&str] = &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "ema"];
 
 struct Checker<'a> {
     sources: &'a Sources,
@@ -366,7 +365,7 @@ impl Checker<'_> {
         kinds: &[Kind],
         node: &mut Node,
         what: &str,
-        make: fn(&Registration, &Node) -> Option<Result<Box<O>, DecodeError>>,
+        make: Maker<O>,
         engine: &[&str],
     ) -> Option<Slot<C, O>> {
         let registration = self.component(kinds, node, what)?;
@@ -467,8 +466,7 @@ impl Checker<'_> {
             };
             for (i, item) in items.iter_mut().enumerate() {
                 let what = format!("{what}.transforms[{i}]");
-                let made =
-                    self.slot::<Named, dyn TransformConfig>(&[Kind::Transform], item, &what, transform, &[]);
+                let made = self.slot::<Named, dyn TransformConfig>(&[Kind::Transform], item, &what, transform, &[]);
                 match made {
                     Some(t) => transforms.push(t.config),
                     None => complete = false,
@@ -491,8 +489,7 @@ impl Checker<'_> {
         }
         let before = self.errors();
         Walk { sources: self.sources, out: &mut self.out }.check(&schema, &mut common, &what);
-        let decoded: Option<GraphNode> =
-            if self.errors() > before { None } else { decode(&common).ok() };
+        let decoded: Option<GraphNode> = if self.errors() > before { None } else { decode(&common).ok() };
         let result = decoded.and_then(|decoded| self.node_target(decoded, &mut own, &what, &origin, wires));
         let table = node.table_mut()?;
         for part in [common, own] {
@@ -582,7 +579,8 @@ impl Checker<'_> {
             None => None,
             Some(entry) => {
                 let what = format!("{what}.scheduler");
-                let made = self.slot::<Named, dyn Scheduler>(&[Kind::Scheduler], &mut entry.node, &what, scheduler, &[]);
+                let made =
+                    self.slot::<Named, dyn Scheduler>(&[Kind::Scheduler], &mut entry.node, &what, scheduler, &[]);
                 Some(made?.config)
             }
         };
@@ -623,6 +621,9 @@ fn wire_origins(node: &Node) -> IndexMap<String, Origin> {
         .map(|t| t.iter().map(|(k, e)| (k.clone(), e.node.origin.clone())).collect())
         .unwrap_or_default()
 }
+
+/// Makes a component's configuration, if its factory is of the right sort.
+type Maker<O> = fn(&Registration, &Node) -> Option<Result<Box<O>, DecodeError>>;
 
 macro_rules! makers {
     ($($name:ident $variant:ident $object:path;)*) => {

@@ -75,7 +75,8 @@ impl Walk<'_> {
                 self.value(root, items, item, &format!("{what}[{i}]"));
             }
         }
-        if node.table().is_some() && (schema.get("properties").is_some() || schema.get("additionalProperties").is_some())
+        if node.table().is_some()
+            && (schema.get("properties").is_some() || schema.get("additionalProperties").is_some())
         {
             self.object(root, schema, node, what);
         }
@@ -96,12 +97,8 @@ impl Walk<'_> {
         }
         let expected: Vec<String> = branches.iter().filter_map(|b| expected(b)).collect();
         self.out.push(
-            Diagnostic::error(format!(
-                "`{what}` must be {}, found {}",
-                expected.join(" or "),
-                node.value.type_name()
-            ))
-            .at(&node.origin, node.value.short()),
+            Diagnostic::error(format!("`{what}` must be {}, found {}", expected.join(" or "), node.value.type_name()))
+                .at(&node.origin, node.value.short()),
         );
     }
 
@@ -333,9 +330,10 @@ fn expected(schema: &Json) -> Option<String> {
 /// The allowed range of a number in words.
 pub(crate) fn range_text(schema: &Json) -> String {
     let limit = |key: &str| {
-        schema.get(key).and_then(Json::as_f64).map(|v| {
-            if v.fract() == 0.0 && v.abs() < 1e15 { format!("{v}") } else { float_text(v) }
-        })
+        schema
+            .get(key)
+            .and_then(Json::as_f64)
+            .map(|v| if v.fract() == 0.0 && v.abs() < 1e15 { format!("{v}") } else { float_text(v) })
     };
     let parts: Vec<String> = [
         limit("minimum").map(|v| format!("at least {v}")),

@@ -183,9 +183,7 @@ impl Node {
             Value::Float(v) => toml::Value::Float(*v),
             Value::String(v) => toml::Value::String(v.clone()),
             Value::Array(v) => toml::Value::Array(v.iter().map(Node::to_toml).collect()),
-            Value::Table(t) => {
-                toml::Value::Table(t.iter().map(|(k, e)| (k.clone(), e.node.to_toml())).collect())
-            }
+            Value::Table(t) => toml::Value::Table(t.iter().map(|(k, e)| (k.clone(), e.node.to_toml())).collect()),
         }
     }
 
@@ -218,15 +216,12 @@ pub(crate) fn parse(text: &str, file: usize) -> Result<Node, Vec<Flaw>> {
 
 /// Reads one TOML value, such as the right side of an override; `offset` is its place in the source.
 pub(crate) fn parse_value(text: &str, file: usize, offset: usize) -> Result<Node, Flaw> {
-    let value = DeValue::parse(text)
-        .map_err(|e| (e.message().to_owned(), offset..offset + text.len()))?;
+    let value = DeValue::parse(text).map_err(|e| (e.message().to_owned(), offset..offset + text.len()))?;
     let mut flaws = Vec::new();
     let node = convert(value, file, 0, &mut flaws);
     match flaws.pop() {
         Some((message, _)) => Err((message, offset..offset + text.len())),
-        None => {
-            Ok(Node { value: node.value, origin: Origin { file, span: offset..offset + text.len() } })
-        }
+        None => Ok(Node { value: node.value, origin: Origin { file, span: offset..offset + text.len() } }),
     }
 }
 

@@ -19,6 +19,7 @@ use indexmap::IndexMap;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use tch::Tensor;
 
 /// How a run is started.
@@ -40,11 +41,8 @@ pub struct TrainOptions {
 pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     let signals = Signals::listen()?;
     let mut graph = Graph::new(&mut recipe)?;
-    let declared: Vec<_> = recipe
-        .model
-        .iter()
-        .filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w)))
-        .collect();
+    let declared: Vec<_> =
+        recipe.model.iter().filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w))).collect();
     let evaluators = evaluators(&mut recipe)?;
     session::configure(&recipe)?;
     let placement = session::placement(&recipe)?;
@@ -178,6 +176,8 @@ struct Run {
     progress: Progress,
     best: Option<Best>,
     saved_at: Option<u64>,
+    /// When and at which step the newest numbers were logged.
+    logged: (Instant, u64),
 }
 
 impl Run {
@@ -224,9 +224,11 @@ impl Run {
         if saved.is_none() {
             board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
             board.graph(&drawing(&trainer.model.graph))?;
-            let watched: Vec<String> = recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
+            let watched: Vec<String> =
+                recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
             board.hparams(&hparams(&recipe), &watched)?;
         }
+        let first_step = state.step;
         let progress = Progress::new(recipe.run.steps, state.step, options.quiet);
         progress.line(&format!(
             "run folder {}   look at it: tensorboard --logdir {}",
@@ -246,6 +248,7 @@ impl Run {
             board,
             progress,
             best,
+            logged: (Instant::now(), first_step),
             saved_at: saved.map(|s| s.state.step),
         })
     }
@@ -283,7 +286,8 @@ impl Run {
             }
             self.writer.check()?;
             if let Some(code) = stop {
-                self.progress.line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
+                self.progress
+                    .line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
                 return Ok(code);
             }
         }
@@ -334,6 +338,10 @@ impl Run {
             numbers.push(("data/skipped".into(), skipped as f64));
         }
         self.metrics.write(step, "train", &numbers)?;
+        let (since, steps) = (self.logged.0.elapsed().as_secs_f64(), (step - self.logged.1).max(1) as f64);
+        self.logged = (Instant::now(), step);
+        numbers.push(("time/seconds_per_step".into(), since / steps));
+        self.metrics.write(step, "time", &numbers[numbers.len() - 1..])?;
         for (name, value) in &numbers {
             self.board.scalar(name, *value, step as i64)?;
         }
@@ -343,8 +351,8 @@ impl Run {
 
     fn images(&self, feed: &Feed, step: u64) -> Result<()> {
         let every = self.recipe.run.images_every;
-        let first = step == 1;
-        if !first && !(every > 0 && step.is_multiple_of(every)) {
+        let due = step == 1 || (every > 0 && step.is_multiple_of(every));
+        if !due {
             return Ok(());
         }
         for (stream, batches) in self.trainer.model.graph.streams.iter().zip(feed) {
@@ -364,7 +372,8 @@ impl Run {
         }
         for (name, tensor) in self.trainer.model.tensors() {
             if tensor.dim() > 0 && tensor.kind() != tch::Kind::Int64 {
-                let flat = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_reshape([-1])?;
+                let flat =
+                    tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_reshape([-1])?;
                 self.board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step as i64)?;
             }
         }
@@ -421,9 +430,10 @@ impl Run {
             return None;
         }
         let value = *self.state.metrics.get(metric)?;
-        let better = self.best.as_ref().is_none_or(|b| {
-            if self.recipe.run.checkpoint.best_is_max { value > b.value } else { value < b.value }
-        });
+        let better = self
+            .best
+            .as_ref()
+            .is_none_or(|b| if self.recipe.run.checkpoint.best_is_max { value > b.value } else { value < b.value });
         better.then(|| Best { step, metric: metric.clone(), value })
     }
 
@@ -473,7 +483,11 @@ impl Run {
         saved?;
         logged?;
         if code == 0 {
-            self.progress.line(&format!("done: {} steps, weights in {}", self.state.step, self.folder.join("weights.safetensors").display()));
+            self.progress.line(&format!(
+                "done: {} steps, weights in {}",
+                self.state.step,
+                self.folder.join("weights.safetensors").display()
+            ));
         }
         Ok(code)
     }

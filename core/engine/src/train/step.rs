@@ -247,17 +247,14 @@ impl Trainer {
                 }
             }
             // The kernels need the state in the memory layout of its parameter.
-            for group in &phase.groups {
-                for (name, param) in group.names.iter().zip(&group.params) {
-                    for (key, tensor) in optimizer.iter_mut() {
-                        if key.ends_with(name.as_str()) && key.split_once('/').is_some_and(|(_, n)| n == name) {
-                            if tensor.size() == param.size() && tensor.dim() > 0 {
-                                let like = tch::no_grad(|| param.f_zeros_like())?;
-                                like.shallow_clone().f_copy_(tensor)?;
-                                *tensor = like;
-                            }
-                        }
-                    }
+            let params: HashMap<&str, &Tensor> =
+                phase.groups.iter().flat_map(|g| g.names.iter().map(String::as_str).zip(&g.params)).collect();
+            for (key, tensor) in &mut optimizer {
+                let param = key.split_once('/').and_then(|(_, name)| params.get(name));
+                if let Some(param) = param.filter(|p| p.dim() > 0 && p.size() == tensor.size()) {
+                    let like = tch::no_grad(|| param.f_zeros_like())?;
+                    like.shallow_clone().f_copy_(tensor)?;
+                    *tensor = like;
                 }
             }
             phase.optimizer.load(optimizer)?;

@@ -134,7 +134,8 @@ impl Unit {
         if let Some(squeeze) = &self.squeeze {
             r = squeeze.forward(&r)?;
         }
-        Ok(r.f_add(&shortcut)?)
+        // Nothing before needs `r` as it was for its gradient.
+        Ok(r.f_add_(&shortcut)?)
     }
 }
 

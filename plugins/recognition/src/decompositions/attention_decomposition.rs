@@ -65,10 +65,11 @@ const CELLS: i64 = 1 + 4 + 9;
 impl Block for AttentionDecomposition {
     fn ports(&self) -> Ports {
         let shape = "batch channels height width";
-        Ports::new()
-            .input("features", DType::Float, shape)
-            .output("identity", DType::Float, shape)
-            .output("age", DType::Float, shape)
+        Ports::new().input("features", DType::Float, shape).output("identity", DType::Float, shape).output(
+            "age",
+            DType::Float,
+            shape,
+        )
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {

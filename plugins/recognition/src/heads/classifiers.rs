@@ -76,10 +76,11 @@ fn arc_margin() -> f64 {
 }
 
 fn ports() -> Ports {
-    Ports::new()
-        .input("embedding", DType::Float, "batch size")
-        .input("label", DType::Int, "batch")
-        .output("logits", DType::Float, "batch $identities")
+    Ports::new().input("embedding", DType::Float, "batch size").input("label", DType::Int, "batch").output(
+        "logits",
+        DType::Float,
+        "batch $identities",
+    )
 }
 
 /// Cosines between embeddings and one weight vector an identity.
@@ -130,7 +131,9 @@ impl Forward for Margin<CosFace> {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let cosines = self.cosines.forward(call.get("embedding")?)?;
         let margin = tch::no_grad(|| {
-            Cosines::one_hot(&cosines.detach(), call.get("label")?)?.f_mul_scalar(self.config.margin).map_err(anyhow::Error::from)
+            Cosines::one_hot(&cosines.detach(), call.get("label")?)?
+                .f_mul_scalar(self.config.margin)
+                .map_err(anyhow::Error::from)
         })?;
         single(cosines.f_sub(&margin)?.f_mul_scalar(self.config.scale)?)
     }
@@ -188,13 +191,8 @@ mod tests {
     use tch::{Device, Kind};
 
     fn call(block: &dyn Block, embedding: &Tensor, label: &Tensor) -> (Tensor, Tensor) {
-        let placement = Placement {
-            device: Device::Cpu,
-            kind: Kind::Double,
-            channels_last: false,
-            seed: 1,
-            shapes_only: false,
-        };
+        let placement =
+            Placement { device: Device::Cpu, kind: Kind::Double, channels_last: false, seed: 1, shapes_only: false };
         let params = Params::new("identity", placement);
         let mut sizes = Sizes::new(&[("identities".to_owned(), Dim::Size(4))].into_iter().collect());
         sizes.bind("batch size", &[Dim::Size(2), Dim::Size(3)]).unwrap();

@@ -48,8 +48,7 @@ impl Sampler for Turns {
     fn index(&self, part: usize, position: u64, _batch: u64) -> usize {
         let classes = &self.parts[part];
         let (round, within) = (position / classes.len() as u64, (position % classes.len() as u64) as usize);
-        let class =
-            self.orders.get(part, round, || shuffled(classes.len(), self.seed, part, round))[within] as usize;
+        let class = self.orders.get(part, round, || shuffled(classes.len(), self.seed, part, round))[within] as usize;
         let members = &classes[class];
         // The class has been drawn once a round: its round number is the position in its own stream.
         let (epoch, at) = (round / members.len() as u64, (round % members.len() as u64) as usize);

@@ -9,7 +9,14 @@ use std::sync::{Arc, Mutex};
 
 /// Keeps the orders of the newest epochs, since making one costs more than reading it.
 struct Orders {
-    kept: Mutex<Vec<((usize, u64), Arc<Vec<u32>>)>>,
+    kept: Mutex<Vec<Order>>,
+}
+
+/// The order of one part in one epoch.
+struct Order {
+    part: usize,
+    epoch: u64,
+    order: Arc<Vec<u32>>,
 }
 
 impl Orders {
@@ -19,13 +26,13 @@ impl Orders {
 
     fn get(&self, part: usize, epoch: u64, make: impl FnOnce() -> Vec<u32>) -> Arc<Vec<u32>> {
         let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some((_, order)) = kept.iter().find(|(key, _)| *key == (part, epoch)) {
-            return order.clone();
+        if let Some(known) = kept.iter().find(|o| (o.part, o.epoch) == (part, epoch)) {
+            return known.order.clone();
         }
         let order = Arc::new(make());
         // Two epochs a part are in use when a batch crosses from one to the next.
-        kept.retain(|((p, e), _)| *p != part || *e + 1 >= epoch);
-        kept.push(((part, epoch), order.clone()));
+        kept.retain(|o| o.part != part || o.epoch + 1 >= epoch);
+        kept.push(Order { part, epoch, order: order.clone() });
         order
     }
 }

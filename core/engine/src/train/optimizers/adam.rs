@@ -80,7 +80,8 @@ impl Optimizer for Running {
     fn step(&mut self, u: &Update<'_>) -> Result<()> {
         let first = self.state.slot("first", u.names, u.params, zeros)?;
         let second = self.state.slot("second", u.names, u.params, zeros)?;
-        let steps = self.state.slot("step", u.names, u.params, |p| Ok(Tensor::f_zeros([], (Kind::Float, p.device()))?))?;
+        let steps =
+            self.state.slot("step", u.names, u.params, |p| Ok(Tensor::f_zeros([], (Kind::Float, p.device()))?))?;
         let settings = Settings {
             lr: u.lr,
             betas: (self.betas[0], self.betas[1]),
