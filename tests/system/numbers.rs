@@ -212,11 +212,14 @@ fn the_decomposition_alone() {
     }
 }
 
-struct Numbered(usize);
+struct Numbered(usize, Vec<(std::ops::Range<usize>, f64)>);
 
 impl Dataset for Numbered {
     fn len(&self) -> usize {
         self.0
+    }
+    fn parts(&self) -> Vec<(std::ops::Range<usize>, f64)> {
+        self.1.clone()
     }
     fn fields(&self) -> Vec<Field> {
         Vec::new()
@@ -230,7 +233,12 @@ impl Dataset for Numbered {
 }
 
 fn plan(sampler: &str, config: &str, n: usize, batch: usize, at: (u64, u64)) -> Plan {
-    let data: Arc<dyn Dataset> = Arc::new(Numbered(n));
+    mixed(sampler, config, vec![(0..n, 1.0)], batch, at)
+}
+
+fn mixed(sampler: &str, config: &str, parts: Vec<(std::ops::Range<usize>, f64)>, batch: usize, at: (u64, u64)) -> Plan {
+    let n = parts.last().map_or(0, |(r, _)| r.end);
+    let data: Arc<dyn Dataset> = Arc::new(Numbered(n, parts));
     let sampler = match &find(&[Kind::Sampler], sampler).unwrap().factory {
         Factory::Sampler(make) => make(&node(config)).unwrap().open(&*data, 5).unwrap(),
         _ => panic!("no sampler"),
@@ -262,6 +270,28 @@ fn shuffle_draws_every_sample_once_an_epoch_and_drops_no_tail() {
         assert_eq!(sorted, (0..10).collect::<Vec<_>>());
     }
     assert_ne!(stream[..10], stream[10..]);
+}
+
+#[test]
+fn lists_are_mixed_by_their_shares_and_each_is_used_up_evenly() {
+    let plan = mixed("shuffle", "", vec![(0..7, 0.3), (7..30, 0.7)], 8, (0, 1));
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+    for b in 0..70 {
+        let batch: Vec<usize> = plan.batch(b).into_iter().map(|(i, _)| i).collect();
+        let of_small = batch.iter().filter(|i| **i < 7).count();
+        assert!((2..=3).contains(&of_small), "batch {b} holds {of_small} of 8 by a share of 0.3");
+        small.extend(batch.iter().filter(|i| **i < 7));
+        large.extend(batch.iter().filter(|i| **i >= 7));
+    }
+    assert_eq!((small.len(), large.len()), (168, 392));
+    for (stream, n) in [(small, 7), (large, 23)] {
+        for epoch in stream.chunks_exact(n) {
+            let mut sorted = epoch.to_vec();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), n, "every sample once an epoch");
+        }
+    }
 }
 
 #[test]

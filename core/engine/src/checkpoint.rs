@@ -25,6 +25,8 @@ pub struct State {
     pub step: u64,
     /// Batches drawn from each data stream.
     pub batches: IndexMap<String, u64>,
+    /// Samples that were passed over since they could not be read.
+    pub skipped: u64,
     /// Sizes of the recipe, with those that the data decided.
     pub dims: IndexMap<String, i64>,
     /// The newest evaluation, as `evaluator.metric`.

@@ -185,7 +185,7 @@ impl<'a> Measure<'a> {
                     Tensor::f_empty([0], (tch::Kind::Float, tch::Device::Cpu))?
                 });
             }
-            streams.push(vec![crate::data::Batch { tensors }]);
+            streams.push(vec![crate::data::Batch { tensors, skipped: 0 }]);
         }
         let out = self.model.infer(&streams, &wires).context("evaluating")?;
         out.iter().map(|t| Ok(t.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?)).collect()

@@ -149,7 +149,7 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
             };
             tensors.push(tensor);
         }
-        feed.push(vec![Batch { tensors }]);
+        feed.push(vec![Batch { tensors, skipped: 0 }]);
     }
     Ok(feed)
 }

@@ -22,6 +22,9 @@ pub fn run(root: &Path, verify: bool) -> Result<()> {
         Change::Created => println!("Linked {} to it", link.display()),
         Change::Replaced(old) => println!("Linked {} to it, no longer to {}", link.display(), old.display()),
     }
+    if !needs::runs(&["nasm", "-v"]) {
+        println!("note: nasm is missing: JPEG files will be decoded by slower code; on Debian: `apt-get install nasm`");
+    }
     Ok(())
 }
 

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Pictures of faces with identity, age and gender, from lists in the format of SCAF and LCAF: a line a picture,
 /// `id filename age gender`. Several lists can be mixed in every batch.
@@ -142,7 +141,6 @@ impl DatasetConfig for AnnotatedFaces {
             edges,
             size: self.size as usize,
             skip: self.on_bad_image == OnBadImage::Skip,
-            skipped: AtomicU64::new(0),
             fingerprint,
             transforms: context.transforms.clone(),
         }))
@@ -158,7 +156,6 @@ struct Faces {
     edges: &'static [f32],
     size: usize,
     skip: bool,
-    skipped: AtomicU64,
     fingerprint: String,
     transforms: Vec<Arc<dyn Transform>>,
 }
@@ -170,20 +167,21 @@ impl Faces {
         (self.parts[at].0.clone(), &self.lists[at])
     }
 
-    fn picture(&self, index: usize) -> Result<(usize, Picture)> {
+    /// The picture, its number, and how many before it could not be read.
+    fn picture(&self, index: usize) -> Result<(usize, Picture, u64)> {
         let (range, list) = self.part(index);
-        let mut at = index;
+        let (mut at, mut skipped) = (index, 0);
         loop {
             let face = &self.faces[at];
             match Picture::read(&face.file) {
-                Ok(picture) => return Ok((at, picture)),
+                Ok(picture) => return Ok((at, picture, skipped)),
                 Err(e) if !self.skip => mistake!(
                     "{}:{}: {e:#}. Mend or remove the line, or set on_bad_image = \"skip\"",
                     list.display(),
                     face.line
                 ),
                 Err(e) => {
-                    self.skipped.fetch_add(1, Ordering::Relaxed);
+                    skipped += 1;
                     at = if at + 1 < range.end { at + 1 } else { range.start };
                     if at == index {
                         return Err(e).with_context(|| format!("no picture of {} can be read", list.display()));
@@ -212,7 +210,8 @@ impl Dataset for Faces {
     }
 
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
-        let (at, mut picture) = self.picture(index)?;
+        let (at, mut picture, skipped) = self.picture(index)?;
+        out.skipped = skipped;
         for transform in &self.transforms {
             transform.apply(&mut picture, draw)?;
         }
@@ -252,10 +251,6 @@ impl Dataset for Faces {
 
     fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
         vec![("identities.json", serde_json::json!(self.identities))]
-    }
-
-    fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
     }
 }
 

@@ -99,6 +99,7 @@ pub fn load_samples(data: &dyn Dataset, samples: &[(usize, u64)], seed: u64) -> 
             floats.push(vec![0.0; n * size(field)]);
         }
     }
+    let mut skipped = 0;
     {
         let mut float_parts: Vec<_> = floats.iter_mut().map(|v| chunks(v, n)).collect();
         let mut int_parts: Vec<_> = ints.iter_mut().map(|v| chunks(v, n)).collect();
@@ -107,9 +108,11 @@ pub fn load_samples(data: &dyn Dataset, samples: &[(usize, u64)], seed: u64) -> 
                 floats: float_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect(),
                 ints: int_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect(),
                 at: at.clone(),
+                skipped: 0,
             };
             let mut draw = Draw::new(&[seed, *position]);
             data.sample(*index, &mut draw, &mut out)?;
+            skipped += out.skipped;
         }
     }
     let mut tensors = Vec::with_capacity(fields.len());
@@ -125,7 +128,7 @@ pub fn load_samples(data: &dyn Dataset, samples: &[(usize, u64)], seed: u64) -> 
             }
         });
     }
-    Ok(Batch { tensors })
+    Ok(Batch { tensors, skipped })
 }
 
 fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {
@@ -138,6 +141,8 @@ fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {
 pub struct Batch {
     /// One tensor a field.
     pub tensors: Vec<Tensor>,
+    /// Samples that were passed over since they could not be read.
+    pub skipped: u64,
 }
 
 impl Batch {
@@ -151,7 +156,7 @@ impl Batch {
                 Ok(t.f_to_device(device)?)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { tensors })
+        Ok(Self { tensors, skipped: self.skipped })
     }
 }
 

@@ -86,11 +86,6 @@ pub trait Dataset: Send + Sync {
     fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
         Vec::new()
     }
-
-    /// Samples that were skipped since they could not be read.
-    fn skipped(&self) -> u64 {
-        0
-    }
 }
 
 /// One field of a sample.
@@ -121,6 +116,8 @@ pub struct SampleOut<'a> {
     pub(crate) ints: Vec<&'a mut [i64]>,
     /// For each field, its layout's index into the lists above.
     pub(crate) at: Vec<usize>,
+    /// How many samples were passed over since they could not be read; the dataset counts them here.
+    pub skipped: u64,
 }
 
 impl SampleOut<'_> {

@@ -211,3 +211,148 @@ fn reference(wire: Wire, micro: usize, current: &HashMap<(usize, usize), usize>)
         Wire::Node { node, port } => Reference::Value { instance: current[&(node, micro)], port },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::{DType, Ports, Sizes};
+    use crate::graph::{GraphModule, GraphNode, GraphPhase, Stream};
+    use crate::recipe::Origin;
+
+    /// A generator and a critic: `made = generate(x)`, `still = detach(made)`, the critic on both, two losses.
+    fn gan() -> Graph {
+        let node = |name: &str, target, from: Wire, upstream: [bool; 2], stops: bool| {
+            let mut ports = Ports::new().input("x", DType::Float, "...").output("y", DType::Float, "...");
+            ports.stops_gradient = stops;
+            GraphNode {
+                name: name.into(),
+                target,
+                inputs: vec![Some(from)],
+                ports,
+                shapes: vec![Vec::new()],
+                sizes: Sizes::default(),
+                train: true,
+                mode: None,
+                component: String::new(),
+                upstream: upstream.to_vec(),
+                origin: Origin { file: 0, span: 0..0 },
+            }
+        };
+        let of = |node| Wire::Node { node, port: 0 };
+        let nodes = vec![
+            node("made", Target::Module(0), Wire::Data { stream: 0, port: 0 }, [true, false], false),
+            node("still", Target::Function, of(0), [true, false], true),
+            node("judged_still", Target::Module(1), of(1), [true, true], false),
+            node("judged", Target::Module(1), of(0), [true, true], false),
+            node("loss.critic", Target::Loss, of(2), [true, true], false),
+            node("loss.fool", Target::Loss, of(3), [true, true], false),
+        ];
+        let module = |name: &str| GraphModule { name: name.into(), sizes: None, trained: true };
+        let phase = |name: &str, loss, updates: [bool; 2]| GraphPhase {
+            name: name.into(),
+            losses: vec![(loss, 1.0)],
+            updates: updates.to_vec(),
+            accumulate: 1,
+        };
+        Graph {
+            streams: vec![Stream { name: "data".into(), ports: Ports::new(), shapes: Vec::new() }],
+            modules: vec![module("generate"), module("critic")],
+            order: (0..nodes.len()).collect(),
+            nodes,
+            phases: vec![phase("critic", 4, [false, true]), phase("generator", 5, [true, false])],
+            dims: Default::default(),
+        }
+    }
+
+    fn evaluated(plan: &Plan, graph: &Graph) -> Vec<String> {
+        plan.ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Evaluate(i) => Some(graph.nodes[plan.instances[*i].node].name.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_gan_generates_once_and_judges_with_the_updated_critic() {
+        let graph = gan();
+        let plan = Plan::training(&graph, &[0, 1]);
+        assert_eq!(
+            evaluated(&plan, &graph),
+            ["made", "still", "judged_still", "loss.critic", "judged", "loss.fool"],
+            "the generator runs once; its second use needs the critic's new weights only for `judged`"
+        );
+        let of = |name: &str| plan.instances.iter().find(|i| graph.nodes[i.node].name == name).unwrap();
+        // The generator's weights need gradients for the second phase, the critic's only for the first.
+        assert!(of("made").record && of("made").weights);
+        assert!(!of("still").record);
+        assert!(of("judged_still").record && of("judged_still").weights);
+        assert!(of("judged").record && !of("judged").weights);
+        // The two recorded graphs share nothing, since the first ends at the stop.
+        assert!(plan.ops.iter().all(|op| !matches!(op, Op::Backward { keep_graph: true, .. })));
+    }
+
+    #[test]
+    fn without_the_generator_phase_nothing_is_recorded_for_it() {
+        let graph = gan();
+        let plan = Plan::training(&graph, &[0]);
+        let made = plan.instances.iter().find(|i| graph.nodes[i.node].name == "made").unwrap();
+        assert!(!made.record && !made.weights);
+    }
+
+    #[test]
+    fn values_are_freed_after_their_last_use() {
+        let graph = gan();
+        let plan = Plan::training(&graph, &[0, 1]);
+        let at = |op: &Op| plan.ops.iter().position(|o| o == op).unwrap();
+        for i in 0..plan.instances.len() {
+            let freed = at(&Op::Free(i));
+            for (n, op) in plan.ops.iter().enumerate() {
+                let uses = match op {
+                    Op::Evaluate(e) => plan.instances[*e]
+                        .inputs
+                        .iter()
+                        .flatten()
+                        .any(|r| matches!(r, Reference::Value { instance, .. } if *instance == i)),
+                    Op::Backward { losses, .. } => losses.iter().any(|(l, _)| *l == i),
+                    _ => false,
+                };
+                assert!(!uses || n < freed, "instance {i} is used at {n} after {freed}");
+            }
+        }
+    }
+
+    #[test]
+    fn phases_that_share_a_graph_keep_it_for_the_second() {
+        let mut graph = gan();
+        // Both phases now update the generator through the same judgement, of weights that change in between.
+        graph.phases[0] = GraphPhase { losses: vec![(5, 1.0)], updates: vec![false, false], ..graph.phases[0].clone() };
+        graph.phases[1].losses = vec![(5, 1.0)];
+        graph.phases[0].updates = vec![true, false];
+        let plan = Plan::training(&graph, &[0, 1]);
+        // The first update changes what everything depends on: all is evaluated again and nothing need be kept.
+        assert_eq!(evaluated(&plan, &graph), ["made", "judged", "loss.fool", "made", "judged", "loss.fool"]);
+        graph.phases[0].updates = vec![false, true];
+        let plan = Plan::training(&graph, &[0, 1]);
+        // Now only the critic changes: the generator's value, and its recorded graph, serve both.
+        assert_eq!(evaluated(&plan, &graph), ["made", "judged", "loss.fool", "judged", "loss.fool"]);
+        let kept: Vec<bool> = plan
+            .ops
+            .iter()
+            .filter_map(|op| if let Op::Backward { keep_graph, .. } = op { Some(*keep_graph) } else { None })
+            .collect();
+        assert_eq!(kept, [true, false]);
+    }
+
+    #[test]
+    fn accumulation_takes_a_batch_for_every_pass() {
+        let mut graph = gan();
+        graph.phases[0].accumulate = 3;
+        let plan = Plan::training(&graph, &[0, 1]);
+        assert_eq!(plan.batches, [3]);
+        let updates = plan.ops.iter().filter(|op| matches!(op, Op::Update(0))).count();
+        let passes = plan.ops.iter().filter(|op| matches!(op, Op::Backward { phase: 0, .. })).count();
+        assert_eq!((passes, updates), (3, 1));
+    }
+}

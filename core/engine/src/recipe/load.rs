@@ -110,12 +110,8 @@ impl Reader {
             }
         };
         let folder = canonical.parent().map(Path::to_path_buf).unwrap_or_default();
-        let file = self.sources.add(Source {
-            name: shown(path),
-            folder: folder.clone(),
-            path: Some(canonical.clone()),
-            text,
-        });
+        let file =
+            self.sources.add(Source { name: shown(path), folder: folder.clone(), path: Some(canonical.clone()), text });
         if !self.files.contains(&canonical) {
             self.files.push(canonical.clone());
         }

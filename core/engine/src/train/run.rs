@@ -63,7 +63,7 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
         })?;
     }
     record(&folder, &recipe, options, &data, &dims, saved.as_ref().map(|s| s.state.step))?;
-    let mut run = Run::start(recipe, model, evaluators, plans, data, dims, folder, saved, options)?;
+    let mut run = Run::start(recipe, model, evaluators, plans, dims, folder, saved, options)?;
     let result = run.steps(&signals);
     run.close(result)
 }
@@ -167,7 +167,6 @@ struct Run {
     trainer: Trainer,
     evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
     loaders: Vec<Loader>,
-    data: IndexMap<String, Arc<dyn Dataset>>,
     state: State,
     folder: PathBuf,
     writer: Writer,
@@ -187,7 +186,6 @@ impl Run {
         model: Model,
         evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
         plans: IndexMap<String, Arc<Plan>>,
-        data: IndexMap<String, Arc<dyn Dataset>>,
         dims: IndexMap<String, i64>,
         folder: PathBuf,
         saved: Option<checkpoint::Saved>,
@@ -240,7 +238,6 @@ impl Run {
             trainer,
             evaluators,
             loaders,
-            data,
             state,
             folder,
             writer,
@@ -303,6 +300,7 @@ impl Run {
             for _ in 0..n {
                 batches.push(self.loaders[stream].next_batch()?.to(placement.kind, placement.device)?);
             }
+            self.state.skipped += batches.iter().map(|b| b.skipped).sum::<u64>();
             let name = &self.trainer.model.graph.streams[stream].name;
             *self.state.batches.entry(name.clone()).or_default() += n as u64;
             feed.push(batches);
@@ -333,9 +331,8 @@ impl Run {
             }))
             .collect();
         numbers.extend(self.trainer.phase_numbers()?);
-        let skipped: u64 = self.data.values().map(|d| d.skipped()).sum();
-        if skipped > 0 {
-            numbers.push(("data/skipped".into(), skipped as f64));
+        if self.state.skipped > 0 {
+            numbers.push(("data/skipped".into(), self.state.skipped as f64));
         }
         self.metrics.write(step, "train", &numbers)?;
         let (since, steps) = (self.logged.0.elapsed().as_secs_f64(), (step - self.logged.1).max(1) as f64);
