@@ -249,6 +249,45 @@ fn a_full_disk_fails_with_words_and_keeps_the_last_checkpoint() {
 }
 
 #[test]
+fn a_batch_of_one_has_no_statistics() {
+    let faces = Faces::new(3, 2);
+    let (code, text) = train(&faces, &["--set", "data.faces.batch_size=1"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("more than one value a channel") && text.contains("raise batch_size"), "{text}");
+}
+
+#[test]
+fn a_failed_start_or_evaluation_loses_nothing() {
+    let faces = Faces::new(3, 2);
+    let dir = TempDir::new().unwrap();
+    let run = dir.path().join("run");
+    faces.train(&run, &["-q"]);
+    let before = std::fs::read(run.join("weights.safetensors")).unwrap();
+    let gone = format!("model.backbone.weights={{ file = {:?} }}", dir.path().join("gone").display().to_string());
+    let output = mtlrun(&faces.tiny(&run, &["-q", "--overwrite", "--set", &gone])).output().unwrap();
+    refused(outcome(&output), &["cannot open the weights"]);
+    assert_eq!(std::fs::read(run.join("weights.safetensors")).unwrap(), before, "the old run is still there");
+    // Too few pairs for ten folds are found out at the first evaluation: the steps up to it are saved.
+    std::fs::write(faces.path("pairs.txt"), "0_0.jpg 0_1.jpg 1\n0_0.jpg 1_0.jpg -1\n").unwrap();
+    let pairs = format!("evaluate.v.pairs={}", faces.path("pairs.txt").display());
+    let more = [
+        "-q",
+        "--overwrite",
+        "--set",
+        "run.checkpoint.every=0",
+        "--set",
+        "evaluate.v.component=verification",
+        "--set",
+        &pairs,
+    ];
+    let (code, text) = outcome(&mtlrun(&faces.tiny(&run, &more)).output().unwrap());
+    assert_ne!(code, 0, "{text}");
+    assert!(text.contains("`evaluate.v` at step 6"), "{text}");
+    assert!(run.join("checkpoints/step-6/manifest.json").exists());
+    refused(train(&faces, &["--set", "run.checkpoint.best=v.accuracy"]), &["run.checkpoint.best", "evaluator.metric"]);
+}
+
+#[test]
 fn weights_and_checkpoints_of_another_recipe() {
     let faces = Faces::new(3, 2);
     let dir = TempDir::new().unwrap();

@@ -113,6 +113,18 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
 }
 
 #[test]
+fn a_run_stopped_before_its_first_checkpoint_starts_again() {
+    let faces = Faces::new(4, 3);
+    let dir = TempDir::new().unwrap();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    faces.train(&whole, &["-q"]);
+    faces.train(&broken, &["-q"]);
+    std::fs::remove_dir_all(broken.join("checkpoints")).unwrap();
+    faces.train(&broken, &["-q", "--resume"]);
+    assert_same(&whole, &broken, 6);
+}
+
+#[test]
 fn a_changed_recipe_is_resumed_only_when_allowed() {
     let faces = Faces::new(4, 3);
     let dir = TempDir::new().unwrap();

@@ -66,7 +66,7 @@ pub struct Train {
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
     pub overrides: Overrides,
-    /// The run folder [default: runs/<name>/<time>]
+    /// The run folder [default: `runs/<name>/<time>`]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with a run: that of --out, else the newest of this name
@@ -128,7 +128,7 @@ pub struct Trace {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
-    /// Inputs: tensors named <step>/<data>.<port>, from step 1
+    /// Inputs: tensors named `<step>/<data>.<port>`, from step 1
     #[arg(long, value_name = "FILE.safetensors")]
     pub inputs: PathBuf,
     /// Weights of all modules

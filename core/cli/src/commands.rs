@@ -41,10 +41,7 @@ pub fn train(args: &Train) -> Result<u8> {
             texts.push(format!("{flag} {value}"));
         }
     }
-    let mut recipe = read(path, &overrides)?;
-    if !args.quiet {
-        warn(&mut recipe);
-    }
+    let recipe = read(path, &overrides)?;
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,

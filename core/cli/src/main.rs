@@ -42,6 +42,9 @@ fn run() -> anyhow::Result<u8> {
         command = command.subcommand((plugin.describe)());
     }
     let matches = command.get_matches();
+    if matches.subcommand().is_some() {
+        mtl_torch::end_with_the_pipe();
+    }
     if let Some((name, matches)) = matches.subcommand()
         && let Some(plugin) = mtl_core::command::all().into_iter().find(|c| (c.describe)().get_name() == name)
     {

@@ -89,7 +89,7 @@ pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf> {
     let result = write_into(&temporary, snapshot).and_then(|()| {
         // Only a checkpoint of the same step can be in the way: a resumed run has come past it again.
         if target.exists() {
-            fs::remove_dir_all(&target).with_context(|| format!("replacing {}", target.display()))?;
+            discard(&target)?;
         }
         fs::rename(&temporary, &target).with_context(|| format!("renaming to {}", target.display()))?;
         sync_folder(folder)
@@ -216,15 +216,26 @@ pub fn best(folder: &Path) -> Option<Best> {
     serde_json::from_slice(&fs::read(folder.join("best.json")).ok()?).ok()
 }
 
-/// Removes checkpoints that need not be kept, and what an interrupted save has left.
-fn tidy(folder: &Path, retention: &Retention) -> Result<()> {
-    let all = list(folder);
+/// Removes a checkpoint under another name, so that no half of it is ever taken for a whole one.
+fn discard(path: &Path) -> Result<()> {
+    let aside = path.with_extension(format!("tmp-{}-old", std::process::id()));
+    let _ = fs::remove_dir_all(&aside);
+    fs::rename(path, &aside)
+        .and_then(|()| fs::remove_dir_all(&aside))
+        .with_context(|| format!("removing the checkpoint {}", path.display()))
+}
+
+/// Removes checkpoints that need not be kept, and what an interrupted save has left. Those after the step that was
+/// just `written` do not count: they are of a run that went on from an older one since they were damaged.
+fn tidy(folder: &Path, retention: &Retention, written: u64) -> Result<()> {
+    let mut all = list(folder);
+    all.retain(|(step, _)| *step <= written);
     let best = best(folder).map(|b| b.step);
     let newest = all.len().saturating_sub(retention.last.max(1));
     for (step, path) in &all[..newest] {
         let kept = Some(*step) == best || (retention.every > 0 && step.is_multiple_of(retention.every));
         if !kept {
-            fs::remove_dir_all(path).with_context(|| format!("removing the old checkpoint {}", path.display()))?;
+            discard(path)?;
         }
     }
     let own = format!(".tmp-{}", std::process::id());
@@ -264,7 +275,7 @@ impl Writer {
                     if let Some(best) = &job.best {
                         crate::files::write_atomically(&folder.join("best.json"), &serde_json::to_vec_pretty(best)?)?;
                     }
-                    tidy(&folder, &retention)?;
+                    tidy(&folder, &retention, step)?;
                     Ok(step)
                 });
                 if report.send(result).is_err() {
@@ -376,6 +387,18 @@ mod tests {
         writer.finish().unwrap();
         let kept: Vec<u64> = list(dir.path()).into_iter().map(|(s, _)| s).collect();
         assert_eq!(kept, [3, 4, 8, 9]);
+    }
+
+    #[test]
+    fn a_damaged_newer_checkpoint_does_not_push_out_good_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &snapshot(100, 1.0)).unwrap();
+        let damaged = write(dir.path(), &snapshot(200, 1.0)).unwrap();
+        fs::write(damaged.join("state.json"), "").unwrap();
+        let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 1, every: 0 }).unwrap();
+        writer.save(snapshot(150, 1.5), None).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(read(&dir.path().join("step-150")).unwrap().state.step, 150);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub enum Existing {
     Overwrite,
 }
 
-/// The folder of a run that starts or goes on.
+/// The folder of a run that starts or goes on. Nothing is changed yet: see [`prepare`].
 pub fn folder(out: Option<&Path>, name: &str, existing: Existing) -> Result<PathBuf> {
     let path = match (out, existing) {
         (Some(out), _) => out.to_owned(),
@@ -43,18 +43,32 @@ pub fn folder(out: Option<&Path>, name: &str, existing: Existing) -> Result<Path
              --out",
             path.display()
         ),
-        Existing::Overwrite if filled => {
-            if !path.join("run.json").exists() {
-                mistake!("{} is not empty and no run folder: it is not emptied", path.display());
-            }
-            std::fs::remove_dir_all(&path).with_context(|| format!("emptying {}", path.display()))?;
+        Existing::Overwrite
+            if filled && !path.join("run.json").exists() && !path.join("recipe.resolved.toml").exists() =>
+        {
+            mistake!("{} is not empty and no run folder: it is not emptied", path.display())
         }
         _ => {}
     }
-    if let Err(e) = std::fs::create_dir_all(&path) {
-        mistake!("cannot make the run folder {}: {e}", path.display());
+    let mut above = path.as_path();
+    while let Some(parent) = above.parent().filter(|p| !p.as_os_str().is_empty()) {
+        if parent.exists() && !parent.is_dir() {
+            mistake!("cannot make the run folder {}: {} is a file", path.display(), parent.display());
+        }
+        above = parent;
     }
     Ok(path)
+}
+
+/// Makes the folder that [`folder`] has chosen, emptying it first where that was asked for.
+pub fn prepare(path: &Path, existing: Existing) -> Result<()> {
+    if existing == Existing::Overwrite && path.exists() {
+        std::fs::remove_dir_all(path).with_context(|| format!("emptying {}", path.display()))?;
+    }
+    match std::fs::create_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
+    }
 }
 
 fn newest(folder: &Path) -> Option<PathBuf> {

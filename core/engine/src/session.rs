@@ -68,7 +68,7 @@ pub fn open_data(recipe: &Recipe, dims: &mut IndexMap<String, i64>) -> Result<In
         for (size, value) in opened.sizes() {
             match dims.get(size) {
                 Some(known) if *known != value => mistake!(
-                    "`dims.{size}` is {known}, but `data.{name}` has {value}: remove it from [dims], or use other data"
+                    "`dims.{size}` is {known} (by [dims] or another data stream), but `data.{name}` has {value}: make them agree"
                 ),
                 _ => {
                     dims.insert(size.to_owned(), value);

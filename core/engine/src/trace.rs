@@ -127,7 +127,7 @@ fn run(
     Ok(json!({ "double": options.double, "unused_weights": unused, "steps": steps }))
 }
 
-/// The batch of a step; the last one that the file holds stands for all later steps.
+/// The batch of a step.
 fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> {
     let mut feed = Feed::new();
     for stream in &model.graph.streams {

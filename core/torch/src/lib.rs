@@ -15,6 +15,6 @@ pub use ops::{
     set_requires_grad, take_grad, total_norm, unscale,
 };
 pub use system::{
-    build_config, cpu_capability, deterministic, keep_large_buffers, libtorch_folder, load_cuda, seed, set_threads,
-    stay_serial, version,
+    build_config, cpu_capability, deterministic, end_with_the_pipe, keep_large_buffers, libtorch_folder, load_cuda,
+    seed, set_threads, stay_serial, version,
 };

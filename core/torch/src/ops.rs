@@ -222,7 +222,7 @@ pub fn fused_adam(
     }
     let (p, g, m, v, t) = (raw(params), raw(grads), raw(first), raw(second), raw(steps));
     // SAFETY: all lists hold live tensors of the given count.
-    check(unsafe {
+    let stepped = check(unsafe {
         ffi::mtl_fused_adam(
             p.as_ptr(),
             g.as_ptr(),
@@ -238,5 +238,13 @@ pub fn fused_adam(
             s.decoupled.into(),
             optional(found_inf),
         )
-    })
+    });
+    // A step that the device skipped is not counted.
+    if let Some(found_inf) = found_inf {
+        let skipped = found_inf.f_squeeze()?;
+        for step in steps {
+            let _ = tch::no_grad(|| step.shallow_clone().f_sub_(&skipped))?;
+        }
+    }
+    stepped
 }

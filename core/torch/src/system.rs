@@ -74,6 +74,14 @@ pub fn keep_large_buffers() {
     }
 }
 
+/// Lets a closed pipe end the program quietly, as in `mtlrun list | head`. Not for training, which must save.
+pub fn end_with_the_pipe() {
+    // SAFETY: the default action of SIGPIPE runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// The folder that libtorch_cpu was loaded from.
 pub fn libtorch_folder() -> Result<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;

@@ -1,9 +1,10 @@
 use crate::verification::rows;
 use anyhow::{Context, Result};
 use clap::{Args, FromArgMatches};
-use mtl_core::command::Command;
+use mtl_core::command::{self, Command};
 use mtl_core::evaluate::Measure;
 use mtl_core::mistake;
+use mtl_core::recipe::Override;
 use mtl_core::session::{Which, open_run, threads};
 use mtl_faces::list;
 use std::fmt::Write;
@@ -46,19 +47,19 @@ struct Embed {
 mtl_core::inventory::submit! {
     Command {
         describe: || Embed::augment_args(clap::Command::new("embed").about("Write the embeddings of pictures")),
-        run: |matches| Embed::from_arg_matches(matches)?.run(),
+        run: |matches| Embed::from_arg_matches(matches)?.run(&command::overrides(matches)),
     }
 }
 
 impl Embed {
-    fn run(&self) -> Result<()> {
+    fn run(&self, overrides: &[Override]) -> Result<()> {
         let csv = match self.out.extension().and_then(|e| e.to_str()) {
             Some("csv") => true,
             Some("safetensors") => false,
             _ => mistake!("--out must end in .safetensors or .csv, found {}", self.out.display()),
         };
         let files = self.files()?;
-        let run = open_run(&self.run, &self.checkpoint, &[])?;
+        let run = open_run(&self.run, &self.checkpoint, overrides)?;
         let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
         let has = |wire: &str| run.model.graph.wire(wire).is_ok();
         let mut wanted = vec![self.embedding.as_str()];
@@ -142,13 +143,14 @@ impl Embed {
             Ok(text) => text,
             Err(e) => mistake!("cannot read {}: {e}", self.input.display()),
         };
-        let first = text.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+        let counts = |l: &&str| !l.is_empty() && !l.starts_with('#');
+        let first = text.lines().map(str::trim).find(counts).unwrap_or_default();
         if first.split_whitespace().count() == 4 {
             let faces = list::read(&self.input, &root)?;
             list::report(list::missing(&faces, &self.input), "pictures are missing")?;
             return Ok(faces.into_iter().map(|f| f.file).collect());
         }
-        let files: Vec<PathBuf> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| root.join(l)).collect();
+        let files: Vec<PathBuf> = text.lines().map(str::trim).filter(counts).map(|l| root.join(l)).collect();
         if files.is_empty() {
             mistake!("the list {} is empty", self.input.display());
         }

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tch::{Kind, Tensor};
 
@@ -44,35 +45,31 @@ impl Plan {
             .map(|slot| {
                 let slot = slot * self.world + self.rank;
                 let position = number * global + slot;
-                let (part, within) = self.part(number, slot, global);
+                let (part, within) = self.part(position);
                 (self.sampler.index(part, within, global), position)
             })
             .collect()
     }
 
-    /// The part that a slot of a batch belongs to, and the position in that part's stream. The shares hold
-    /// over all batches together, not by rounding each.
-    fn part(&self, number: u64, slot: u64, global: u64) -> (usize, u64) {
-        if self.parts.len() == 1 {
-            return (0, number * global + slot);
-        }
-        let upto = |batch: u64, share: f64| (batch as f64 * global as f64 * share).round() as u64;
-        let mut cumulative = 0.0;
-        let (mut slot_start, mut before) = (0, 0);
+    /// The part that a position of the whole stream belongs to, and the position in that part's own stream.
+    ///
+    /// A part of share s has had floor(x s) of the first x positions; the others are shared out among the remaining
+    /// parts in the same way. So the shares hold over all batches together, and every part is used without gaps.
+    fn part(&self, position: u64) -> (usize, u64) {
+        let (mut position, mut left) = (position, 1.0);
         for (i, share) in self.parts.iter().enumerate() {
-            cumulative += share;
-            let last = i + 1 == self.parts.len();
-            let end_now = if last { (number + 1) * global } else { upto(number + 1, cumulative) };
-            let end_before = if last { number * global } else { upto(number, cumulative) };
-            let taken_before = end_before - before;
-            let count = (end_now - end_before).saturating_sub(slot_start);
-            if slot < slot_start + count {
-                return (i, taken_before + (slot - slot_start));
+            if i + 1 == self.parts.len() {
+                return (i, position);
             }
-            slot_start += count;
-            before = end_before;
+            let share = (share / left).min(1.0);
+            let before = |x: u64| (x as f64 * share).floor() as u64;
+            if before(position + 1) > before(position) {
+                return (i, before(position));
+            }
+            position -= before(position);
+            left -= self.parts[i];
         }
-        (self.parts.len() - 1, number * global + slot)
+        (0, position)
     }
 
     /// Loads a batch.
@@ -169,6 +166,7 @@ pub struct Loader {
     asked: u64,
     prefetch: u64,
     threads: Vec<JoinHandle<()>>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Loader {
@@ -177,11 +175,15 @@ impl Loader {
         let (jobs, work) = unbounded::<u64>();
         let (done, results) = bounded(prefetch.max(1) + workers);
         let mut threads = Vec::new();
+        let stopped = Arc::new(AtomicBool::new(false));
         for i in 0..workers.max(1) {
-            let (plan, work, done) = (plan.clone(), work.clone(), done.clone());
+            let (plan, work, done, stopped) = (plan.clone(), work.clone(), done.clone(), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || {
                 let _ = mtl_torch::stay_serial();
                 for number in work {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
                     let batch = catch_unwind(AssertUnwindSafe(|| plan.load(number)))
                         .unwrap_or_else(|panic| Err(anyhow!("the loader panicked: {}", panic_text(&*panic))));
                     if done.send((number, batch)).is_err() {
@@ -199,6 +201,7 @@ impl Loader {
             asked: first,
             prefetch: prefetch.max(1) as u64,
             threads,
+            stopped,
         };
         loader.ask()?;
         Ok(loader)
@@ -229,6 +232,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
         self.jobs = None;
         // Threads may wait for room in the queue of results.
         while self.results.recv().is_ok() {}

@@ -397,26 +397,11 @@ impl Checker<'_> {
                 }
             }
             let mut updates = vec![false; self.recipe.model.len()];
-            let set = |list: &[String], what: &str, updates: Option<&mut Vec<bool>>, out: &mut Vec<Diagnostic>| {
-                let mut updates = updates;
-                for module in list {
-                    match self.recipe.model.get_index_of(module.as_str()) {
-                        Some(m) => {
-                            if let Some(u) = updates.as_deref_mut() {
-                                u[m] = true;
-                            }
-                        }
-                        None => out.push(
-                            Diagnostic::error(format!("the phase `{name}` {what} `{module}`, which is no module"))
-                                .at(&entry.origin, "this phase")
-                                .help(suggestion(module, self.recipe.model.keys().map(String::as_str))),
-                        ),
-                    }
-                }
-            };
-            set(&entry.common.update, "updates", Some(&mut updates), &mut self.out);
+            for module in self.known_modules(&entry.common.update, name, "updates") {
+                updates[module] = true;
+            }
             for group in &entry.optimizer.common.groups {
-                set(&group.modules, "has a group for", None, &mut self.out);
+                self.known_modules(&group.modules, name, "has a group for");
             }
             phases.push(GraphPhase {
                 name: name.clone(),
@@ -426,6 +411,23 @@ impl Checker<'_> {
             });
         }
         phases
+    }
+
+    /// The indices of modules that a phase names; an unknown one is a finding.
+    fn known_modules(&mut self, names: &[String], phase: &str, what: &str) -> Vec<usize> {
+        let recipe = self.recipe;
+        let mut found = Vec::new();
+        for module in names {
+            match recipe.model.get_index_of(module.as_str()) {
+                Some(index) => found.push(index),
+                None => self.out.push(
+                    Diagnostic::error(format!("the phase `{phase}` {what} `{module}`, which is no module"))
+                        .at(&recipe.phase[phase].origin, "this phase")
+                        .help(suggestion(module, recipe.model.keys().map(String::as_str))),
+                ),
+            }
+        }
+        found
     }
 
     fn reach(&mut self, graph: &Graph) {
@@ -506,7 +508,7 @@ impl Checker<'_> {
                     Diagnostic::error(format!("nothing trains `{}` and nothing loads its weights", module.name))
                         .at(&slot.origin, "it would stay random")
                         .help(format!(
-                            "give it weights = {{ run = \"runs/…\" }} or {{ file = \"….safetensors\" }}, update it in a \
+                            "give it weights = {{ run = \"../runs/…\" }} or {{ file = \"….safetensors\" }}, update it in a \
                              phase, or say random = true in [model.{}]",
                             module.name
                         )),

@@ -1,5 +1,6 @@
 //! What a run tells: metrics in a file, progress on the terminal, curves in TensorBoard.
 
+pub mod pictures;
 mod progress;
 pub mod tensorboard;
 

@@ -1,7 +1,7 @@
 //! Progress for people: a bar on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Shows how far a run is.
@@ -47,7 +47,7 @@ impl Progress {
                 let elapsed = self.started.elapsed().as_secs_f64();
                 let rate = (step - self.first) as f64 / elapsed.max(1e-9);
                 let left = Duration::from_secs_f64(((self.total - step) as f64 / rate.max(1e-9)).min(1e9));
-                eprintln!("step {step}/{}  {rate:.2} steps/s  eta {}  {text}", self.total, clock(left));
+                plain(&format!("step {step}/{}  {rate:.2} steps/s  eta {}  {text}", self.total, clock(left)));
             }
             None => {}
         }
@@ -57,7 +57,7 @@ impl Progress {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None if !self.quiet => eprintln!("{text}"),
+            None if !self.quiet => plain(text),
             None => {}
         }
     }
@@ -68,6 +68,11 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A line on stderr. That nobody reads it any more is no reason to stop training.
+fn plain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn short(v: f64) -> String {

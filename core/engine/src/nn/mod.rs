@@ -1,7 +1,7 @@
 //! Layers with the names, shapes and starting values of PyTorch's.
 
 use crate::component::{Init, Params, Role};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tch::Tensor;
 
 /// `torch.nn.Conv2d`, square kernel and no dilation.
@@ -108,6 +108,10 @@ impl BatchNorm {
     /// Normalises over all dimensions but the second.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         if train {
+            let size = x.size();
+            if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
+                bail!("batch statistics need more than one value a channel, found {size:?}: raise batch_size");
+            }
             let _ = tch::no_grad(|| self.batches.shallow_clone().f_add_scalar_(1))?;
         }
         Ok(x.f_batch_norm(

@@ -65,7 +65,7 @@ pub struct Run {
     #[serde(default = "ten")]
     #[schemars(range(min = 1))]
     pub log_every: u64,
-    /// Steps between histograms of weights and gradients in TensorBoard; 0 for none.
+    /// Steps between histograms of weights in TensorBoard; 0 for none.
     #[serde(default)]
     pub histogram_every: u64,
     /// Steps between sheets of input images in TensorBoard; 0 for none but the first step's.
@@ -190,7 +190,7 @@ pub struct Weights {
     /// Only names that start with this, which is cut off; without it the module's own name and a point.
     #[serde(default)]
     pub prefix: Option<String>,
-    /// A named change of names, such as `mtlface`.
+    /// A change of names: `mtlface`, or a TOML file (relative to the working directory) of "from" = "to" lines.
     #[serde(default)]
     pub rename: Option<String>,
 }

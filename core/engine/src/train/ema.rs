@@ -39,6 +39,16 @@ impl Averages {
         mtl_torch::lerp(&averages, &params, 1.0 - decay)
     }
 
+    /// Starts again from the present weights.
+    pub fn restart(&self, model: &Model) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for (name, tensor, _) in entries(&self.config, model) {
+            let average = self.tensors.get(&name).with_context(|| format!("no average of `{name}`"))?;
+            average.shallow_clone().f_copy_(tensor)?;
+        }
+        Ok(())
+    }
+
     /// Whether evaluation uses the averages.
     pub fn evaluates(&self) -> bool {
         self.config.evaluate

@@ -6,7 +6,8 @@ use crate::data::{Batch, Dataset, Loader, Plan};
 use crate::evaluate::Measure;
 use crate::files::write_atomically;
 use crate::graph::{Feed, Graph, Model};
-use crate::log::tensorboard::{GraphDrawing, GraphNode, HParam, Image, TensorBoard};
+use crate::log::pictures::{drawing, hparams, sheet};
+use crate::log::tensorboard::TensorBoard;
 use crate::log::{MetricsFile, Progress};
 use crate::mistake;
 use crate::recipe::{EvaluateSlot, Recipe, Slot};
@@ -17,10 +18,10 @@ use crate::{evaluate::Evaluator, recipe::to_toml};
 use anyhow::{Context, Result, bail};
 use indexmap::IndexMap;
 use serde_json::json;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tch::Tensor;
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -43,7 +44,20 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     let mut graph = Graph::new(&mut recipe)?;
     let declared: Vec<_> =
         recipe.model.iter().filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w))).collect();
+    let warnings = std::mem::take(&mut recipe.warnings);
+    if !options.quiet && !warnings.is_empty() {
+        eprint!("{}", recipe.diagnostics(warnings).render(std::io::stderr().is_terminal()));
+    }
     let evaluators = evaluators(&mut recipe)?;
+    if let Some(metric) = &recipe.run.checkpoint.best {
+        let evaluator = metric.split_once('.').map(|(e, _)| e);
+        if evaluator.is_none_or(|e| recipe.root.at(&format!("evaluate.{e}")).is_none()) {
+            mistake!(
+                "run.checkpoint.best is {metric:?}: expected `evaluator.metric` of an evaluator in [evaluate], such as \
+                 verification.accuracy"
+            );
+        }
+    }
     session::configure(&recipe)?;
     let placement = session::placement(&recipe)?;
     let mut dims = recipe.dims.clone();
@@ -52,8 +66,7 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     let plans = session::plans(&recipe, &data)?;
     let resume = options.existing == Existing::Resume;
     let folder = runs::folder(options.out.as_deref(), &recipe.name(), options.existing)?;
-    let saved = if resume { Some(resumable(&folder, &recipe, options)?) } else { None };
-    // The program maps the checkpoint's files before weights exist, so that a bad one costs no time.
+    let saved = if resume { resumable(&folder, &recipe, options)? } else { None };
     let model = Model::build(&recipe, graph, placement)?;
     if saved.is_none() {
         load_declared(&model, &declared, &mut |line| {
@@ -62,8 +75,8 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
             }
         })?;
     }
-    record(&folder, &recipe, options, &data, &dims, saved.as_ref().map(|s| s.state.step))?;
-    let mut run = Run::start(recipe, model, evaluators, plans, dims, folder, saved, options)?;
+    runs::prepare(&folder, options.existing)?;
+    let mut run = Run::start(recipe, model, evaluators, plans, &data, dims, folder, saved, options)?;
     let result = run.steps(&signals);
     run.close(result)
 }
@@ -88,7 +101,8 @@ fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot,
     Ok(kept)
 }
 
-fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<checkpoint::Saved> {
+/// The newest whole checkpoint; none if the run was stopped before its first one, and starts again.
+fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<Option<checkpoint::Saved>> {
     let changes = runs::compare(folder, recipe, options.allow_recipe_change)?;
     if !changes.is_empty() && !options.quiet {
         eprintln!("note: changed since the run was started:\n{}", changes.join("\n"));
@@ -102,7 +116,10 @@ fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<c
     }
     let all = checkpoint::list(&folder.join("checkpoints"));
     if all.is_empty() {
-        mistake!("{} has no checkpoint to resume from: start again with --overwrite", folder.display());
+        if !options.quiet {
+            eprintln!("note: {} has no checkpoint yet: the run starts again", folder.display());
+        }
+        return Ok(None);
     }
     let mut first = None;
     for (_, path) in all.iter().rev() {
@@ -111,7 +128,7 @@ fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<c
                 if let Some(e) = &first {
                     eprintln!("warning: {e:#}\nwarning: going on from {}", path.display());
                 }
-                return Ok(saved);
+                return Ok(Some(saved));
             }
             Err(e) => first = first.or(Some(e)),
         }
@@ -186,6 +203,7 @@ impl Run {
         model: Model,
         evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
         plans: IndexMap<String, Arc<Plan>>,
+        data: &IndexMap<String, Arc<dyn Dataset>>,
         dims: IndexMap<String, i64>,
         folder: PathBuf,
         saved: Option<checkpoint::Saved>,
@@ -200,12 +218,14 @@ impl Run {
             }
             trainer.load_state(&saved.optimizer)?;
             if let Some(averages) = &mut trainer.averages {
+                averages.restart(&trainer.model)?;
                 for (name, tensor) in &saved.averages {
                     averages.load(name, tensor)?;
                 }
             }
             state = State { dims: state.dims, ..saved.state.clone() };
         }
+        record(&folder, &recipe, options, data, &state.dims, saved.as_ref().map(|s| s.state.step))?;
         let mut loaders = Vec::new();
         for (name, plan) in &plans {
             let slot = &recipe.data[name.as_str()].slot.common;
@@ -216,6 +236,7 @@ impl Run {
         let retention = Retention { last: c.keep_last as usize, every: c.keep_every };
         let checkpoints = folder.join("checkpoints");
         let best = saved.as_ref().and_then(|_| checkpoint::best(&checkpoints));
+        let best = best.filter(|b| Some(&b.metric) == c.best.as_ref());
         let writer = Writer::start(checkpoints, retention)?;
         let metrics = MetricsFile::open(&folder.join("metrics.jsonl"), state.step)?;
         let board = TensorBoard::create(&folder.join("tb"), saved.as_ref().map(|s| s.state.step as i64 + 1))?;
@@ -272,8 +293,12 @@ impl Run {
                 .filter(|(_, e)| step == total || (e.common.every > 0 && step.is_multiple_of(e.common.every)))
                 .map(|(name, _)| name.clone())
                 .collect();
-            if !due.is_empty() {
-                self.evaluate(&due, step)?;
+            if !due.is_empty()
+                && let Err(e) = self.evaluate(&due, step)
+            {
+                // The steps so far are sound, whatever is wrong with the evaluation.
+                self.save(None)?;
+                return Err(e);
             }
             let every = self.recipe.run.checkpoint.every;
             let stop = signals.asked();
@@ -282,7 +307,8 @@ impl Run {
                 self.save(better)?;
             }
             self.writer.check()?;
-            if let Some(code) = stop {
+            // A signal in the last step finds the run done.
+            if let Some(code) = stop.filter(|_| step < total) {
                 self.progress
                     .line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
                 return Ok(code);
@@ -426,7 +452,7 @@ impl Run {
         if !due.iter().any(|d| d == evaluator) {
             return None;
         }
-        let value = *self.state.metrics.get(metric)?;
+        let value = *self.state.metrics.get(metric).filter(|v| v.is_finite())?;
         let better = self
             .best
             .as_ref()
@@ -488,123 +514,4 @@ impl Run {
         }
         Ok(code)
     }
-}
-
-/// The first images of a batch side by side, mapped back to pixels.
-fn sheet(batch: &Tensor, most: i64) -> Result<Image> {
-    let n = batch.size()[0].min(most);
-    let (h, w) = (batch.size()[2], batch.size()[3]);
-    let columns = n.min(8);
-    let rows = (n + columns - 1) / columns;
-    let mut data = vec![0u8; (rows * h * columns * w * 3) as usize];
-    let pixels = batch
-        .f_narrow(0, 0, n)?
-        .f_to_device(tch::Device::Cpu)?
-        .f_permute([0, 2, 3, 1])?
-        .f_to_kind(tch::Kind::Float)?
-        .f_mul_scalar(127.5)?
-        .f_add_scalar(127.5)?
-        .f_clamp(0.0, 255.0)?
-        .f_round()?
-        .f_to_kind(tch::Kind::Uint8)?
-        .f_reshape([-1])?;
-    let pixels = Vec::<u8>::try_from(&pixels)?;
-    for (i, image) in pixels.chunks_exact((h * w * 3) as usize).enumerate() {
-        let (row, column) = (i as i64 / columns, i as i64 % columns);
-        for (y, line) in image.chunks_exact((w * 3) as usize).enumerate() {
-            let at = (((row * h + y as i64) * columns + column) * w * 3) as usize;
-            data[at..at + line.len()].copy_from_slice(line);
-        }
-    }
-    Ok(Image { width: (columns * w) as u32, height: (rows * h) as u32, channels: 3, data })
-}
-
-/// The multi-task graph for TensorBoard: data, nodes, losses and phases with what flows between them.
-fn drawing(graph: &Graph) -> GraphDrawing {
-    let shape = |s: &crate::component::shape::Shape| {
-        s.iter().map(|d| if let crate::component::Dim::Size(n) = d { *n } else { -1 }).collect::<Vec<i64>>()
-    };
-    let mut nodes = Vec::new();
-    for s in &graph.streams {
-        for (port, dims) in s.ports.outputs.iter().zip(&s.shapes) {
-            nodes.push(GraphNode {
-                name: format!("data/{}/{}", s.name, port.name),
-                op: "data".into(),
-                inputs: Vec::new(),
-                attributes: vec![("pattern".into(), port.pattern.clone())],
-                output_shapes: vec![shape(dims)],
-            });
-        }
-    }
-    let node_name = |n: usize| {
-        let node = &graph.nodes[n];
-        match node.target {
-            crate::graph::Target::Loss => format!("loss/{}", node.name.trim_start_matches("loss.")),
-            _ => format!("graph/{}", node.name),
-        }
-    };
-    for (n, node) in graph.nodes.iter().enumerate() {
-        let inputs = node
-            .inputs
-            .iter()
-            .flatten()
-            .map(|w| match w {
-                crate::graph::Wire::Data { stream, port } => {
-                    let s = &graph.streams[*stream];
-                    format!("data/{}/{}", s.name, s.ports.outputs[*port].name)
-                }
-                crate::graph::Wire::Node { node, port: 0 } => node_name(*node),
-                crate::graph::Wire::Node { node, port } => format!("{}:{port}", node_name(*node)),
-            })
-            .collect();
-        let mode = if node.train { "train" } else { "eval" };
-        nodes.push(GraphNode {
-            name: node_name(n),
-            op: node.component.clone(),
-            inputs,
-            attributes: vec![("mode".into(), mode.into())],
-            output_shapes: node.shapes.iter().map(&shape).collect(),
-        });
-    }
-    for phase in &graph.phases {
-        let updates: Vec<&str> =
-            graph.modules.iter().zip(&phase.updates).filter(|(_, u)| **u).map(|(m, _)| m.name.as_str()).collect();
-        nodes.push(GraphNode {
-            name: format!("phase/{}", phase.name),
-            op: "phase".into(),
-            inputs: phase.losses.iter().map(|(n, _)| node_name(*n)).collect(),
-            attributes: vec![("updates".into(), updates.join(", "))],
-            output_shapes: Vec::new(),
-        });
-    }
-    GraphDrawing { nodes }
-}
-
-/// The numbers and names of the recipe, flat.
-fn hparams(recipe: &Recipe) -> Vec<(String, HParam)> {
-    fn walk(path: &str, value: &serde_json::Value, out: &mut Vec<(String, HParam)>) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (key, value) in map {
-                    walk(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, out);
-                }
-            }
-            serde_json::Value::Number(n) => {
-                if let Some(v) = n.as_f64() {
-                    out.push((path.to_owned(), HParam::Number(v)));
-                }
-            }
-            serde_json::Value::Bool(b) => out.push((path.to_owned(), HParam::Bool(*b))),
-            serde_json::Value::String(s) => out.push((path.to_owned(), HParam::Text(s.clone()))),
-            _ => {}
-        }
-    }
-    let mut out = Vec::new();
-    let json = recipe.root.to_json();
-    for section in ["run", "dims", "data", "model", "loss", "phase"] {
-        if let Some(value) = json.get(section) {
-            walk(section, value, &mut out);
-        }
-    }
-    out
 }

@@ -12,6 +12,8 @@ use tch::{Kind, Tensor};
 
 /// The value of a loss in the newest step, still on the device.
 pub struct LossValue {
+    /// The phase that minimizes it.
+    pub phase: usize,
     /// The loss.
     pub name: String,
     /// Its factor in the sum.
@@ -291,9 +293,9 @@ impl StepHooks for Inner {
             });
             let value = value.f_detach()?;
             let value = if share == 1.0 { value } else { value.f_mul_scalar(share)? };
-            match self.losses.iter_mut().find(|l| l.name == *name) {
+            match self.losses.iter_mut().find(|l| l.phase == phase && l.name == *name) {
                 Some(known) => known.value = known.value.f_add(&value)?,
-                None => self.losses.push(LossValue { name: name.clone(), weight: *weight, value }),
+                None => self.losses.push(LossValue { phase, name: name.clone(), weight: *weight, value }),
             }
         }
         let mut total = total.context("the phase minimizes nothing")?;
@@ -344,7 +346,8 @@ impl StepHooks for Inner {
                 l
             })
             .collect();
-        if state.scaler.is_some() && state.scaled_decay == ScaledDecay::BeforeUnscaling {
+        let scaled = state.scaled_decay == ScaledDecay::BeforeUnscaling && state.optimizer.coupled();
+        if state.scaler.is_some() && scaled {
             for l in live.iter_mut().filter(|l| l.weight_decay != 0.0) {
                 mtl_torch::add_decay(&l.grads, &l.params, l.weight_decay)?;
                 l.weight_decay = 0.0;

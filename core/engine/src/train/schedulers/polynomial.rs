@@ -3,7 +3,7 @@ use crate::register;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Linear warm-up, then `lr * (1 - share)^power` down to the floor at the last step; insightface trains with
+/// Linear warm-up, then `lr * (1 - share)^power`, with the share of the steps that is over, and never below the floor; insightface trains with
 /// power 1.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
