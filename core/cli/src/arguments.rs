@@ -66,7 +66,7 @@ pub struct Train {
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
     pub overrides: Overrides,
-    /// The run folder [default: `runs/<name>/<time>`]
+    /// The run folder; without it `runs/<name>/<time>`
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with a run: that of --out, else the newest of this name
