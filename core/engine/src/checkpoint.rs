@@ -20,6 +20,7 @@ use tch::Tensor;
 
 /// What a run is apart from its tensors.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// Steps done.
     pub step: u64,
