@@ -174,20 +174,14 @@ pub fn trace(args: &Trace) -> Result<u8> {
 }
 
 pub fn eval(args: &Eval) -> Result<u8> {
-    let run = session::open_run(&args.run, &args.checkpoint, &args.overrides.list())?;
+    let mut run = session::open_run(&args.run, &args.checkpoint, &args.overrides.list())?;
     if run.recipe.evaluate.is_empty() {
         mistake!("the recipe of {} has no [evaluate.NAME]", args.run.display());
     }
+    let evaluators = session::evaluators(&mut run.recipe)?;
     let measure = Measure::new(&run.model, &run.recipe, session::threads(&run.recipe))?;
     let mut all = serde_json::Map::new();
-    for (name, slot) in &run.recipe.evaluate {
-        if let Some(file) = slot.config.files().iter().find(|f| !f.exists()) {
-            if slot.common.optional {
-                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
-                continue;
-            }
-            mistake!("`evaluate.{name}` needs {}, which is not there", file.display());
-        }
+    for (name, slot) in &evaluators {
         let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
         let path = args.run.join(format!("eval/{name}.step-{}.json", run.step));
         write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;

@@ -3,9 +3,10 @@
 use crate::checkpoint;
 use crate::component::Placement;
 use crate::data::{Dataset, Open, Plan, stream_seed};
+use crate::evaluate::Evaluator;
 use crate::graph::{Graph, Model};
 use crate::mistake;
-use crate::recipe::{Override, Recipe};
+use crate::recipe::{EvaluateSlot, Override, Recipe, Slot};
 use crate::train::weight_kind;
 use crate::weights::load_into;
 use anyhow::{Context, Result};
@@ -91,6 +92,26 @@ pub fn plans(recipe: &Recipe, data: &IndexMap<String, Arc<dyn Dataset>>) -> Resu
         out.insert(name.clone(), Arc::new(Plan::new(dataset, sampler, batch, seed, (0, 1))));
     }
     Ok(out)
+}
+
+/// Takes the evaluators out of the recipe; an optional one whose files are missing is left out.
+pub fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>> {
+    let mut kept = IndexMap::new();
+    for (name, slot) in std::mem::take(&mut recipe.evaluate) {
+        match slot.config.files().into_iter().find(|f| !f.exists()) {
+            Some(file) if slot.common.optional => {
+                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
+            }
+            Some(file) => mistake!(
+                "`evaluate.{name}` needs {}, which is not there: give its path, or drop it with --unset evaluate.{name}",
+                file.display()
+            ),
+            None => {
+                kept.insert(name, slot);
+            }
+        }
+    }
+    Ok(kept)
 }
 
 /// Which checkpoint of a run.

@@ -48,7 +48,7 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     if !options.quiet && !warnings.is_empty() {
         eprint!("{}", recipe.diagnostics(warnings).render(std::io::stderr().is_terminal()));
     }
-    let evaluators = evaluators(&mut recipe)?;
+    let evaluators = session::evaluators(&mut recipe)?;
     if let Some(metric) = &recipe.run.checkpoint.best {
         let evaluator = metric.split_once('.').map(|(e, _)| e);
         if evaluator.is_none_or(|e| recipe.root.at(&format!("evaluate.{e}")).is_none()) {
@@ -79,26 +79,6 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     let mut run = Run::start(recipe, model, evaluators, plans, &data, dims, folder, saved, options)?;
     let result = run.steps(&signals);
     run.close(result)
-}
-
-/// The evaluators; an optional one whose files are missing is left out.
-fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>> {
-    let mut kept = IndexMap::new();
-    for (name, slot) in std::mem::take(&mut recipe.evaluate) {
-        match slot.config.files().into_iter().find(|f| !f.exists()) {
-            Some(file) if slot.common.optional => {
-                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
-            }
-            Some(file) => mistake!(
-                "`evaluate.{name}` needs {}, which is not there: give its path, or drop it with --unset evaluate.{name}",
-                file.display()
-            ),
-            None => {
-                kept.insert(name, slot);
-            }
-        }
-    }
-    Ok(kept)
 }
 
 /// The newest whole checkpoint; none if the run was stopped before its first one, and starts again.
@@ -349,14 +329,17 @@ impl Run {
                  learning rate, clip_norm, or full precision may help"
             );
         }
+        // Reading these waits for the device.
+        let phases = self.trainer.phase_numbers()?;
+        let rates = phases.iter().filter(|(n, _)| n.starts_with("lr/")).cloned();
         let shown: Vec<(String, f64)> = numbers
             .iter()
             .map(|(n, v)| (n.trim_start_matches("loss/").to_owned(), *v))
-            .chain(self.trainer.phase_numbers()?.into_iter().filter(|(n, _)| n.starts_with("lr/")).map(|(n, v)| {
+            .chain(rates.map(|(n, v)| {
                 (if self.recipe.run.phases.as_ref().is_none_or(|p| p.len() < 2) { "lr".to_owned() } else { n }, v)
             }))
             .collect();
-        numbers.extend(self.trainer.phase_numbers()?);
+        numbers.extend(phases);
         if self.state.skipped > 0 {
             numbers.push(("data/skipped".into(), self.state.skipped as f64));
         }
