@@ -19,8 +19,24 @@ fn main() {
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .files(["csrc/shim.cpp", "csrc/kernels.cpp"])
+        .files(["csrc/shim.cpp", "csrc/kernels.cpp", "csrc/winograd.cpp"])
         .compile("mtl_torch_shim");
+    // The same file once for any machine and once for AVX2; the program chooses when it runs.
+    for (isa, flags) in [("baseline", &[][..]), ("avx2", &["-mavx2", "-mfma"][..])] {
+        let mut tiles = cc::Build::new();
+        flags.iter().for_each(|flag| {
+            tiles.flag(flag);
+        });
+        tiles
+            .cpp(true)
+            .std("c++17")
+            .opt_level(3)
+            .warnings(false)
+            .flag("-Wno-psabi")
+            .define("MTL_ISA", isa)
+            .file("csrc/winograd_tiles.cpp")
+            .compile(&format!("mtl_winograd_{isa}"));
+    }
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
     println!("cargo:lib={}", libtorch.join("lib").display());

@@ -18,14 +18,14 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def ours(a, faces, precision):
+def ours(a, faces, precision, *more):
     """Seconds a step (median), from start to the first step done, peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "run"
         args = [ROOT / "target/release/mtlrun", ROOT / "recipes/bench/ir50_112.toml", "--out", out]
         args += ["--threads", str(a.threads), "--set", f"data.faces.list={faces}/list.txt"]
         args += ["--set", f"run.precision={precision}", "--set", f"run.steps={a.steps + 2}"]
-        args += ["--set", f"data.faces.batch_size={a.batch}"]
+        args += ["--set", f"data.faces.batch_size={a.batch}", *more]
         start, first = time.time(), None
         process = subprocess.Popen(list(map(str, args)), stderr=subprocess.PIPE, text=True)
         for line in process.stderr:
@@ -60,10 +60,12 @@ def main():
         print("| precision | program | s a step | first step after, s | peak MB | times plain eager |")
         print("|---|---|---|---|---|---|")
         for precision in a.precision:
-            rows = {"plain eager": [], "eager, channels_last": [], "mtlrun": []}
+            rows = {"plain eager": [], "eager, channels_last": [], "mtlrun, direct convolutions": [], "mtlrun": []}
             for _ in range(a.rounds):
                 rows["plain eager"].append(eager(a, precision))
                 rows["eager, channels_last"].append(eager(a, precision, "--channels-last"))
+                direct = ours(a, faces, precision, "--set", "run.winograd=false")
+                rows["mtlrun, direct convolutions"].append(direct)
                 rows["mtlrun"].append(ours(a, faces, precision))
             base = min(r["seconds"] for r in rows["plain eager"])
             for name, found in rows.items():

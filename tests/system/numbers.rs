@@ -27,7 +27,7 @@ fn block(kind: Kind, name: &str, config: &str) -> Box<dyn Block> {
 }
 
 fn placement(kind: TensorKind) -> Placement {
-    Placement { device: Device::Cpu, kind, channels_last: false, seed: 1, shapes_only: false }
+    Placement { device: Device::Cpu, kind, channels_last: false, winograd: false, seed: 1, shapes_only: false }
 }
 
 fn numbers(v: &Value) -> Vec<f64> {

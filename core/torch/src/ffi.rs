@@ -65,6 +65,7 @@ unsafe extern "C" {
         found_inf: Raw,
     ) -> *mut c_char;
     pub(crate) fn mtl_prelu(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_conv3x3(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
 }
 

@@ -18,10 +18,47 @@ pub fn prelu(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_prelu(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), out) })
 }
 
+/// A convolution of `[batch, in, h, w]` with `[out, in, 3, 3]`, stride 1 and padding 1, without bias. In float32, in
+/// channels-last memory on the CPU, it takes Winograd's algorithm F(4x4, 3x3) (Lavin and Gray 2016), about three times
+/// faster and with rounding errors some ten times those of the direct sum; elsewhere it is `torch.conv2d`.
+pub fn conv3x3(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    // SAFETY: both tensors are live for the call.
+    one(|out| unsafe { ffi::mtl_conv3x3(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), out) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::{Device, Kind};
+
+    /// Against the double-precision convolution: outputs and both gradients stay within a few float32 roundings of
+    /// their root mean square, at sizes that are and are not multiples of the tile.
+    #[test]
+    fn winograd_has_the_values_and_gradients_of_the_convolution() {
+        for (batch, input, output, h, w) in
+            [(4, 32, 64, 12, 16), (12, 64, 64, 7, 7), (9, 96, 40, 9, 14), (32, 256, 64, 3, 5)]
+        {
+            crate::seed(5).unwrap();
+            let x = Tensor::randn([batch, input, h, w], (Kind::Double, Device::Cpu));
+            let k = Tensor::randn([output, input, 3, 3], (Kind::Double, Device::Cpu)) * 0.1;
+            let scale = Tensor::randn([batch, output, h, w], (Kind::Double, Device::Cpu));
+            let run = |kind: Kind| {
+                let x = crate::channels_last(&x.to_kind(kind)).unwrap().set_requires_grad(true);
+                let k = k.to_kind(kind).set_requires_grad(true);
+                let y = conv3x3(&x, &k).unwrap();
+                (&y * scale.to_kind(kind)).sum(kind).backward();
+                [y.detach(), x.grad(), k.grad()].map(|t| t.to_kind(Kind::Double))
+            };
+            for ((what, own), exact) in
+                ["output", "input", "kernel"].iter().zip(run(Kind::Float)).zip(run(Kind::Double))
+            {
+                let rms = exact.square().mean(Kind::Double).sqrt().double_value(&[]);
+                let apart = (&own - &exact).abs().max().double_value(&[]) / rms;
+                assert!(apart < 1e-4, "{what} of {batch}x{input}x{h}x{w}: {apart:e}");
+                assert!(apart > 0.0, "{what}: the same bits as in double precision");
+            }
+        }
+    }
 
     #[test]
     fn prelu_has_the_gradients_of_libtorch() {

@@ -9,7 +9,7 @@ mod kernels;
 mod ops;
 mod system;
 
-pub use kernels::{prelu, reverse_gradient};
+pub use kernels::{conv3x3, prelu, reverse_gradient};
 pub use ops::{
     Adam, Autocast, Sgd, add_decay, backward, channels_last, clip, fused_adam, fused_sgd, gradients, lerp, scale,
     set_requires_grad, take_grad, total_norm, unscale,

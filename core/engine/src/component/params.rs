@@ -53,6 +53,8 @@ pub struct Placement {
     pub kind: Kind,
     /// 4-D parameters get channels-last memory.
     pub channels_last: bool,
+    /// 3x3 convolutions may take Winograd's algorithm.
+    pub winograd: bool,
     /// Seed of the initial values.
     pub seed: u64,
     /// Only shapes are wanted: tensors have no memory of their own.

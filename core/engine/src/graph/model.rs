@@ -142,8 +142,14 @@ impl Model {
             .map(|(k, _)| (k.clone(), open))
             .collect();
         graph.resolve(&named);
-        let placement =
-            Placement { device: tch::Device::Cpu, kind: Kind::Float, channels_last: false, seed: 0, shapes_only: true };
+        let placement = Placement {
+            device: tch::Device::Cpu,
+            kind: Kind::Float,
+            channels_last: false,
+            winograd: false,
+            seed: 0,
+            shapes_only: true,
+        };
         let model = Self::build(recipe, graph, placement)?;
         Ok(model.tensors().into_iter().map(|(name, t)| (name, t.size())).collect())
     }

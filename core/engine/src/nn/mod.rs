@@ -11,6 +11,7 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     stride: i64,
     padding: i64,
+    winograd: bool,
 }
 
 /// Settings of a [`Conv2d`].
@@ -40,11 +41,15 @@ impl Conv2d {
     pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
         let weight = p.param("weight", &[output, input, conv.kernel, conv.kernel], conv.init, Role::Weight)?;
         let bias = conv.bias.then(|| p.param("bias", &[output], Init::Const(0.0), Role::Bias)).transpose()?;
-        Ok(Self { weight, bias, stride: conv.stride, padding: conv.padding })
+        let winograd = p.placement().winograd && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
+        Ok(Self { weight, bias, stride: conv.stride, padding: conv.padding, winograd })
     }
 
     /// `[batch, input, h, w]` to `[batch, output, …]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.winograd && self.bias.is_none() {
+            return mtl_torch::conv3x3(x, &self.weight);
+        }
         let (s, p) = (self.stride, self.padding);
         Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [1, 1], 1)?)
     }

@@ -61,6 +61,10 @@ pub struct Run {
     /// Images and convolutions keep channels innermost in memory, which is faster.
     #[serde(default = "yes")]
     pub channels_last: bool,
+    /// 3x3 convolutions in float32 on the CPU take Winograd's algorithm: fewer multiplications, and rounding errors
+    /// some ten times larger. Without it they are direct sums. Needs `channels_last`.
+    #[serde(default = "yes")]
+    pub winograd: bool,
     /// Steps between lines of metrics.
     #[serde(default = "ten")]
     #[schemars(range(min = 1))]

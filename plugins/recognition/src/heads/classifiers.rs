@@ -191,8 +191,14 @@ mod tests {
     use tch::{Device, Kind};
 
     fn call(block: &dyn Block, embedding: &Tensor, label: &Tensor) -> (Tensor, Tensor) {
-        let placement =
-            Placement { device: Device::Cpu, kind: Kind::Double, channels_last: false, seed: 1, shapes_only: false };
+        let placement = Placement {
+            device: Device::Cpu,
+            kind: Kind::Double,
+            channels_last: false,
+            winograd: false,
+            seed: 1,
+            shapes_only: false,
+        };
         let params = Params::new("identity", placement);
         let mut sizes = Sizes::new(&[("identities".to_owned(), Dim::Size(4))].into_iter().collect());
         sizes.bind("batch size", &[Dim::Size(2), Dim::Size(3)]).unwrap();

@@ -1,0 +1,154 @@
+// 3x3 convolutions with stride 1 and padding 1 in float32 on the CPU, by Winograd's F(4x4, 3x3)
+// (Lavin and Gray 2016): 36 matrix products in place of 144 multiplications a tile, four times fewer.
+#include "shim.h"
+#include "winograd_tiles.h"
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <algorithm>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace {
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using mtl::Picture;
+
+struct Transforms {
+  decltype(&mtl::baseline::winograd_input) input;
+  decltype(&mtl::baseline::winograd_output) output;
+  decltype(&mtl::baseline::winograd_gradient) gradient;
+};
+
+const Transforms &transforms() {
+  static const Transforms best = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      return Transforms{mtl::avx2::winograd_input, mtl::avx2::winograd_output, mtl::avx2::winograd_gradient};
+    return Transforms{mtl::baseline::winograd_input, mtl::baseline::winograd_output, mtl::baseline::winograd_gradient};
+  }();
+  return best;
+}
+
+// kron(G, G), [36, 9]: the transform of a 3x3 kernel as one matrix.
+at::Tensor kernel_matrix() {
+  const double g[6][3] = {{1. / 4, 0, 0},           {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
+                          {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
+  auto out = at::empty({36, 9}, at::kFloat);
+  float *p = out.mutable_data_ptr<float>();
+  for (int a = 0; a < 36; a++)
+    for (int k = 0; k < 9; k++) p[a * 9 + k] = static_cast<float>(g[a / 6][k / 3] * g[a % 6][k % 3]);
+  return out;
+}
+
+// Tiles of 4x4 outputs, numbered over batch, rows and columns.
+struct Tiling {
+  int64_t batch, height, width, down, across;
+  explicit Tiling(const at::Tensor &x)
+      : batch(x.size(0)), height(x.size(2)), width(x.size(3)), down((height + 3) / 4), across((width + 3) / 4) {}
+  int64_t count() const { return batch * down * across; }
+  // The tiles that are transformed and multiplied together: their matrices should stay in the cache, and be tall
+  // enough for a fast product.
+  int64_t chunk(int64_t channels) const {
+    int64_t most = std::max<int64_t>(128, (1 << 20) / (36 * channels));
+    int64_t chunks = (count() + most - 1) / most;
+    return (count() + chunks - 1) / chunks;
+  }
+  // Calls `each(image, row, column, index)` for tiles [from, to), in threads; `index` counts from 0.
+  template <typename F>
+  void visit(int64_t from, int64_t to, const F &each) const {
+    at::parallel_for(0, to - from, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        int64_t tile = from + i, image = tile / (down * across), rest = tile % (down * across);
+        each(image, rest / across * 4, rest % across * 4, i);
+      }
+    });
+  }
+};
+
+// The convolution of `x` [batch, in, h, w] with a transformed kernel [36, in, out].
+at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel) {
+  Tiling tiles(x);
+  int64_t in = kernel.size(1), out = kernel.size(2), most = tiles.chunk(std::max(in, out));
+  auto y = at::empty({tiles.batch, out, tiles.height, tiles.width}, x.options(), at::MemoryFormat::ChannelsLast);
+  auto v_memory = at::empty({36 * most * in}, x.options()), m_memory = at::empty({36 * most * out}, x.options());
+  const float *source = x.const_data_ptr<float>();
+  float *v_at = v_memory.mutable_data_ptr<float>(), *m_at = m_memory.mutable_data_ptr<float>();
+  float *target = y.mutable_data_ptr<float>();
+  Picture from{tiles.height, tiles.width, in}, to{tiles.height, tiles.width, out};
+  int64_t from_size = from.height * from.width * in, to_size = to.height * to.width * out;
+  for (int64_t begin = 0; begin < tiles.count(); begin += most) {
+    int64_t n = std::min(most, tiles.count() - begin);
+    tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
+      transforms().input(source + image * from_size, from, row, column, v_at + i * in, n * in);
+    });
+    auto m = m_memory.narrow(0, 0, 36 * n * out).view({36, n, out});
+    at::bmm_out(m, v_memory.narrow(0, 0, 36 * n * in).view({36, n, in}), kernel);
+    tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
+      transforms().output(m_at + i * out, n * out, target + image * to_size, to, row, column);
+    });
+  }
+  return y;
+}
+
+// The gradient of the kernel [out, in, 3, 3].
+at::Tensor kernel_gradient(const at::Tensor &x, const at::Tensor &g) {
+  Tiling tiles(x);
+  int64_t in = x.size(1), out = g.size(1), most = tiles.chunk(std::max(in, out));
+  auto sum = at::zeros({36, in, out}, x.options());
+  auto v_memory = at::empty({36 * most * in}, x.options()), d_memory = at::empty({36 * most * out}, x.options());
+  const float *source = x.const_data_ptr<float>(), *target = g.const_data_ptr<float>();
+  float *v_at = v_memory.mutable_data_ptr<float>(), *d_at = d_memory.mutable_data_ptr<float>();
+  Picture from{tiles.height, tiles.width, in}, to{tiles.height, tiles.width, out};
+  int64_t from_size = from.height * from.width * in, to_size = to.height * to.width * out;
+  for (int64_t begin = 0; begin < tiles.count(); begin += most) {
+    int64_t n = std::min(most, tiles.count() - begin);
+    tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
+      transforms().input(source + image * from_size, from, row, column, v_at + i * in, n * in);
+      transforms().gradient(target + image * to_size, to, row, column, d_at + i * out, n * out);
+    });
+    sum.baddbmm_(v_memory.narrow(0, 0, 36 * n * in).view({36, n, in}).transpose(1, 2),
+                 d_memory.narrow(0, 0, 36 * n * out).view({36, n, out}));
+  }
+  auto kernel = kernel_matrix().t().mm(sum.view({36, in * out}));
+  return kernel.view({3, 3, in, out}).permute({3, 2, 0, 1}).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+struct Winograd : Function<Winograd> {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight) {
+    ctx->save_for_backward({input, weight});
+    int64_t out = weight.size(0), in = weight.size(1);
+    auto kernel = kernel_matrix().mm(weight.permute({2, 3, 1, 0}).reshape({9, in * out}));
+    return convolve(input, kernel.view({36, in, out}));
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto saved = ctx->get_saved_variables();
+    auto x = saved[0], w = saved[1];
+    auto g = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
+    at::Tensor gx, gw;
+    if (ctx->needs_input_grad(0)) {
+      // The gradient of the input is the convolution of `g` with the kernel turned by half a turn.
+      int64_t out = w.size(0), in = w.size(1);
+      auto turned = kernel_matrix().flip({1}).mm(w.permute({2, 3, 0, 1}).reshape({9, out * in}));
+      gx = convolve(g, turned.view({36, out, in}));
+    }
+    if (ctx->needs_input_grad(1)) gw = kernel_gradient(x, g);
+    return {gx, gw};
+  }
+};
+
+// Whether the function above can and should stand in: the transforms work on eight channels at a time, and below
+// some size they cost more than they save.
+bool applies(const at::Tensor &x, const at::Tensor &w) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat && w.scalar_type() == at::kFloat && x.dim() == 4 && w.dim() == 4 &&
+         w.size(2) == 3 && w.size(3) == 3 && x.size(1) == w.size(1) && w.size(0) % 8 == 0 && w.size(1) % 8 == 0 &&
+         w.size(0) * w.size(1) >= 2048 && Tiling(x).count() >= 48 &&
+         x.is_contiguous(at::MemoryFormat::ChannelsLast) && !at::autocast::is_autocast_enabled(at::kCPU);
+}
+}  // namespace
+
+extern "C" char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out) {
+  MTL_BEGIN
+  *out = new at::Tensor(applies(*input, *weight) ? Winograd::apply(*input, *weight)
+                                                 : at::conv2d(*input, *weight, {}, 1, 1));
+  MTL_END
+}
