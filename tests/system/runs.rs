@@ -1,6 +1,7 @@
 //! Training runs: folders, checkpoints, resuming, signals.
 
 use crate::support::{Faces, mtlrun, outcome, root};
+use mtl_core::weights::Tensors;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -110,6 +111,32 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
         faces.train(&run, &[&steps[..], &["--resume"]].concat());
         assert_same(&whole, &run, 60);
     }
+}
+
+#[test]
+fn a_picture_that_breaks_in_mid_run_costs_no_step() {
+    let faces = Faces::new(4, 3);
+    let dir = TempDir::new().unwrap();
+    let whole = dir.path().join("whole");
+    let steps = ["--set", "run.checkpoint.every=0", "-q"];
+    faces.train(&whole, &steps);
+    // The first batch is drawn from 12 pictures by the seed: of three pictures at least one is not in it.
+    let found = ["0_0.jpg", "1_1.jpg", "2_2.jpg", "3_0.jpg", "3_1.jpg"].iter().find(|name| {
+        let (picture, run) = (faces.path(name), dir.path().join(name));
+        let good = bytes(&picture);
+        std::fs::write(&picture, &good[..good.len() / 2]).unwrap();
+        let (code, text) = outcome(&mtlrun(&faces.tiny(&run, &steps)).output().unwrap());
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(**name), "{text}");
+        std::fs::write(&picture, good).unwrap();
+        let saved = std::fs::read_dir(run.join("checkpoints")).is_ok_and(|mut d| d.next().is_some());
+        if saved {
+            faces.train(&run, &[&steps[..], &["--resume"]].concat());
+            assert_same(&whole, &run, 6);
+        }
+        saved
+    });
+    assert!(found.is_some(), "every picture was in the first batch");
 }
 
 #[test]
@@ -256,6 +283,30 @@ fn precision_accumulation_averages_and_other_optimizers_train() {
         faces.train(&parts, &[&sets[..], &["--resume"]].concat());
         assert_same(&whole, &parts, 6);
     }
+}
+
+/// Two halves of a batch give the gradient of the whole one, where no batch statistics come in: all nodes run in
+/// evaluation mode. What is left are roundings of double precision.
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let faces = Faces::new(4, 3);
+    let dir = TempDir::new().unwrap();
+    let nodes = ["features", "parts", "embedding", "years", "leaked"];
+    let modes: Vec<String> = nodes.iter().map(|n| format!("graph.{n}.mode=eval")).collect();
+    let weights = |name: &str, accumulate: u32, batch: u32| {
+        let sizes = [format!("phase.recognition.accumulate={accumulate}"), format!("data.faces.batch_size={batch}")];
+        let all = modes.iter().chain(&sizes).flat_map(|s| ["--set", s.as_str()]);
+        let run = dir.path().join(name);
+        faces.train(&run, &all.chain(["--set", "run.precision=float64", "-q"]).collect::<Vec<_>>());
+        mtl_core::weights::read(&run.join("weights.safetensors")).unwrap()
+    };
+    let (whole, halves) = (weights("whole", 1, 4), weights("halves", 2, 2));
+    let other = weights("other", 1, 2);
+    let apart = |a: &Tensors, b: &Tensors| {
+        a.iter().map(|(name, t)| (t - &b[name]).abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
+    assert!(apart(&whole, &halves) < 1e-12, "{}", apart(&whole, &halves));
+    assert!(apart(&whole, &other) > 1e-6, "half the samples make no difference");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::mistake;
 use crate::recipe::{Recipe, difference, to_toml};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,12 +29,12 @@ pub fn folder(out: Option<&Path>, name: &str, existing: Existing) -> Result<Path
             Some(path) => path,
             None => mistake!("there is no run to resume under runs/{name}: name its folder with --out"),
         },
-        (None, _) => Path::new("runs").join(name).join(timestamp()),
+        (None, _) => unused(&Path::new("runs").join(name), &timestamp()),
     };
     if path.exists() && !path.is_dir() {
         mistake!("the run folder {} is a file: name another with --out", path.display());
     }
-    let filled = path.read_dir().is_ok_and(|mut d| d.next().is_some());
+    let filled = path.read_dir().is_ok_and(|d| d.flatten().any(|entry| entry.file_name() != LOCK));
     match existing {
         Existing::Resume if !path.join("recipe.resolved.toml").exists() => {
             mistake!("there is no run to resume in {}: it holds no recipe.resolved.toml", path.display())
@@ -60,15 +61,47 @@ pub fn folder(out: Option<&Path>, name: &str, existing: Existing) -> Result<Path
     Ok(path)
 }
 
-/// Makes the folder that [`folder`] has chosen, emptying it first where that was asked for.
-pub fn prepare(path: &Path, existing: Existing) -> Result<()> {
+/// A run folder that no other process trains in while this lives.
+#[derive(Debug)]
+pub struct Lock {
+    // Closing the file gives the lock up, also when the process is killed. None where the file system has no locks.
+    _file: Option<File>,
+}
+
+const LOCK: &str = "run.lock";
+
+fn lock(path: &Path) -> Result<Lock> {
+    let file = path.join(LOCK);
+    let file = match File::options().create(true).truncate(false).write(true).open(&file) {
+        Ok(file) => file,
+        Err(e) => mistake!("cannot write in the run folder {}: {e}", path.display()),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: Some(file) }),
+        Err(TryLockError::WouldBlock) => {
+            mistake!("another process trains in {}: wait for it, or name another folder with --out", path.display())
+        }
+        Err(TryLockError::Error(_)) => Ok(Lock { _file: None }),
+    }
+}
+
+/// Makes the folder that [`folder`] has chosen and locks it, emptying it first where that was asked for.
+pub fn prepare(path: &Path, existing: Existing) -> Result<Lock> {
     if existing == Existing::Overwrite && path.exists() {
+        let held = lock(path)?;
         std::fs::remove_dir_all(path).with_context(|| format!("emptying {}", path.display()))?;
+        drop(held);
     }
     match std::fs::create_dir_all(path) {
-        Ok(()) => Ok(()),
+        Ok(()) => lock(path),
         Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
     }
+}
+
+/// `folder/name`, numbered if runs were started in the same second.
+fn unused(folder: &Path, name: &str) -> PathBuf {
+    let numbered = (2..).map(|n| folder.join(format!("{name}-{n}")));
+    std::iter::once(folder.join(name)).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| folder.join(name))
 }
 
 fn newest(folder: &Path) -> Option<PathBuf> {
@@ -191,6 +224,21 @@ pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_trained_in_by_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let held = prepare(&path, Existing::Refuse).unwrap();
+        for existing in [Existing::Resume, Existing::Overwrite] {
+            let error = prepare(&path, existing).unwrap_err();
+            assert!(error.to_string().contains("another process trains in"), "{error}");
+        }
+        drop(held);
+        assert_eq!(folder(Some(&path), "n", Existing::Refuse).unwrap(), path);
+        prepare(&path, Existing::Overwrite).unwrap();
+        assert_eq!(unused(dir.path(), "run"), dir.path().join("run-2"));
+    }
 
     #[test]
     fn a_folder_with_something_in_it_is_refused() {

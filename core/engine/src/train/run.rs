@@ -75,7 +75,7 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
             }
         })?;
     }
-    runs::prepare(&folder, options.existing)?;
+    let _lock = runs::prepare(&folder, options.existing)?;
     let mut run = Run::start(recipe, model, evaluators, plans, &data, dims, folder, saved, options)?;
     let result = run.steps(&signals);
     run.close(result)
@@ -257,7 +257,16 @@ impl Run {
             let step = self.state.step + 1;
             let log = step.is_multiple_of(self.recipe.run.log_every) || step == total || step == 1;
             self.trainer.want_norms(log);
-            let feed = self.batches(step)?;
+            let feed = match self.batches(step) {
+                Ok(feed) => feed,
+                Err(e) => {
+                    // The steps so far are sound, whatever is wrong with the next batch.
+                    if self.state.step > 0 {
+                        self.save(None)?;
+                    }
+                    return Err(e);
+                }
+            };
             self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
             self.images(&feed, step)?;
             drop(feed);
@@ -301,16 +310,18 @@ impl Run {
         let wanted = self.trainer.batches(step);
         let placement = self.trainer.model.placement();
         let mut feed = Vec::new();
+        let (mut skipped, mut read) = (self.state.skipped, self.state.batches.clone());
         for (stream, n) in wanted.into_iter().enumerate() {
             let mut batches: Vec<Batch> = Vec::new();
             for _ in 0..n {
                 batches.push(self.loaders[stream].next_batch()?.to(placement.kind, placement.device)?);
             }
-            self.state.skipped += batches.iter().map(|b| b.skipped).sum::<u64>();
+            skipped += batches.iter().map(|b| b.skipped).sum::<u64>();
             let name = &self.trainer.model.graph.streams[stream].name;
-            *self.state.batches.entry(name.clone()).or_default() += n as u64;
+            *read.entry(name.clone()).or_default() += n as u64;
             feed.push(batches);
         }
+        (self.state.skipped, self.state.batches) = (skipped, read);
         Ok(feed)
     }
 
