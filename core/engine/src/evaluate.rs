@@ -7,6 +7,7 @@ use crate::mistake;
 use crate::recipe::Recipe;
 use anyhow::{Context, Result, anyhow};
 use indexmap::IndexMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,11 @@ use tch::Tensor;
 pub trait Evaluator: Send {
     /// The wires that it feeds and reads, by the key that names them.
     fn wires(&self) -> Vec<(&'static str, String)>;
+
+    /// Rules between keys that no schema can say.
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The files that must be there; a missing one is a mistake, or leaves out an optional evaluator.
     fn files(&self) -> Vec<std::path::PathBuf>;
@@ -52,13 +58,29 @@ impl<'a> Measure<'a> {
         Ok(Self { model, threads: threads.max(1), transforms })
     }
 
-    /// Reads images as the recipe's data port takes them and hands them on in batches, in order.
-    ///
-    /// A batch is `[n, 3, height, width]`; loading goes on in other threads meanwhile.
+    /// Reads image files as [`pictures`](Self::pictures) does.
     pub fn images(
         &self,
         feed: &str,
         files: &[PathBuf],
+        batch_size: usize,
+        each: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let read = |i: usize| match Picture::read(&files[i]) {
+            Ok(picture) => Ok(picture),
+            Err(e) => mistake!("{e:#}"),
+        };
+        self.pictures(feed, files.len(), &read, batch_size, each)
+    }
+
+    /// Prepares pictures as the recipe's data port takes them and hands them on in batches, in order.
+    ///
+    /// A batch is `[n, 3, height, width]`; `read` is called for 0..count in other threads meanwhile.
+    pub fn pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: &(dyn Fn(usize) -> Result<Picture> + Sync),
         batch_size: usize,
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
@@ -69,14 +91,12 @@ impl<'a> Measure<'a> {
             return Err(anyhow!("`{feed}` carries no images"));
         };
         let transforms = &self.transforms[stream];
-        let load = |files: &[PathBuf]| -> Result<Tensor> {
+        let load = |range: Range<usize>| -> Result<Tensor> {
             let size = (channels * height * width) as usize;
-            let mut data = vec![0f32; files.len() * size];
-            for (file, out) in files.iter().zip(data.chunks_exact_mut(size)) {
-                let mut picture = match Picture::read(file) {
-                    Ok(picture) => picture,
-                    Err(e) => mistake!("{e:#}"),
-                };
+            let mut data = vec![0f32; range.len() * size];
+            let n = range.len() as i64;
+            for (i, out) in range.zip(data.chunks_exact_mut(size)) {
+                let mut picture = read(i)?;
                 let mut draw = Draw::new(&[]);
                 for transform in transforms {
                     transform.apply(&mut picture, &mut draw)?;
@@ -84,21 +104,21 @@ impl<'a> Measure<'a> {
                 picture.resize(width as usize, height as usize)?;
                 picture.write(out)?;
             }
-            let n = files.len() as i64;
             Ok(Tensor::f_from_slice(&data)?.f_view([n, height, width, channels])?.f_permute([0, 3, 1, 2])?)
         };
-        let batches: Vec<&[PathBuf]> = files.chunks(batch_size.max(1)).collect();
+        let batch_size = batch_size.max(1);
+        let batches = count.div_ceil(batch_size);
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let (send, receive) = crossbeam_channel::bounded(2 * self.threads);
             for _ in 0..self.threads {
-                let (send, next, batches, load) = (send.clone(), &next, &batches, &load);
+                let (send, next, load) = (send.clone(), &next, &load);
                 scope.spawn(move || {
                     let _ = mtl_torch::stay_serial();
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(files) = batches.get(at) else { return };
-                        if send.send((at, load(files))).is_err() {
+                        let range = at * batch_size..count.min((at + 1) * batch_size);
+                        if at >= batches || send.send((at, load(range))).is_err() {
                             return;
                         }
                     }
@@ -106,7 +126,7 @@ impl<'a> Measure<'a> {
             }
             drop(send);
             let mut waiting = std::collections::BTreeMap::new();
-            for at in 0..batches.len() {
+            for at in 0..batches {
                 let batch = loop {
                     if let Some(batch) = waiting.remove(&at) {
                         break batch;

@@ -9,6 +9,7 @@ mod fetch;
 mod layout;
 mod link;
 mod needs;
+mod quickstart;
 mod setup;
 mod unpack;
 
@@ -36,6 +37,12 @@ enum Chore {
     },
     /// Set up, then check formatting, lints, tests and documentation, stopping at the first failure
     Test,
+    /// Set up, build the release program, and train recipes/quickstart.toml on made faces
+    Quickstart {
+        /// Handed on to mtlrun, such as --set run.steps=100
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +68,10 @@ fn run(chore: Chore) -> Result<()> {
             checks::require_components()?;
             setup::run(&root, false)?;
             checks::run(&root, &checks::steps())
+        }
+        Chore::Quickstart { arguments } => {
+            setup::run(&root, false)?;
+            quickstart::run(&root, &arguments)
         }
     }
 }

@@ -4,17 +4,23 @@ use anyhow::Result;
 use mtl_core::evaluate::{Evaluator, Measure, Report};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
-use mtl_faces::{age_groups, list};
+use mtl_faces::age_groups;
+use mtl_faces::made::MadeFaces;
+use mtl_faces::source;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Age estimation on an annotated list: mean absolute error in years, and the accuracy of the age group.
+/// Age estimation on an annotated list or on made faces: mean absolute error in years, and the accuracy of the age group.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Age {
     /// The list; pictures whose age is not known do not count.
-    list: RecipePath,
+    #[serde(default)]
+    list: Option<RecipePath>,
+    /// Made faces in place of a list.
+    #[serde(default)]
+    made: Option<MadeFaces>,
     /// The folder that file names start from; without it the folder of the list.
     #[serde(default)]
     root: Option<RecipePath>,
@@ -51,24 +57,29 @@ impl Evaluator for Age {
         vec![("image", self.image.clone()), ("age", self.age.clone()), ("groups", self.groups.clone())]
     }
 
+    fn problems(&self) -> Vec<String> {
+        match (&self.list, &self.made) {
+            (None, None) => vec!["it needs a `list`, or `made` faces".into()],
+            (Some(_), Some(_)) => vec!["`list` and `made` are two sources: give one".into()],
+            (_, made) => made.iter().flat_map(MadeFaces::problems).collect(),
+        }
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        vec![self.list.0.clone()]
+        self.list.iter().map(|l| l.0.clone()).collect()
     }
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
-        let root = match &self.root {
-            Some(root) => root.0.clone(),
-            None => self.list.parent().map(Path::to_path_buf).unwrap_or_default(),
-        };
-        let faces = list::read(&self.list, &root)?;
-        list::report(list::missing(&faces, &self.list), "pictures are missing")?;
-        let known: Vec<(PathBuf, f32)> = faces.into_iter().filter_map(|f| Some((f.file, f.age?))).collect();
+        let root = self.list.as_ref().map(|list| source::root(list, self.root.as_deref()));
+        let list = self.list.as_deref().zip(root.as_deref());
+        let (pictures, labels) = source::labelled(list, self.made.as_ref())?;
+        let known: Vec<(usize, f32)> = labels.iter().enumerate().filter_map(|(i, l)| Some((i, l.age?))).collect();
         if known.is_empty() {
-            mistake!("the list {} says no age", self.list.display());
+            mistake!("no picture has a known age");
         }
-        let files: Vec<PathBuf> = known.iter().map(|(f, _)| f.clone()).collect();
         let (mut ages, mut found_groups, mut count) = (Vec::new(), Vec::new(), 0);
-        measure.images(&self.image, &files, self.batch_size, &mut |batch| {
+        let read = |i: usize| pictures.read(known[i].0);
+        measure.pictures(&self.image, known.len(), &read, self.batch_size, &mut |batch| {
             let out = measure.run(&self.image, batch, &[&self.age, &self.groups])?;
             ages.extend(Vec::<f64>::try_from(&out[0].f_to_kind(tch::Kind::Double)?)?);
             for row in rows(&out[1])? {

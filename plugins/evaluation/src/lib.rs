@@ -2,5 +2,6 @@
 
 mod age;
 mod embed;
+mod leakage;
 pub mod protocol;
 mod verification;

@@ -4,6 +4,8 @@ use mtl_core::evaluate::{Evaluator, Measure, Report};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use mtl_faces::list;
+use mtl_faces::made::{MadeFaces, Pair};
+use mtl_faces::source::{self, Pictures};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -11,12 +13,25 @@ use std::path::{Path, PathBuf};
 
 /// Face verification on a list of pairs: k-fold accuracy, AUC, EER, TAR at FAR, and all of it by age gap.
 ///
-/// A line of the list is `a b 1` (same person) or `a b -1`; the folds are contiguous.
+/// The pairs are a list, whose lines are `a b 1` (same person) or `a b -1`, or are drawn from made faces. The folds
+/// are contiguous.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Verification {
-    /// The pairs.
-    pairs: RecipePath,
+    /// The list of pairs.
+    #[serde(default)]
+    pairs: Option<RecipePath>,
+    /// Made faces that pairs are drawn from: the same person or two of one sex, the ages at least `gap` apart.
+    #[serde(default)]
+    made: Option<MadeFaces>,
+    /// Least difference of the ages in drawn pairs, in years.
+    #[serde(default = "gap")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    gap: f32,
+    /// How many pairs are drawn.
+    #[serde(default = "count")]
+    #[schemars(range(min = 4, max = 10_000_000))]
+    count: usize,
     /// The folder that file names start from; without it the folder of the list.
     #[serde(default)]
     root: Option<RecipePath>,
@@ -51,6 +66,12 @@ fn image() -> String {
 fn embedding() -> String {
     "embedding".into()
 }
+fn gap() -> f32 {
+    20.0
+}
+fn count() -> usize {
+    600
+}
 fn ten() -> usize {
     10
 }
@@ -58,20 +79,30 @@ fn batch() -> usize {
     64
 }
 
-struct Pair {
-    a: usize,
-    b: usize,
-    same: bool,
+/// Pictures, pairs of them, and their ages where known.
+struct Pairs {
+    pictures: Pictures,
+    pairs: Vec<Pair>,
+    ages: Option<Vec<Option<f64>>>,
 }
 
 impl Verification {
+    fn pairs(&self) -> Result<Pairs> {
+        if let Some(made) = &self.made {
+            let collection = made.open()?;
+            let pairs = collection.pairs(self.gap, self.count, made.seed as u64)?;
+            let ages = (0..collection.shots.len()).map(|i| collection.label(i).age.map(f64::from)).collect();
+            return Ok(Pairs { pictures: Pictures::Made(collection), pairs, ages: Some(ages) });
+        }
+        let Some(path) = &self.pairs else { mistake!("no pairs are given: name a list as `pairs`, or `made` faces") };
+        let (files, pairs) = self.read(path)?;
+        let ages = self.ages(path, &files)?;
+        Ok(Pairs { pictures: Pictures::Files(files), pairs, ages })
+    }
+
     /// The pictures, each once, and the pairs as indices into them.
-    fn read(&self) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
-        let path: &Path = &self.pairs;
-        let root = match &self.root {
-            Some(root) => root.0.clone(),
-            None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-        };
+    fn read(&self, path: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
+        let root = source::root(path, self.root.as_deref());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
@@ -114,12 +145,11 @@ impl Verification {
     }
 
     /// The age of each picture, where the list says it.
-    fn ages(&self, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
+    fn ages(&self, pairs: &Path, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
         let Some(path) = &self.list else { return Ok(None) };
-        let root = match &self.root {
-            Some(root) => root.0.clone(),
-            None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-        };
+        // Both name the same files, so both start from the same folder.
+        let given = self.root.as_deref().or_else(|| pairs.parent().filter(|_| path.parent() == pairs.parent()));
+        let root = source::root(path, given);
         let by_file: HashMap<PathBuf, f64> =
             list::read(path, &root)?.into_iter().filter_map(|f| Some((f.file, f64::from(f.age?)))).collect();
         Ok(Some(files.iter().map(|f| by_file.get(f).copied()).collect()))
@@ -131,16 +161,23 @@ impl Evaluator for Verification {
         vec![("image", self.image.clone()), ("embedding", self.embedding.clone())]
     }
 
+    fn problems(&self) -> Vec<String> {
+        match (&self.pairs, &self.made) {
+            (None, None) => vec!["it needs a list of `pairs`, or `made` faces".into()],
+            (Some(_), Some(_)) => vec!["`pairs` and `made` are two sources: give one".into()],
+            (_, made) => made.iter().flat_map(MadeFaces::problems).collect(),
+        }
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        let mut files = vec![self.pairs.0.clone()];
-        files.extend(self.list.iter().map(|l| l.0.clone()));
-        files
+        self.pairs.iter().chain(&self.list).map(|l| l.0.clone()).collect()
     }
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
-        let (files, pairs) = self.read()?;
-        let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(files.len());
-        measure.images(&self.image, &files, self.batch_size, &mut |batch| {
+        let Pairs { pictures, pairs, ages } = self.pairs()?;
+        let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(pictures.len());
+        let read = |i: usize| pictures.read(i);
+        measure.pictures(&self.image, pictures.len(), &read, self.batch_size, &mut |batch| {
             let plain = rows(&measure.run(&self.image, batch, &[&self.embedding])?[0])?;
             let flipped = match self.flip {
                 FlipTest::None => None,
@@ -158,10 +195,13 @@ impl Evaluator for Verification {
             .collect::<Result<_>>()?;
         let same: Vec<bool> = pairs.iter().map(|p| p.same).collect();
         let gaps: Option<Vec<Option<f64>>> =
-            self.ages(&files)?.map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
+            ages.map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
         let settings = ReportSettings { convention: self.convention, folds: self.folds, ..ReportSettings::default() };
-        let found = protocol::report(&distances, &same, gaps.as_deref(), &settings)
-            .with_context(|| format!("the pairs {}", self.pairs.display()))?;
+        let found =
+            protocol::report(&distances, &same, gaps.as_deref(), &settings).with_context(|| match &self.pairs {
+                Some(path) => format!("the pairs {}", path.display()),
+                None => "the pairs of made faces".to_owned(),
+            })?;
         let mut metrics: Vec<(String, f64)> = vec![
             ("accuracy".into(), found.accuracy),
             ("deviation".into(), found.deviation),

@@ -1,10 +1,10 @@
-use crate::age_groups;
+use crate::label::{self, Label};
 use crate::list::{self, Face};
 use anyhow::{Context, Result};
-use mtl_core::component::{DType, Ports};
+use mtl_core::component::Ports;
 use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
-use mtl_core::data::{Dataset, DatasetConfig, Field, Layout, Open, SampleOut, Transform};
+use mtl_core::data::{Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use schemars::JsonSchema;
@@ -74,13 +74,7 @@ fn size() -> i64 {
 
 impl DatasetConfig for AnnotatedFaces {
     fn ports(&self) -> Ports {
-        let size = self.size;
-        Ports::new()
-            .output("image", DType::Float, format!("batch 3 {size} {size}"))
-            .output("identity", DType::Int, "batch")
-            .output("age", DType::Float, "batch")
-            .output("gender", DType::Int, "batch")
-            .output("group", DType::Int, "batch")
+        label::ports(self.size)
     }
 
     fn declares(&self) -> Vec<&'static str> {
@@ -93,13 +87,7 @@ impl DatasetConfig for AnnotatedFaces {
     }
 
     fn open(&self, context: &Open<'_>) -> Result<Box<dyn Dataset>> {
-        let Some(groups) = context.dims.get("age_groups") else {
-            mistake!("annotated_faces needs the number of age groups: add `age_groups = 7` to [dims]");
-        };
-        let edges = match age_groups::edges(*groups) {
-            Ok(edges) => edges,
-            Err(e) => mistake!("{e}"),
-        };
+        let edges = label::edges(context.dims, "annotated_faces")?;
         let mut faces: Vec<Face> = Vec::new();
         let (mut parts, mut lists, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         let own = (&self.list, self.root.as_ref(), self.share);
@@ -130,7 +118,10 @@ impl DatasetConfig for AnnotatedFaces {
         }
         let by_name: std::collections::HashMap<&str, i64> =
             identities.iter().enumerate().map(|(i, n)| (n.as_str(), i as i64)).collect();
-        let labels = faces.iter().map(|f| by_name[f.identity.as_str()]).collect();
+        let labels = faces
+            .iter()
+            .map(|f| Label { identity: by_name[f.identity.as_str()], age: f.age, gender: f.gender })
+            .collect();
         let fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         Ok(Box::new(Faces {
             faces,
@@ -149,7 +140,7 @@ impl DatasetConfig for AnnotatedFaces {
 
 struct Faces {
     faces: Vec<Face>,
-    labels: Vec<i64>,
+    labels: Vec<Label>,
     identities: Vec<String>,
     parts: Vec<(Range<usize>, f64)>,
     lists: Vec<PathBuf>,
@@ -198,15 +189,7 @@ impl Dataset for Faces {
     }
 
     fn fields(&self) -> Vec<Field> {
-        let size = self.size as i64;
-        let scalar = |name, layout| Field { name, shape: Vec::new(), layout };
-        vec![
-            Field { name: "image", shape: vec![3, size, size], layout: Layout::Image },
-            scalar("identity", Layout::Int),
-            scalar("age", Layout::Float),
-            scalar("gender", Layout::Int),
-            scalar("group", Layout::Int),
-        ]
+        label::fields(self.size as i64)
     }
 
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
@@ -215,14 +198,7 @@ impl Dataset for Faces {
         for transform in &self.transforms {
             transform.apply(&mut picture, draw)?;
         }
-        picture.resize(self.size, self.size)?;
-        picture.write(out.float(0))?;
-        let face = &self.faces[at];
-        out.int(1)[0] = self.labels[at];
-        out.float(2)[0] = face.age.unwrap_or(-1.0);
-        out.int(3)[0] = face.gender;
-        out.int(4)[0] = face.age.map_or(-1, |a| age_groups::group_of(a, self.edges));
-        Ok(())
+        self.labels[at].write(picture, self.size, self.edges, out)
     }
 
     fn sizes(&self) -> Vec<(&'static str, i64)> {
@@ -230,15 +206,7 @@ impl Dataset for Faces {
     }
 
     fn column(&self, name: &str) -> Option<Vec<i64>> {
-        match name {
-            "identity" => Some(self.labels.clone()),
-            "group" => {
-                Some(self.faces.iter().map(|f| f.age.map_or(-1, |a| age_groups::group_of(a, self.edges))).collect())
-            }
-            "age" => Some(self.faces.iter().map(|f| f.age.map_or(-1, |a| a.round() as i64)).collect()),
-            "gender" => Some(self.faces.iter().map(|f| f.gender).collect()),
-            _ => None,
-        }
+        Label::column(&self.labels, name, self.edges)
     }
 
     fn parts(&self) -> Vec<(Range<usize>, f64)> {

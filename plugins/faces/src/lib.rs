@@ -1,5 +1,10 @@
-//! Faces as data: lists of pictures with identity, age and gender.
+//! Faces as data: lists of pictures with identity, age and gender, and faces of the project's own making.
 
 pub mod age_groups;
 mod annotated_faces;
+pub mod label;
 pub mod list;
+pub mod made;
+mod render;
+pub mod source;
+mod synthetic_faces;

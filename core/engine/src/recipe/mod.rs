@@ -153,7 +153,7 @@ impl Recipe {
         cx.each(&mut root, "model", |cx, name, node| {
             let what = format!("model.{name}");
             if let Some(slot) = cx.slot::<ModelSlot, dyn Block>(&Kind::MODULES, node, &what, block, &[]) {
-                cx.problems(&*slot.config, &slot.origin, &what);
+                cx.problems(slot.config.problems(), &slot.origin, &what);
                 model.insert(name.to_owned(), slot);
             }
         });
@@ -168,7 +168,7 @@ impl Recipe {
             let what = format!("loss.{name}");
             let wires = wire_origins(node);
             if let Some(slot) = cx.slot::<LossSlot, dyn Block>(&[Kind::Loss], node, &what, block, &["in"]) {
-                cx.problems(&*slot.config, &slot.origin, &what);
+                cx.problems(slot.config.problems(), &slot.origin, &what);
                 loss.insert(name.to_owned(), LossEntry { slot, wires });
             }
         });
@@ -183,6 +183,7 @@ impl Recipe {
             let what = format!("evaluate.{name}");
             if let Some(slot) = cx.slot::<EvaluateSlot, dyn Evaluator>(&[Kind::Evaluator], node, &what, evaluator, &[])
             {
+                cx.problems(slot.config.problems(), &slot.origin, &what);
                 evaluate.insert(name.to_owned(), slot);
             }
         });
@@ -423,8 +424,8 @@ impl Checker<'_> {
         Some(Slot { common, registration, config, origin })
     }
 
-    fn problems(&mut self, block: &dyn Block, origin: &Origin, what: &str) {
-        for problem in block.problems() {
+    fn problems(&mut self, problems: Vec<String>, origin: &Origin, what: &str) {
+        for problem in problems {
             self.out.push(Diagnostic::error(format!("`{what}`: {problem}")).at(origin, ""));
         }
     }
@@ -433,9 +434,7 @@ impl Checker<'_> {
         let what = format!("data.{name}");
         let nested = &["sampler", "transforms"];
         let slot = self.slot::<DataSlot, dyn DatasetConfig>(&[Kind::Dataset], node, &what, dataset, nested)?;
-        for problem in slot.config.problems() {
-            self.out.push(Diagnostic::error(format!("`{what}`: {problem}")).at(&slot.origin, ""));
-        }
+        self.problems(slot.config.problems(), &slot.origin, &what);
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -540,7 +539,7 @@ impl Checker<'_> {
                 }
                 match block(found, own)? {
                     Ok(block) => {
-                        self.problems(&*block, origin, what);
+                        self.problems(block.problems(), origin, what);
                         Some(block)
                     }
                     Err(e) => {
@@ -585,9 +584,7 @@ impl Checker<'_> {
             }
         };
         if let Some(slot) = &optimizer {
-            for problem in slot.config.problems() {
-                self.out.push(Diagnostic::error(format!("`{what}.optimizer`: {problem}")).at(&slot.origin, ""));
-            }
+            self.problems(slot.config.problems(), &slot.origin, &format!("{what}.optimizer"));
         }
         Some(PhaseEntry { common: common?, optimizer: optimizer?, scheduler, origin })
     }

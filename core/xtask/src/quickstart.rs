@@ -1,0 +1,62 @@
+//! From a fresh clone to a trained network, on faces of the project's own making.
+
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Builds the program, trains the quickstart recipe with `arguments` added, and draws a contact sheet.
+pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    step(root, "cargo", &["build", "--release", "--locked"])?;
+    let start = Instant::now();
+    let given = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1));
+    let run = match given {
+        Some(folder) => folder.clone(),
+        None => {
+            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            format!("runs/quickstart/{seconds}")
+        }
+    };
+    let mut train = vec!["recipes/quickstart.toml"];
+    train.extend(arguments.iter().map(String::as_str));
+    if given.is_none() {
+        train.extend(["--out", &run]);
+    }
+    step(root, "target/release/mtlrun", &train)?;
+    let sheet = format!("{run}/faces.png");
+    let people = ["data", "render", "--identities", "8", "--first", "1000000", "--size", "112", "--sheet", &sheet];
+    step(root, "target/release/mtlrun", &people)?;
+    println!(
+        "\nQuickstart done, {:.0} s after the build. Open next:\n  \
+         {sheet}   people that the network never saw, by age\n  \
+         {run}/eval/   verification and age estimation in full\n  \
+         tensorboard --logdir {run}/tb   curves, pictures and the graph\n  \
+         recipes/quickstart.toml   change a line and run target/release/mtlrun recipes/quickstart.toml",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn step(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
+    println!("$ {program} {}", arguments.join(" "));
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program} {} failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_is_named() {
+        let error = step(Path::new("."), "false", &["now"]).unwrap_err().to_string();
+        assert!(error.starts_with("false now failed"), "{error}");
+    }
+}

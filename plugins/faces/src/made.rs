@@ -1,0 +1,326 @@
+//! Collections of made faces: which people, ages and captures, and the pictures of them.
+
+use crate::label::Label;
+use anyhow::{Context, Result};
+use mtl_core::data::draw::Draw;
+use mtl_core::data::image::Picture;
+use mtl_core::mistake;
+use mtl_core::recipe::RecipePath;
+use mtl_made_faces::{Identity, Sex, VERSION, render};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Faces of the project's own making: every picture is a pure function of seed, person, age and capture. The capture
+/// (pose, light, expression, background, camera) does not know the age.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MadeFaces {
+    /// Number of people.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub identities: u64,
+    /// The first person; collections of one seed whose ranges of people do not meet share nobody.
+    #[serde(default)]
+    pub first: u64,
+    /// The ages of everyone in years; without them `ages_each` are drawn for each person.
+    #[serde(default)]
+    pub ages: Vec<f32>,
+    /// How many ages are drawn for each person, evenly spread from `youngest` to `oldest`.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub ages_each: u32,
+    /// The lowest age that is drawn, in years.
+    #[serde(default = "youngest")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub youngest: f32,
+    /// The highest age that is drawn, in years.
+    #[serde(default = "oldest")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub oldest: f32,
+    /// Pictures of each person at each age.
+    #[serde(default = "four")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub captures: u64,
+    /// Width and height of the pictures in pixels.
+    #[serde(default = "size")]
+    #[schemars(range(min = 8, max = 1024))]
+    pub size: i64,
+    /// Seed of the collection.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0))]
+    pub seed: i64,
+    /// Whether a picture is kept once it has been rendered.
+    #[serde(default)]
+    pub cache: Cache,
+    /// The folder of a cache on disk.
+    #[serde(default)]
+    pub cache_folder: Option<RecipePath>,
+}
+
+/// Whether a picture is kept once it has been rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// It is rendered each time.
+    #[default]
+    None,
+    /// In memory: three bytes a pixel.
+    Memory,
+    /// As PNG files in `cache_folder`, for later runs as well.
+    Disk,
+}
+
+fn eight() -> u32 {
+    8
+}
+fn four() -> u64 {
+    4
+}
+fn one() -> i64 {
+    1
+}
+fn size() -> i64 {
+    112
+}
+fn youngest() -> f32 {
+    4.0
+}
+fn oldest() -> f32 {
+    84.0
+}
+
+impl MadeFaces {
+    /// Rules between keys.
+    pub fn problems(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(age) = self.ages.iter().find(|a| !(0.0..=100.0).contains(*a)) {
+            out.push(format!("ages are from 0 to 100 years, found {age}"));
+        }
+        if self.youngest >= self.oldest {
+            out.push(format!("youngest ({}) must be below oldest ({})", self.youngest, self.oldest));
+        }
+        if (self.cache == Cache::Disk) != self.cache_folder.is_some() {
+            out.push("cache = \"disk\" and cache_folder go together".into());
+        }
+        let pictures = self.identities * self.captures * self.ages_of(self.first).len() as u64;
+        if pictures > 1 << 40 {
+            out.push(format!("{pictures} pictures are more than can be numbered"));
+        }
+        out
+    }
+
+    /// The ages of a person.
+    fn ages_of(&self, identity: u64) -> Vec<f32> {
+        if !self.ages.is_empty() {
+            return self.ages.clone();
+        }
+        let mut draw = Draw::new(&[self.seed as u64, identity, 0xa6e5]);
+        let step = f64::from(self.oldest - self.youngest) / f64::from(self.ages_each);
+        let at = |k: u32, draw: &mut Draw| f64::from(self.youngest) + step * (f64::from(k) + draw.uniform());
+        (0..self.ages_each).map(|k| at(k, &mut draw).round() as f32).collect()
+    }
+
+    /// The people and pictures of the collection.
+    pub fn open(&self) -> Result<Collection> {
+        let people: Vec<Identity> =
+            (self.first..self.first + self.identities).map(|n| Identity::new(self.seed as u64, n)).collect();
+        let ages: Vec<Vec<f32>> = people.iter().map(|p| self.ages_of(p.number)).collect();
+        let mut shots = Vec::new();
+        for (person, ages) in ages.iter().enumerate() {
+            for age in ages {
+                shots.extend((0..self.captures).map(|capture| Shot { person, age: *age, capture }));
+            }
+        }
+        let kept = match self.cache {
+            Cache::Memory => Kept::Memory(shots.iter().map(|_| OnceLock::new()).collect()),
+            Cache::Disk => match &self.cache_folder {
+                Some(folder) => Kept::Disk(folder.0.clone()),
+                None => mistake!("cache = \"disk\" needs a cache_folder"),
+            },
+            Cache::None => Kept::Nothing,
+        };
+        Ok(Collection { people, shots, size: self.size as usize, kept })
+    }
+}
+
+/// One picture: who, when, which capture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shot {
+    /// The place of the person in the collection.
+    pub person: usize,
+    /// Age in years.
+    pub age: f32,
+    /// Number of the capture.
+    pub capture: u64,
+}
+
+enum Kept {
+    Nothing,
+    Memory(Vec<OnceLock<Box<[u8]>>>),
+    Disk(PathBuf),
+}
+
+/// People, and pictures of them that are rendered when asked for.
+pub struct Collection {
+    /// The people.
+    pub people: Vec<Identity>,
+    /// The pictures, by person, age and capture.
+    pub shots: Vec<Shot>,
+    size: usize,
+    kept: Kept,
+}
+
+impl Collection {
+    /// What is known of a picture.
+    pub fn label(&self, index: usize) -> Label {
+        let shot = self.shots[index];
+        let gender = i64::from(self.people[shot.person].sex == Sex::Male);
+        Label { identity: shot.person as i64, age: Some(shot.age), gender }
+    }
+
+    /// The picture.
+    pub fn picture(&self, index: usize) -> Result<Picture> {
+        let shot = self.shots[index];
+        let draw = || render(&self.people[shot.person], shot.age, shot.capture, self.size).rgb;
+        let pixels = match &self.kept {
+            Kept::Nothing => draw(),
+            Kept::Memory(all) => all[index].get_or_init(|| draw().into()).to_vec(),
+            Kept::Disk(folder) => {
+                let person = &self.people[shot.person];
+                let name = format!(
+                    "v{VERSION}-{}-{}-{}-{}-{}.png",
+                    person.seed, person.number, shot.age, shot.capture, self.size
+                );
+                let path = folder.join(name);
+                // A file that is broken or of another size is rendered again.
+                match Picture::read(&path) {
+                    Ok(picture) if (picture.width, picture.height) == (self.size, self.size) => picture.data,
+                    _ => {
+                        let pixels = draw();
+                        mtl_core::files::write_atomically(&path, &png(&pixels, self.size)?)?;
+                        pixels
+                    }
+                }
+            }
+        };
+        Picture::new(self.size, self.size, pixels)
+    }
+
+    /// Verification pairs: `count` of the same and of different people in turn, the ages at least `gap` years apart,
+    /// different people of the same sex. People come in order, so that contiguous folds share few of them.
+    pub fn pairs(&self, gap: f32, count: usize, seed: u64) -> Result<Vec<Pair>> {
+        let mut draw = Draw::new(&[seed, 0x9a12]);
+        let each = self.shots.len() / self.people.len();
+        let far = |a: usize, b: usize| (self.shots[a].age - self.shots[b].age).abs() >= gap;
+        let able = (0..self.people.len())
+            .any(|p| (p * each..(p + 1) * each).any(|a| (p * each..(p + 1) * each).any(|b| a != b && far(a, b))));
+        // People who can be told from another of their sex.
+        let count_of = |sex: Sex| self.people.iter().filter(|p| p.sex == sex).count();
+        let alike: Vec<usize> = (0..self.people.len()).filter(|p| count_of(self.people[*p].sex) > 1).collect();
+        if !able || alike.is_empty() {
+            mistake!(
+                "no verification pairs with ages {gap} years apart can be made of {} people and their ages: ask for \
+                 more people, wider ages or a smaller gap",
+                self.people.len()
+            );
+        }
+        let mut out = Vec::with_capacity(count);
+        for _ in 0..1000 * count {
+            if out.len() == count {
+                return Ok(out);
+            }
+            let same = out.len().is_multiple_of(2);
+            let person = alike[out.len() * alike.len() / count];
+            let other = if same { person } else { alike[draw.below(alike.len() as u64) as usize] };
+            let a = person * each + draw.below(each as u64) as usize;
+            let b = other * each + draw.below(each as u64) as usize;
+            let fits = same || (other != person && self.people[other].sex == self.people[person].sex);
+            if fits && a != b && far(a, b) {
+                out.push(Pair { a, b, same });
+            }
+        }
+        if out.len() < count {
+            mistake!("only {} of {count} verification pairs with a gap of {gap} years could be made", out.len());
+        }
+        Ok(out)
+    }
+}
+
+/// Two pictures to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// One picture.
+    pub a: usize,
+    /// The other.
+    pub b: usize,
+    /// Whether they show the same person.
+    pub same: bool,
+}
+
+/// Pixels as a PNG file.
+pub fn png(pixels: &[u8], size: usize) -> Result<Vec<u8>> {
+    use image::ImageEncoder;
+    let mut bytes = Vec::new();
+    image::codecs::png::PngEncoder::new(&mut bytes)
+        .write_image(pixels, size as u32, size as u32, image::ExtendedColorType::Rgb8)
+        .context("encoding a PNG")?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small(more: serde_json::Value) -> MadeFaces {
+        let mut keys = serde_json::json!({ "identities": 6, "ages_each": 3, "captures": 2, "size": 16 });
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(keys).unwrap()
+    }
+
+    #[test]
+    fn every_person_has_ages_in_the_range_and_captures() {
+        let faces = small(serde_json::json!({ "youngest": 10.0, "oldest": 70.0 }));
+        let collection = faces.open().unwrap();
+        assert_eq!(collection.shots.len(), 6 * 3 * 2);
+        assert!(collection.shots.iter().all(|s| (10.0..=70.0).contains(&s.age)));
+        assert_eq!(collection.label(7).identity, 1);
+    }
+
+    #[test]
+    fn a_cache_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = small(serde_json::json!({})).open().unwrap();
+        let memory = small(serde_json::json!({ "cache": "memory" })).open().unwrap();
+        let keys = serde_json::json!({ "cache": "disk", "cache_folder": dir.path() });
+        let disk = small(keys).open().unwrap();
+        for _ in 0..2 {
+            for i in [0, 9] {
+                let picture = plain.picture(i).unwrap();
+                assert_eq!(picture, memory.picture(i).unwrap());
+                assert_eq!(picture, disk.picture(i).unwrap());
+            }
+        }
+        let file = dir.path().read_dir().unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&file, "cut off").unwrap();
+        assert_eq!(plain.picture(0).unwrap(), disk.picture(0).unwrap());
+        assert_eq!(plain.picture(9).unwrap(), disk.picture(9).unwrap());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn pairs_keep_their_gap_and_sex() {
+        let collection = small(serde_json::json!({ "identities": 12 })).open().unwrap();
+        let pairs = collection.pairs(20.0, 40, 1).unwrap();
+        assert_eq!(pairs.iter().filter(|p| p.same).count(), 20);
+        for p in &pairs {
+            let (a, b) = (collection.label(p.a), collection.label(p.b));
+            assert!((a.age.unwrap() - b.age.unwrap()).abs() >= 20.0);
+            assert_eq!(a.gender, b.gender);
+            assert_eq!(a.identity == b.identity, p.same);
+        }
+        assert_eq!(pairs, collection.pairs(20.0, 40, 1).unwrap());
+        let error = small(serde_json::json!({ "ages": [30.0] })).open().unwrap().pairs(20.0, 4, 1).unwrap_err();
+        assert!(error.to_string().contains("smaller gap"), "{error}");
+    }
+}

@@ -1,0 +1,232 @@
+use crate::made::{Cache, MadeFaces, png};
+use anyhow::{Context, Result};
+use clap::{Args, FromArgMatches, Subcommand};
+use image::RgbImage;
+use mtl_core::command::Command;
+use mtl_core::files::write_atomically;
+use mtl_core::mistake;
+use mtl_made_faces::{Identity, Sex, render, render_neutral};
+use rayon::prelude::*;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Commands for data sets.
+#[derive(Debug, Subcommand)]
+enum Data {
+    /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
+    Render(Render),
+}
+
+#[derive(Debug, Args)]
+struct Render {
+    /// People
+    #[arg(long, default_value_t = 20)]
+    identities: u64,
+    /// The first person
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Ages in years
+    #[arg(long, value_delimiter = ',', default_value = "5,12,20,30,40,52,65,80")]
+    ages: Vec<f32>,
+    /// Pictures of each person at each age
+    #[arg(long, default_value_t = 4)]
+    captures: u64,
+    /// Width and height in pixels
+    #[arg(long, default_value_t = 112)]
+    size: i64,
+    /// Seed of the collection
+    #[arg(long, default_value_t = 1)]
+    seed: i64,
+    /// The folder to make; it must be empty or not be there
+    #[arg(long, required_unless_present = "sheet")]
+    out: Option<PathBuf>,
+    /// Least difference of the ages in verification pairs, in years
+    #[arg(long, default_value_t = 20.0)]
+    gap: f32,
+    /// Verification pairs; 0 for none
+    #[arg(long, default_value_t = 600)]
+    pairs: usize,
+    /// A contact sheet: a row a person, a column an age, in neutral light
+    #[arg(long, value_name = "FILE.png")]
+    sheet: Option<PathBuf>,
+    /// The contact sheet shows this capture instead of neutral pictures
+    #[arg(long)]
+    capture: Option<u64>,
+}
+
+mtl_core::inventory::submit! {
+    Command {
+        describe: || Data::augment_subcommands(
+            clap::Command::new("data").about("Make data sets").subcommand_required(true).arg_required_else_help(true),
+        ),
+        run: |matches| match Data::from_arg_matches(matches)? {
+            Data::Render(render) => render.run(),
+        },
+    }
+}
+
+impl Render {
+    fn run(&self) -> Result<()> {
+        let faces = MadeFaces {
+            identities: self.identities,
+            first: self.first,
+            ages: self.ages.clone(),
+            ages_each: 1,
+            youngest: 0.0,
+            oldest: 100.0,
+            captures: self.captures,
+            size: self.size,
+            seed: self.seed,
+            cache: Cache::None,
+            cache_folder: None,
+        };
+        let mut problems = faces.problems();
+        for (what, value, most) in [
+            ("identities", self.identities, 1_000_000),
+            ("captures", self.captures, 10_000),
+            ("size", self.size.max(0) as u64, 1024),
+        ] {
+            if value == 0 || value > most {
+                problems.push(format!("--{what} is from 1 to {most}, found {value}"));
+            }
+        }
+        if !problems.is_empty() {
+            mistake!("{}", problems.join("\n"));
+        }
+        if let Some(path) = &self.sheet {
+            self.contact_sheet(path)?;
+        }
+        if let Some(folder) = &self.out {
+            self.folder(&faces, folder)?;
+        }
+        Ok(())
+    }
+
+    fn contact_sheet(&self, path: &Path) -> Result<()> {
+        if path.extension().and_then(|e| e.to_str()) != Some("png") {
+            mistake!("--sheet must end in .png, found {}", path.display());
+        }
+        let size = self.size as usize;
+        let columns = self.ages.len();
+        let tiles: Vec<(usize, Vec<u8>)> = (0..self.identities as usize * columns)
+            .into_par_iter()
+            .map(|i| {
+                let person = Identity::new(self.seed as u64, self.first + (i / columns) as u64);
+                let age = self.ages[i % columns];
+                let picture = match self.capture {
+                    Some(capture) => render(&person, age, capture, size),
+                    None => render_neutral(&person, age, size),
+                };
+                (i, picture.rgb)
+            })
+            .collect();
+        let mut sheet = RgbImage::new((columns * size) as u32, self.identities as u32 * size as u32);
+        for (i, pixels) in tiles {
+            let tile = RgbImage::from_raw(size as u32, size as u32, pixels).context("a picture of another size")?;
+            let (x, y) = (i % columns * size, i / columns * size);
+            image::imageops::replace(&mut sheet, &tile, x as i64, y as i64);
+        }
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        sheet.write_to(&mut bytes, image::ImageFormat::Png).context("encoding the contact sheet")?;
+        write_atomically(path, bytes.get_ref())?;
+        println!("contact sheet of {} people at {columns} ages: {}", self.identities, path.display());
+        Ok(())
+    }
+
+    fn folder(&self, faces: &MadeFaces, folder: &Path) -> Result<()> {
+        if folder.exists() && !folder.is_dir() {
+            mistake!("{} is a file: --out names a folder", folder.display());
+        }
+        if folder.read_dir().is_ok_and(|mut d| d.next().is_some()) {
+            mistake!("{} is not empty: name another folder", folder.display());
+        }
+        let collection = faces.open()?;
+        // Before anything is written: a mistake in the numbers leaves nothing behind.
+        let pairs = if self.pairs > 0 { collection.pairs(self.gap, self.pairs, self.seed as u64)? } else { Vec::new() };
+        let name = |i: usize| {
+            let shot = collection.shots[i];
+            let number = collection.people[shot.person].number;
+            format!("images/{number:04}/{number:04}_{}_{}.png", shot.age, shot.capture)
+        };
+        for person in &collection.people {
+            let path = folder.join(format!("images/{:04}", person.number));
+            if let Err(e) = std::fs::create_dir_all(&path) {
+                mistake!("cannot make the folder {}: {e}", path.display());
+            }
+        }
+        let bar = indicatif::ProgressBar::new(collection.shots.len() as u64);
+        (0..collection.shots.len()).into_par_iter().try_for_each(|i| -> Result<()> {
+            let bytes = png(&collection.picture(i)?.data, self.size as usize)?;
+            let path = folder.join(name(i));
+            std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        let mut list = String::new();
+        for i in 0..collection.shots.len() {
+            let label = collection.label(i);
+            let number = collection.people[label.identity as usize].number;
+            writeln!(list, "{number} {} {} {}", name(i), label.age.unwrap_or(0.0), label.gender)?;
+        }
+        let text: String =
+            pairs.iter().map(|p| format!("{} {} {}\n", name(p.a), name(p.b), if p.same { 1 } else { -1 })).collect();
+        if !pairs.is_empty() {
+            write_atomically(&folder.join("pairs.txt"), text.as_bytes())?;
+        }
+        write_atomically(&folder.join("README.md"), self.card(&collection.people).as_bytes())?;
+        // The list comes last: with it the folder is whole.
+        write_atomically(&folder.join("list.txt"), list.as_bytes())?;
+        println!(
+            "{} pictures of {} people, {} pairs: {}",
+            collection.shots.len(),
+            self.identities,
+            pairs.len(),
+            folder.join("list.txt").display()
+        );
+        Ok(())
+    }
+
+    /// What the pictures are and what they are not.
+    fn card(&self, people: &[Identity]) -> String {
+        let men = people.iter().filter(|p| p.sex == Sex::Male).count();
+        let ages: Vec<String> = self.ages.iter().map(f32::to_string).collect();
+        format!(
+            "# Made faces\n\n\
+             {} pictures of {} people ({men} male, {} female) at the ages {}, {} captures each, {} x {} pixels, \
+             seed {}, people {} to {}, renderer version {}. Made again, byte for byte, by\n\n    mtlrun data render \
+             --identities {} --first {} --ages {} --captures {} --size {} --seed {} --gap {} --pairs {} --out DIR\n\n\
+             `list.txt` holds lines `id filename age gender` (1 male, 0 female). `pairs.txt` holds lines `a b 1` (same \
+             person) and `a b -1`, the ages at least {} years apart and, for two people, of one sex.\n\n\
+             Every picture is a function of (seed, person, age, capture). Pose, light, expression, background, camera \
+             and noise depend on person and capture only: one capture at two ages differs by age alone. Pictures are \
+             aligned to the five points of ArcFace's template.\n\n\
+             ## What they are not\n\n\
+             Nobody is shown: the head is a model under CC0 1.0 (MakeHuman, MPFB2) with drawn features. They are no \
+             evidence about real people: how the model's heads, skins and sexes differ, and how they age here, is \
+             drawn by hand and covers neither the variety of people nor the ways in which they age. Accuracy on them \
+             says how well a method recovers the factors of this renderer, and nothing about how well it works on \
+             photographs or how fairly it treats anyone.\n",
+            people.len() * self.ages.len() * self.captures as usize,
+            people.len(),
+            people.len() - men,
+            ages.join(", "),
+            self.captures,
+            self.size,
+            self.size,
+            self.seed,
+            self.first,
+            self.first + self.identities - 1,
+            mtl_made_faces::VERSION,
+            self.identities,
+            self.first,
+            ages.join(","),
+            self.captures,
+            self.size,
+            self.seed,
+            self.gap,
+            self.pairs,
+            self.gap,
+        )
+    }
+}

@@ -1,0 +1,64 @@
+//! Pictures that evaluators look at: files of an annotated list, or made faces.
+
+use crate::label::Label;
+use crate::list;
+use crate::made::{Collection, MadeFaces};
+use anyhow::Result;
+use mtl_core::data::image::Picture;
+use mtl_core::mistake;
+use std::path::{Path, PathBuf};
+
+/// Pictures by number.
+pub enum Pictures {
+    /// Files.
+    Files(Vec<PathBuf>),
+    /// Made faces.
+    Made(Collection),
+}
+
+impl Pictures {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+            Self::Made(collection) => collection.shots.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One of them.
+    pub fn read(&self, index: usize) -> Result<Picture> {
+        match self {
+            Self::Files(files) => match Picture::read(&files[index]) {
+                Ok(picture) => Ok(picture),
+                Err(e) => mistake!("{e:#}"),
+            },
+            Self::Made(collection) => collection.picture(index),
+        }
+    }
+}
+
+/// The folder that the names in a list start from: the one given, or that of the list.
+pub fn root(list: &Path, given: Option<&Path>) -> PathBuf {
+    given.map_or_else(|| list.parent().map(Path::to_path_buf).unwrap_or_default(), Path::to_path_buf)
+}
+
+/// The pictures of an annotated list or of made faces with what is known of them; identities are numbered.
+pub fn labelled(list: Option<(&Path, &Path)>, made: Option<&MadeFaces>) -> Result<(Pictures, Vec<Label>)> {
+    if let Some(made) = made {
+        let collection = made.open()?;
+        let labels = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
+        return Ok((Pictures::Made(collection), labels));
+    }
+    let Some((path, root)) = list else { mistake!("no pictures are given: name a `list` or `made` faces") };
+    let faces = list::read(path, root)?;
+    list::report(list::missing(&faces, path), "pictures are missing")?;
+    let names = list::identities(&faces);
+    let number = |name: &str| names.iter().position(|n| n == name).unwrap_or(0) as i64;
+    let labels = faces.iter().map(|f| Label { identity: number(&f.identity), age: f.age, gender: f.gender }).collect();
+    Ok((Pictures::Files(faces.into_iter().map(|f| f.file).collect()), labels))
+}
