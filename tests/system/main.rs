@@ -1,6 +1,7 @@
 //! Tests of the whole program: the command line, training runs, and the numbers of the published implementation.
 
 mod bad_input;
+mod made_faces;
 mod numbers;
 mod parity;
 mod runs;
