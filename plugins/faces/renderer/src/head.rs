@@ -132,6 +132,8 @@ pub struct Head {
     pub rest: Vec<Vec3>,
     /// Faces of the mesh.
     pub triangles: Vec<Triangle>,
+    /// Normals of the skin at rest.
+    pub outward: Vec<Vec3>,
     /// Which vertices are skin.
     pub skin: Vec<bool>,
     /// Long hair.
@@ -253,7 +255,8 @@ impl Head {
             })
             .collect();
         let modifiers = modifiers(&morphs);
-        Ok(Self { rest, triangles, skin, hair, places, morphs, modifiers, landmarks, points })
+        let outward = light::normals(&rest, &triangles, |part| part == Part::Skin);
+        Ok(Self { rest, outward, triangles, skin, hair, places, morphs, modifiers, landmarks, points })
     }
 
     /// A morph target; the names are those of the file, and each that the code asks for is there by a test.

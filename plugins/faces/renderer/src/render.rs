@@ -54,13 +54,12 @@ fn draw(identity: &Identity, age: f32, capture: &Capture, size: usize) -> Pictur
         head.morph(name).add(*weight, &mut vertices);
     }
     let thickness = material.thickness();
-    let outward = normals(&head.rest, &head.triangles, |part| part == Part::Skin);
     for (v, vertex) in vertices.iter_mut().enumerate() {
         if head.skin[v] {
             let cover = material.cover(head.rest[v], &head.places[v]);
             if cover > 0.0 {
                 let lump = 0.02 * noise(head.rest[v] * 6.0 + identity.grain);
-                *vertex += outward[v] * (cover * (thickness + lump));
+                *vertex += head.outward[v] * (cover * (thickness + lump));
             }
         }
     }
