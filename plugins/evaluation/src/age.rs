@@ -58,11 +58,7 @@ impl Evaluator for Age {
     }
 
     fn problems(&self) -> Vec<String> {
-        match (&self.list, &self.made) {
-            (None, None) => vec!["it needs a `list`, or `made` faces".into()],
-            (Some(_), Some(_)) => vec!["`list` and `made` are two sources: give one".into()],
-            (_, made) => made.iter().flat_map(MadeFaces::problems).collect(),
-        }
+        source::problems("list", self.list.as_ref(), self.made.as_ref())
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -70,9 +66,7 @@ impl Evaluator for Age {
     }
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
-        let root = self.list.as_ref().map(|list| source::root(list, self.root.as_deref()));
-        let list = self.list.as_deref().zip(root.as_deref());
-        let (pictures, labels) = source::labelled(list, self.made.as_ref())?;
+        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let known: Vec<(usize, f32)> = labels.iter().enumerate().filter_map(|(i, l)| Some((i, l.age?))).collect();
         if known.is_empty() {
             mistake!("no picture has a known age");

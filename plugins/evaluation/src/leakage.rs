@@ -63,11 +63,7 @@ impl Evaluator for Leakage {
     }
 
     fn problems(&self) -> Vec<String> {
-        match (&self.list, &self.made) {
-            (None, None) => vec!["it needs a `list`, or `made` faces".into()],
-            (Some(_), Some(_)) => vec!["`list` and `made` are two sources: give one".into()],
-            (_, made) => made.iter().flat_map(MadeFaces::problems).collect(),
-        }
+        source::problems("list", self.list.as_ref(), self.made.as_ref())
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -75,9 +71,7 @@ impl Evaluator for Leakage {
     }
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
-        let root = self.list.as_ref().map(|list| source::root(list, self.root.as_deref()));
-        let list = self.list.as_deref().zip(root.as_deref());
-        let (pictures, labels) = source::labelled(list, self.made.as_ref())?;
+        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
         let known: Vec<usize> = (0..labels.len()).filter(|i| labels[*i].age.is_some()).collect();
         let mut wanted = vec![self.identity_features.as_str()];

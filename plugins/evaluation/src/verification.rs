@@ -162,11 +162,7 @@ impl Evaluator for Verification {
     }
 
     fn problems(&self) -> Vec<String> {
-        match (&self.pairs, &self.made) {
-            (None, None) => vec!["it needs a list of `pairs`, or `made` faces".into()],
-            (Some(_), Some(_)) => vec!["`pairs` and `made` are two sources: give one".into()],
-            (_, made) => made.iter().flat_map(MadeFaces::problems).collect(),
-        }
+        source::problems("pairs", self.pairs.as_ref(), self.made.as_ref())
     }
 
     fn files(&self) -> Vec<PathBuf> {

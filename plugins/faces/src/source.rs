@@ -6,6 +6,7 @@ use crate::made::{Collection, MadeFaces};
 use anyhow::Result;
 use mtl_core::data::image::Picture;
 use mtl_core::mistake;
+use mtl_core::recipe::RecipePath;
 use std::path::{Path, PathBuf};
 
 /// Pictures by number.
@@ -47,14 +48,28 @@ pub fn root(list: &Path, given: Option<&Path>) -> PathBuf {
     given.map_or_else(|| list.parent().map(Path::to_path_buf).unwrap_or_default(), Path::to_path_buf)
 }
 
+/// What is wrong when not exactly one of a list, named by its key, and `made` faces is given, or with the latter.
+pub fn problems(key: &str, list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Vec<String> {
+    match (list, made) {
+        (None, None) => vec![format!("it needs `{key}`, or `made` faces")],
+        (Some(_), Some(_)) => vec![format!("`{key}` and `made` are two sources: give one")],
+        (_, made) => made.map(MadeFaces::problems).unwrap_or_default(),
+    }
+}
+
 /// The pictures of an annotated list or of made faces with what is known of them; identities are numbered.
-pub fn labelled(list: Option<(&Path, &Path)>, made: Option<&MadeFaces>) -> Result<(Pictures, Vec<Label>)> {
+pub fn labelled(
+    list: Option<&RecipePath>,
+    given: Option<&RecipePath>,
+    made: Option<&MadeFaces>,
+) -> Result<(Pictures, Vec<Label>)> {
     if let Some(made) = made {
         let collection = made.open()?;
         let labels = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
         return Ok((Pictures::Made(collection), labels));
     }
-    let Some((path, root)) = list else { mistake!("no pictures are given: name a `list` or `made` faces") };
+    let Some(path) = list else { mistake!("no pictures are given: name a `list` or `made` faces") };
+    let root = &root(path, given.map(|g| g.0.as_path()));
     let faces = list::read(path, root)?;
     list::report(list::missing(&faces, path), "pictures are missing")?;
     let names = list::identities(&faces);
