@@ -3,7 +3,6 @@
 use crate::data::draw::Draw;
 use crate::data::{Transform, image::Picture};
 use crate::graph::{Feed, Model, Wire};
-use crate::mistake;
 use crate::recipe::Recipe;
 use anyhow::{Context, Result, anyhow};
 use indexmap::IndexMap;
@@ -24,7 +23,7 @@ pub trait Evaluator: Send {
     }
 
     /// The files that must be there; a missing one is a mistake, or leaves out an optional evaluator.
-    fn files(&self) -> Vec<std::path::PathBuf>;
+    fn files(&self) -> Vec<PathBuf>;
 
     /// Measures.
     fn evaluate(&self, context: &Measure<'_>) -> Result<Report>;
@@ -56,21 +55,6 @@ impl<'a> Measure<'a> {
             transforms.push(opened.into_iter().filter(|t| t.in_evaluation()).collect());
         }
         Ok(Self { model, threads: threads.max(1), transforms })
-    }
-
-    /// Reads image files as [`pictures`](Self::pictures) does.
-    pub fn images(
-        &self,
-        feed: &str,
-        files: &[PathBuf],
-        batch_size: usize,
-        each: &mut dyn FnMut(&Tensor) -> Result<()>,
-    ) -> Result<()> {
-        let read = |i: usize| match Picture::read(&files[i]) {
-            Ok(picture) => Ok(picture),
-            Err(e) => mistake!("{e:#}"),
-        };
-        self.pictures(feed, files.len(), &read, batch_size, each)
     }
 
     /// Prepares pictures as the recipe's data port takes them and hands them on in batches, in order.

@@ -87,15 +87,23 @@ fn lock(path: &Path) -> Result<Lock> {
 
 /// Makes the folder that [`folder`] has chosen and locks it, emptying it first where that was asked for.
 pub fn prepare(path: &Path, existing: Existing) -> Result<Lock> {
-    if existing == Existing::Overwrite && path.exists() {
-        let held = lock(path)?;
-        std::fs::remove_dir_all(path).with_context(|| format!("emptying {}", path.display()))?;
-        drop(held);
+    if let Err(e) = std::fs::create_dir_all(path) {
+        mistake!("cannot make the run folder {}: {e}", path.display());
     }
-    match std::fs::create_dir_all(path) {
-        Ok(()) => lock(path),
-        Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
+    let held = lock(path)?;
+    if existing == Existing::Overwrite {
+        let emptying = || format!("emptying {}", path.display());
+        for entry in path.read_dir().with_context(emptying)? {
+            let entry = entry.with_context(emptying)?;
+            if entry.file_name() == LOCK {
+                continue;
+            }
+            let folder = entry.file_type().with_context(emptying)?.is_dir();
+            let remove = if folder { std::fs::remove_dir_all::<PathBuf> } else { std::fs::remove_file };
+            remove(entry.path()).with_context(emptying)?;
+        }
     }
+    Ok(held)
 }
 
 /// `folder/name`, numbered if runs were started in the same second.

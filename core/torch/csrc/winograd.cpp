@@ -65,26 +65,38 @@ struct Tiling {
   }
 };
 
+// A tensor in channels-last memory, and room for the transforms of a chunk of its tiles: [36, tiles, channels].
+struct Side {
+  Picture picture;
+  int64_t image;
+  at::Tensor memory;
+  float *transformed;
+  Side(const Tiling &tiles, int64_t channels, int64_t most, at::TensorOptions options)
+      : picture{tiles.height, tiles.width, channels}, image(tiles.height * tiles.width * channels),
+        memory(at::empty({36 * most * channels}, options)), transformed(memory.mutable_data_ptr<float>()) {}
+  at::Tensor matrices(int64_t n) const {
+    return memory.narrow(0, 0, 36 * n * picture.channels).view({36, n, picture.channels});
+  }
+  float *tile(int64_t i) const { return transformed + i * picture.channels; }
+};
+
 // The convolution of `x` [batch, in, h, w] with a transformed kernel [36, in, out].
 at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel) {
   Tiling tiles(x);
   int64_t in = kernel.size(1), out = kernel.size(2), most = tiles.chunk(std::max(in, out));
+  Side v(tiles, in, most, x.options()), m(tiles, out, most, x.options());
   auto y = at::empty({tiles.batch, out, tiles.height, tiles.width}, x.options(), at::MemoryFormat::ChannelsLast);
-  auto v_memory = at::empty({36 * most * in}, x.options()), m_memory = at::empty({36 * most * out}, x.options());
   const float *source = x.const_data_ptr<float>();
-  float *v_at = v_memory.mutable_data_ptr<float>(), *m_at = m_memory.mutable_data_ptr<float>();
   float *target = y.mutable_data_ptr<float>();
-  Picture from{tiles.height, tiles.width, in}, to{tiles.height, tiles.width, out};
-  int64_t from_size = from.height * from.width * in, to_size = to.height * to.width * out;
   for (int64_t begin = 0; begin < tiles.count(); begin += most) {
     int64_t n = std::min(most, tiles.count() - begin);
     tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
-      transforms().input(source + image * from_size, from, row, column, v_at + i * in, n * in);
+      transforms().input(source + image * v.image, v.picture, row, column, v.tile(i), n * in);
     });
-    auto m = m_memory.narrow(0, 0, 36 * n * out).view({36, n, out});
-    at::bmm_out(m, v_memory.narrow(0, 0, 36 * n * in).view({36, n, in}), kernel);
+    auto products = m.matrices(n);
+    at::bmm_out(products, v.matrices(n), kernel);
     tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
-      transforms().output(m_at + i * out, n * out, target + image * to_size, to, row, column);
+      transforms().output(m.tile(i), n * out, target + image * m.image, m.picture, row, column);
     });
   }
   return y;
@@ -94,20 +106,16 @@ at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel) {
 at::Tensor kernel_gradient(const at::Tensor &x, const at::Tensor &g) {
   Tiling tiles(x);
   int64_t in = x.size(1), out = g.size(1), most = tiles.chunk(std::max(in, out));
+  Side v(tiles, in, most, x.options()), d(tiles, out, most, x.options());
   auto sum = at::zeros({36, in, out}, x.options());
-  auto v_memory = at::empty({36 * most * in}, x.options()), d_memory = at::empty({36 * most * out}, x.options());
   const float *source = x.const_data_ptr<float>(), *target = g.const_data_ptr<float>();
-  float *v_at = v_memory.mutable_data_ptr<float>(), *d_at = d_memory.mutable_data_ptr<float>();
-  Picture from{tiles.height, tiles.width, in}, to{tiles.height, tiles.width, out};
-  int64_t from_size = from.height * from.width * in, to_size = to.height * to.width * out;
   for (int64_t begin = 0; begin < tiles.count(); begin += most) {
     int64_t n = std::min(most, tiles.count() - begin);
     tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
-      transforms().input(source + image * from_size, from, row, column, v_at + i * in, n * in);
-      transforms().gradient(target + image * to_size, to, row, column, d_at + i * out, n * out);
+      transforms().input(source + image * v.image, v.picture, row, column, v.tile(i), n * in);
+      transforms().gradient(target + image * d.image, d.picture, row, column, d.tile(i), n * out);
     });
-    sum.baddbmm_(v_memory.narrow(0, 0, 36 * n * in).view({36, n, in}).transpose(1, 2),
-                 d_memory.narrow(0, 0, 36 * n * out).view({36, n, out}));
+    sum.baddbmm_(v.matrices(n).transpose(1, 2), d.matrices(n));
   }
   auto kernel = kernel_matrix().t().mm(sum.view({36, in * out}));
   return kernel.view({3, 3, in, out}).permute({3, 2, 0, 1}).contiguous(at::MemoryFormat::ChannelsLast);

@@ -1,5 +1,6 @@
 //! From a fresh clone to a trained network, on faces of the project's own making.
 
+use crate::fault::UserFault;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -9,9 +10,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     step(root, "cargo", &["build", "--release", "--locked"])?;
     let start = Instant::now();
-    let given = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1));
+    let after = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1));
+    let given = after.map(String::as_str).or_else(|| arguments.iter().find_map(|a| a.strip_prefix("--out=")));
     let run = match given {
-        Some(folder) => folder.clone(),
+        Some(folder) => folder.to_owned(),
         None => {
             let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             format!("runs/quickstart/{seconds}")
@@ -44,10 +46,13 @@ fn step(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
         .current_dir(root)
         .status()
         .with_context(|| format!("cannot run {program}"))?;
-    if !status.success() {
-        bail!("{program} {} failed ({status})", arguments.join(" "));
+    let failed = format!("{program} {} failed ({status})", arguments.join(" "));
+    match status.code() {
+        Some(0) => Ok(()),
+        // The program has told the user's mistake already; the exit code says so too.
+        Some(2) => Err(UserFault(failed).into()),
+        _ => bail!(failed),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use crate::defaults;
 use crate::protocol;
 use crate::verification::rows;
 use anyhow::Result;
@@ -11,7 +12,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// Age estimation on an annotated list or on made faces: mean absolute error in years, and the accuracy of the age group.
+/// Age estimation on an annotated list or on made faces: mean absolute error in years, and the accuracy of the age
+/// group.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Age {
@@ -25,7 +27,7 @@ struct Age {
     #[serde(default)]
     root: Option<RecipePath>,
     /// The data port that pictures are fed to.
-    #[serde(default = "image")]
+    #[serde(default = "defaults::image")]
     image: String,
     /// The output that is the age in years.
     #[serde(default = "years")]
@@ -34,22 +36,16 @@ struct Age {
     #[serde(default = "groups")]
     groups: String,
     /// Pictures in one pass.
-    #[serde(default = "batch")]
+    #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 65536))]
     batch_size: usize,
 }
 
-fn image() -> String {
-    "faces.image".into()
-}
 fn years() -> String {
     "years.age".into()
 }
 fn groups() -> String {
     "years.groups".into()
-}
-fn batch() -> usize {
-    64
 }
 
 impl Evaluator for Age {

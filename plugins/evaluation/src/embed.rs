@@ -7,6 +7,7 @@ use mtl_core::mistake;
 use mtl_core::recipe::Override;
 use mtl_core::session::{Which, open_run, threads};
 use mtl_faces::list;
+use mtl_faces::source::Pictures;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
@@ -59,6 +60,7 @@ impl Embed {
             _ => mistake!("--out must end in .safetensors or .csv, found {}", self.out.display()),
         };
         let files = self.files()?;
+        let pictures = Pictures::Files(files.clone());
         let run = open_run(&self.run, &self.checkpoint, overrides)?;
         let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
         let has = |wire: &str| run.model.graph.wire(wire).is_ok();
@@ -67,7 +69,8 @@ impl Embed {
         wanted.extend(age.then_some(self.age.as_str()));
         wanted.extend(groups.then_some(self.groups.as_str()));
         let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
-        measure.images(&self.image, &files, self.batch, &mut |batch| {
+        let read = |i: usize| pictures.read(i);
+        measure.pictures(&self.image, pictures.len(), &read, self.batch, &mut |batch| {
             for (part, tensor) in parts.iter_mut().zip(measure.run(&self.image, batch, &wanted)?) {
                 part.push(tensor);
             }
@@ -135,10 +138,7 @@ impl Embed {
             }
             return Ok(files);
         }
-        let root = match &self.root {
-            Some(root) => root.clone(),
-            None => self.input.parent().map(Path::to_path_buf).unwrap_or_default(),
-        };
+        let root = list::root(&self.input, self.root.as_deref());
         let text = match std::fs::read_to_string(&self.input) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read {}: {e}", self.input.display()),

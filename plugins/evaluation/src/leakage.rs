@@ -1,3 +1,4 @@
+use crate::defaults;
 use crate::verification::rows;
 use anyhow::Result;
 use mtl_core::evaluate::{Evaluator, Measure, Report};
@@ -31,28 +32,18 @@ struct Leakage {
     #[serde(default)]
     made: Option<MadeFaces>,
     /// The data port that pictures are fed to.
-    #[serde(default = "image")]
+    #[serde(default = "defaults::image")]
     image: String,
     /// The identity features; maps `[batch, channels, height, width]` are averaged over their places.
-    #[serde(default = "embedding")]
+    #[serde(default = "defaults::embedding")]
     identity_features: String,
     /// The age features; without them only the identity features are probed.
     #[serde(default)]
     age_features: Option<String>,
     /// Pictures in one pass.
-    #[serde(default = "batch")]
+    #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 65536))]
     batch_size: usize,
-}
-
-fn image() -> String {
-    "faces.image".into()
-}
-fn embedding() -> String {
-    "embedding".into()
-}
-fn batch() -> usize {
-    64
 }
 
 impl Evaluator for Leakage {
@@ -155,6 +146,7 @@ fn probe_identity(x: &Tensor, people: &[i64]) -> Result<f64> {
     let (fit, test): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|i| place[*i].is_multiple_of(2));
     let labels = Tensor::f_from_slice(people)?;
     let y = labels.f_one_hot(count)?.f_to_kind(Kind::Double)?;
+    // Of the fitted pictures, every third one chooses the penalty.
     let found = ridge(x, &y, &fit, &test, |i| place[i] % 6 == 0)?.f_argmax(1, false)?;
     let found = Vec::<i64>::try_from(&found)?;
     let right = test.iter().zip(&found).filter(|(i, f)| people[**i] == **f).count();

@@ -1,6 +1,7 @@
 //! Measuring recognition and age estimation: evaluators, protocols, and embeddings of pictures.
 
 mod age;
+mod defaults;
 mod embed;
 mod leakage;
 pub mod protocol;

@@ -1,3 +1,4 @@
+use crate::defaults;
 use crate::protocol::{self, Convention, FlipTest, ReportSettings};
 use anyhow::{Context, Result};
 use mtl_core::evaluate::{Evaluator, Measure, Report};
@@ -39,10 +40,10 @@ struct Verification {
     #[serde(default)]
     list: Option<RecipePath>,
     /// The data port that pictures are fed to.
-    #[serde(default = "image")]
+    #[serde(default = "defaults::image")]
     image: String,
     /// The node whose output is compared.
-    #[serde(default = "embedding")]
+    #[serde(default = "defaults::embedding")]
     embedding: String,
     /// Which thresholds, distances and deviations.
     #[serde(default)]
@@ -55,17 +56,11 @@ struct Verification {
     #[schemars(range(min = 2, max = 1000))]
     folds: usize,
     /// Pictures in one pass.
-    #[serde(default = "batch")]
+    #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 65536))]
     batch_size: usize,
 }
 
-fn image() -> String {
-    "faces.image".into()
-}
-fn embedding() -> String {
-    "embedding".into()
-}
 fn gap() -> f32 {
     20.0
 }
@@ -74,9 +69,6 @@ fn count() -> usize {
 }
 fn ten() -> usize {
     10
-}
-fn batch() -> usize {
-    64
 }
 
 /// Pictures, pairs of them, and their ages where known.
@@ -96,13 +88,13 @@ impl Verification {
         }
         let Some(path) = &self.pairs else { mistake!("no pairs are given: name a list as `pairs`, or `made` faces") };
         let (files, pairs) = self.read(path)?;
-        let ages = self.ages(path, &files)?;
+        let ages = self.ages(&files)?;
         Ok(Pairs { pictures: Pictures::Files(files), pairs, ages })
     }
 
     /// The pictures, each once, and the pairs as indices into them.
     fn read(&self, path: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
-        let root = source::root(path, self.root.as_deref());
+        let root = list::root(path, self.root.as_deref());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
@@ -145,11 +137,9 @@ impl Verification {
     }
 
     /// The age of each picture, where the list says it.
-    fn ages(&self, pairs: &Path, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
+    fn ages(&self, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
         let Some(path) = &self.list else { return Ok(None) };
-        // Both name the same files, so both start from the same folder.
-        let given = self.root.as_deref().or_else(|| pairs.parent().filter(|_| path.parent() == pairs.parent()));
-        let root = source::root(path, given);
+        let root = list::root(path, self.root.as_deref());
         let by_file: HashMap<PathBuf, f64> =
             list::read(path, &root)?.into_iter().filter_map(|f| Some((f.file, f64::from(f.age?)))).collect();
         Ok(Some(files.iter().map(|f| by_file.get(f).copied()).collect()))

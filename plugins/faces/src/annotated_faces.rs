@@ -94,10 +94,7 @@ impl DatasetConfig for AnnotatedFaces {
         for (path, root, share) in
             std::iter::once(own).chain(self.more.iter().map(|m| (&m.list, m.root.as_ref(), m.share)))
         {
-            let root = match root {
-                Some(root) => root.0.clone(),
-                None => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-            };
+            let root = list::root(path, root.map(|r| r.0.as_path()));
             if !root.is_dir() {
                 mistake!("the folder of pictures {} is not there: give it as `root`", root.display());
             }
@@ -108,7 +105,7 @@ impl DatasetConfig for AnnotatedFaces {
             faces.extend(read);
         }
         list::report(absent, "pictures are missing")?;
-        let identities = list::identities(&faces);
+        let (identities, labels) = list::labels(&faces);
         if identities.len() < 2 {
             mistake!(
                 "{} holds one identity (`{}`): recognition needs at least two",
@@ -116,12 +113,6 @@ impl DatasetConfig for AnnotatedFaces {
                 identities.first().map_or("", String::as_str)
             );
         }
-        let by_name: std::collections::HashMap<&str, i64> =
-            identities.iter().enumerate().map(|(i, n)| (n.as_str(), i as i64)).collect();
-        let labels = faces
-            .iter()
-            .map(|f| Label { identity: by_name[f.identity.as_str()], age: f.age, gender: f.gender })
-            .collect();
         let fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         Ok(Box::new(Faces {
             faces,

@@ -3,8 +3,10 @@
 //! The identity is a number or a name, the file is relative to a root folder, the age is in years, the gender is
 //! 1 for male and 0 for female. An age or a gender that is not known is `-`.
 
+use crate::label::Label;
 use anyhow::{Context, Result};
 use mtl_core::mistake;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Oldest age that a list may hold.
@@ -115,6 +117,20 @@ pub fn identities<'f>(faces: impl IntoIterator<Item = &'f Face>) -> Vec<String> 
         return pairs.into_iter().map(|(_, n)| n.to_owned()).collect();
     }
     names.into_iter().map(str::to_owned).collect()
+}
+
+/// The identities, and what is known of each picture with its identity's number.
+pub fn labels(faces: &[Face]) -> (Vec<String>, Vec<Label>) {
+    let names = identities(faces);
+    let numbers: HashMap<&str, i64> = names.iter().map(String::as_str).zip(0..).collect();
+    let label = |f: &Face| Label { identity: numbers[f.identity.as_str()], age: f.age, gender: f.gender };
+    let labels = faces.iter().map(label).collect();
+    (names, labels)
+}
+
+/// The folder that the names in a list start from: the one given, or that of the list.
+pub fn root(list: &Path, given: Option<&Path>) -> PathBuf {
+    given.or(list.parent()).map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// A text that changes when the list changes.

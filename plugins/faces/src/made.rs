@@ -216,8 +216,8 @@ impl Collection {
         let able = (0..self.people.len())
             .any(|p| (p * each..(p + 1) * each).any(|a| (p * each..(p + 1) * each).any(|b| a != b && far(a, b))));
         // People who can be told from another of their sex.
-        let count_of = |sex: Sex| self.people.iter().filter(|p| p.sex == sex).count();
-        let alike: Vec<usize> = (0..self.people.len()).filter(|p| count_of(self.people[*p].sex) > 1).collect();
+        let several = [Sex::Female, Sex::Male].map(|sex| self.people.iter().filter(|p| p.sex == sex).nth(1).is_some());
+        let alike: Vec<usize> = (0..self.people.len()).filter(|p| several[self.people[*p].sex as usize]).collect();
         if !able || alike.is_empty() {
             mistake!(
                 "no verification pairs with ages {gap} years apart can be made of {} people and their ages: ask for \

@@ -7,7 +7,7 @@ use anyhow::Result;
 use mtl_core::data::image::Picture;
 use mtl_core::mistake;
 use mtl_core::recipe::RecipePath;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Pictures by number.
 pub enum Pictures {
@@ -43,11 +43,6 @@ impl Pictures {
     }
 }
 
-/// The folder that the names in a list start from: the one given, or that of the list.
-pub fn root(list: &Path, given: Option<&Path>) -> PathBuf {
-    given.map_or_else(|| list.parent().map(Path::to_path_buf).unwrap_or_default(), Path::to_path_buf)
-}
-
 /// What is wrong when not exactly one of a list, named by its key, and `made` faces is given, or with the latter.
 pub fn problems(key: &str, list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Vec<String> {
     match (list, made) {
@@ -69,11 +64,9 @@ pub fn labelled(
         return Ok((Pictures::Made(collection), labels));
     }
     let Some(path) = list else { mistake!("no pictures are given: name a `list` or `made` faces") };
-    let root = &root(path, given.map(|g| g.0.as_path()));
+    let root = &list::root(path, given.map(|g| g.0.as_path()));
     let faces = list::read(path, root)?;
     list::report(list::missing(&faces, path), "pictures are missing")?;
-    let names = list::identities(&faces);
-    let number = |name: &str| names.iter().position(|n| n == name).unwrap_or(0) as i64;
-    let labels = faces.iter().map(|f| Label { identity: number(&f.identity), age: f.age, gender: f.gender }).collect();
+    let (_, labels) = list::labels(&faces);
     Ok((Pictures::Files(faces.into_iter().map(|f| f.file).collect()), labels))
 }

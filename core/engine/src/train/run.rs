@@ -257,16 +257,8 @@ impl Run {
             let step = self.state.step + 1;
             let log = step.is_multiple_of(self.recipe.run.log_every) || step == total || step == 1;
             self.trainer.want_norms(log);
-            let feed = match self.batches(step) {
-                Ok(feed) => feed,
-                Err(e) => {
-                    // The steps so far are sound, whatever is wrong with the next batch.
-                    if self.state.step > 0 {
-                        self.save(None)?;
-                    }
-                    return Err(e);
-                }
-            };
+            let feed = self.batches(step);
+            let feed = self.saving(feed)?;
             self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
             self.images(&feed, step)?;
             drop(feed);
@@ -282,12 +274,9 @@ impl Run {
                 .filter(|(_, e)| step == total || (e.common.every > 0 && step.is_multiple_of(e.common.every)))
                 .map(|(name, _)| name.clone())
                 .collect();
-            if !due.is_empty()
-                && let Err(e) = self.evaluate(&due, step)
-            {
-                // The steps so far are sound, whatever is wrong with the evaluation.
-                self.save(None)?;
-                return Err(e);
+            if !due.is_empty() {
+                let evaluated = self.evaluate(&due, step);
+                self.saving(evaluated)?;
             }
             let every = self.recipe.run.checkpoint.every;
             let stop = signals.asked();
@@ -304,6 +293,15 @@ impl Run {
             }
         }
         Ok(0)
+    }
+
+    /// Hands on how something around the steps went. The steps so far are sound, whatever is wrong with it: before an
+    /// error they are saved.
+    fn saving<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() && self.state.step > 0 {
+            self.save(None)?;
+        }
+        result
     }
 
     fn batches(&mut self, step: u64) -> Result<Feed> {

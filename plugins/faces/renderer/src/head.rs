@@ -3,6 +3,7 @@
 use crate::light;
 use crate::maths::{bell, smooth};
 use glam::{Vec2, Vec3};
+use libm::hypotf;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::sync::LazyLock;
@@ -235,15 +236,15 @@ impl Head {
                 let p = rest[v];
                 let x = p.x.abs();
                 let body = f32::from(u8::from(skin[v]));
-                let cheek = bell(((x - 0.48) / 0.26).hypot((p.y - nose.y - 0.02) / 0.25));
-                let bare = bell(((x - 0.42) / 0.16).hypot((p.y - nose.y + 0.02) / 0.24));
+                let cheek = bell(hypotf((x - 0.48) / 0.26, (p.y - nose.y - 0.02) / 0.25));
+                let bare = bell(hypotf((x - 0.42) / 0.16, (p.y - nose.y + 0.02) / 0.24));
                 Place {
                     lips: lips[v],
                     mouth: mouth[v],
                     ears: ears[v],
                     cheeks: cheek * body,
-                    nose: bell((x / 0.16).hypot((p.y - nose.y) / 0.16)) * body,
-                    hollow: bell(((x - 0.29) / 0.2).hypot((p.y - (eyes.y - 0.2)) / 0.09)) * body,
+                    nose: bell(hypotf(x / 0.16, (p.y - nose.y) / 0.16)) * body,
+                    hollow: bell(hypotf((x - 0.29) / 0.2, (p.y - (eyes.y - 0.2)) / 0.09)) * body,
                     beard: smooth(eyes.y - 0.42, eyes.y - 0.62, p.y)
                         * smooth(0.15, 0.3, p.z)
                         * (1.0 - lips[v])

@@ -7,6 +7,7 @@ use crate::maths::{bell, mix, noise, smooth};
 use crate::shape::childhood;
 use crate::wrinkles::Wrinkles;
 use glam::{Vec2, Vec3};
+use libm::hypotf;
 
 /// A point that is seen.
 pub struct Point {
@@ -163,10 +164,10 @@ impl<'a> Material<'a> {
         let made_up = id.makeup * smooth(14.0, 20.0, self.age);
         let across = x - 0.308;
         if across.abs() < 0.35 && (p.y - eye).abs() < 0.35 && p.z > 0.9 {
-            let rim = (across / 1.25).hypot((p.y - eye + 0.01) / 0.62) - 0.155;
+            let rim = hypotf(across / 1.25, (p.y - eye + 0.01) / 0.62) - 0.155;
             let lashes = bell(rim / 0.028) * smooth(eye - 0.03, eye + 0.03, p.y);
             c *= 1.0 - (0.4 + 0.15 * (1.0 - self.child) + 0.35 * made_up) * lashes;
-            let shadow = bell((across / 0.24).hypot((p.y - eye - 0.12) / 0.07)) * made_up * 0.28;
+            let shadow = bell(hypotf(across / 0.24, (p.y - eye - 0.12) / 0.07)) * made_up * 0.28;
             c *= Vec3::ONE - shadow * Vec3::new(0.6, 0.8, 0.7);
         }
         // Brows.
@@ -215,7 +216,7 @@ impl<'a> Material<'a> {
         let p = point.rest;
         let centre = HEAD.points[usize::from(p.x > 0.0)];
         let (dx, dy) = (p.x - centre.x, p.y - centre.y);
-        let radius = dx.hypot(dy);
+        let radius = hypotf(dx, dy);
         let iris = smooth(0.074, 0.067, radius);
         let pupil = smooth(0.031, 0.025, radius);
         let ring = smooth(0.05, 0.068, radius) * iris;

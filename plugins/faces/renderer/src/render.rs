@@ -74,16 +74,13 @@ fn draw(identity: &Identity, age: f32, capture: &Capture, size: usize) -> Pictur
         let scale = CAMERA / (CAMERA - q.z);
         Vec3::new(q.x * scale, -q.y * scale, q.z)
     };
-    let flat: Vec<Vec3> = vertices.iter().map(|p| project(*p)).collect();
     let to_picture = align(landmarks.map(|p| project(p).truncate()), capture.shift);
     let samples = (size * SUB) as f32;
-    let placed: Vec<Vec3> = flat
-        .iter()
-        .map(|p| {
-            let q = to_picture(p.truncate()) * samples;
-            Vec3::new(q.x, q.y, p.z)
-        })
-        .collect();
+    let place = |p: &Vec3| {
+        let p = project(*p);
+        (to_picture(p.truncate()) * samples).extend(p.z)
+    };
+    let placed: Vec<Vec3> = vertices.iter().map(place).collect();
     let mut canvas = Canvas::new(size * SUB);
     for (i, t) in head.triangles.iter().enumerate() {
         if t.part != Part::Hair || long {
@@ -97,12 +94,13 @@ fn draw(identity: &Identity, age: f32, capture: &Capture, size: usize) -> Pictur
         head.hair.vertices.iter().for_each(|v| normal[*v] = hair[*v]);
     }
     // The lamp stands still when the head turns.
-    let lamp = turn.transpose() * capture.lamp;
+    let back = turn.transpose();
+    let lamp = back * capture.lamp;
     let shadows = Shadows::new(&vertices, &head.triangles, long, centre + 0.8 * Vec3::Z, lamp, 128);
     let lit: Vec<f32> = vertices.iter().zip(&normal).map(|(p, n)| shadows.lit(*p, *n)).collect();
 
-    let half = (lamp + turn.transpose() * Vec3::Z).normalize();
-    let light = Light { lamp, half, up: turn.transpose() * Vec3::Y, capture };
+    let half = (lamp + back * Vec3::Z).normalize();
+    let light = Light { lamp, half, up: back * Vec3::Y, capture };
     let mut out = vec![Vec3::ZERO; size * size];
     for y in 0..size {
         for x in 0..size {

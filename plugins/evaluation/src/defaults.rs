@@ -1,0 +1,16 @@
+//! Defaults of keys that several evaluators have.
+
+/// The data port that pictures are fed to.
+pub fn image() -> String {
+    "faces.image".into()
+}
+
+/// The node that gives the embedding.
+pub fn embedding() -> String {
+    "embedding".into()
+}
+
+/// Pictures in one pass.
+pub fn batch() -> usize {
+    64
+}
