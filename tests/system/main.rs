@@ -7,6 +7,7 @@ mod parity;
 mod runs;
 mod schema;
 mod support;
+mod synthesis;
 
 // Components register themselves when their crates are linked.
 use mtl_evaluation as _;

@@ -5,7 +5,7 @@
 //! leave three digits for another order of summation. In single precision the original is itself as far from its
 //! double-precision run as the bounds say below.
 
-use crate::support::{TensorFile, fill, filled, images, json, mtlrun, outcome};
+use crate::support::{TensorFile, close, entry, fill, filled, images, json, mtlrun, outcome, relative};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -89,25 +89,6 @@ fn trace(more: &[&str]) -> Value {
 /// The name in our recipes.
 fn ours(name: &str) -> String {
     mtl_core::weights::Rename::named("mtlface").unwrap().apply(name)
-}
-
-fn relative(found: f64, wanted: f64) -> f64 {
-    (found - wanted).abs() / wanted.abs().max(1e-300)
-}
-
-fn close(what: &str, found: f64, wanted: f64, bound: f64) {
-    let error = relative(found, wanted);
-    assert!(error <= bound, "{what}: found {found}, expected {wanted}, {error:.1e} apart");
-}
-
-/// Compares `[norm, …, first, middle, last]`, where the reference may hold further norms after the first.
-fn entry(what: &str, found: &Value, norm: f64, elements: &[f64], count: f64, bound: f64, element_bound: f64) {
-    let v: Vec<f64> = found.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-    close(&format!("{what} norm"), v[0], norm, bound);
-    let rms = norm / count.sqrt();
-    for (i, (a, b)) in v[1..].iter().zip(elements).enumerate() {
-        assert!((a - b).abs() <= element_bound * rms, "{what} element {i}: found {a}, expected {b}, rms {rms}");
-    }
 }
 
 struct Reference {

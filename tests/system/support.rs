@@ -122,9 +122,39 @@ pub fn filled(module: u32, position: u32, shape: &[i64], kind: &str) -> Vec<f32>
         "bn_weight" | "bn_var" => 1.0 + 0.1 * r,
         "bn_bias" | "bn_mean" => 0.1 * r,
         "bn_count" => 0.0,
+        "sn_vec" => r,
         other => panic!("no fill for {other}"),
     } as f32)
         .collect()
+}
+
+/// The relative difference of two numbers.
+pub fn relative(found: f64, wanted: f64) -> f64 {
+    (found - wanted).abs() / wanted.abs().max(1e-300)
+}
+
+/// Asserts that two numbers are that close, relative to the second.
+pub fn close(what: &str, found: f64, wanted: f64, bound: f64) {
+    let error = relative(found, wanted);
+    assert!(error <= bound, "{what}: found {found}, expected {wanted}, {error:.1e} apart");
+}
+
+/// Compares `[norm, …, first, middle, last]`, where the reference may hold further norms after the first.
+pub fn entry(
+    what: &str,
+    found: &serde_json::Value,
+    norm: f64,
+    elements: &[f64],
+    count: f64,
+    bound: f64,
+    element_bound: f64,
+) {
+    let v: Vec<f64> = found.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    close(&format!("{what} norm"), v[0], norm, bound);
+    let rms = norm / count.sqrt();
+    for (i, (a, b)) in v[1..].iter().zip(elements).enumerate() {
+        assert!((a - b).abs() <= element_bound * rms, "{what} element {i}: found {a}, expected {b}, rms {rms}");
+    }
 }
 
 /// The images of the reference, `[count, 3, size, size]`.

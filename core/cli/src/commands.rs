@@ -175,6 +175,7 @@ pub fn trace(args: &Trace) -> Result<u8> {
 
 pub fn eval(args: &Eval) -> Result<u8> {
     let mut run = session::open_run(&args.run, &args.checkpoint, &args.overrides.list())?;
+    session::configure(&run.recipe)?;
     if run.recipe.evaluate.is_empty() {
         mistake!("the recipe of {} has no [evaluate.NAME]", args.run.display());
     }
@@ -183,12 +184,21 @@ pub fn eval(args: &Eval) -> Result<u8> {
     let mut all = serde_json::Map::new();
     for (name, slot) in &evaluators {
         let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
-        let path = args.run.join(format!("eval/{name}.step-{}.json", run.step));
+        let path = run.folder.join(format!("eval/{name}.step-{}.json", run.step));
         write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;
+        let mut pictures = Vec::new();
+        for (picture, image) in &report.pictures {
+            let path = run.folder.join(format!("eval/{name}.{picture}.step-{}.png", run.step));
+            write_atomically(&path, &image.png()?)?;
+            pictures.push((picture, path));
+        }
         if !args.json {
             println!("{name} (step {})", run.step);
             for (metric, value) in &report.metrics {
                 println!("  {metric:<26} {value:.4}");
+            }
+            for (picture, path) in &pictures {
+                println!("  {picture:<26} {}", path.display());
             }
             println!("  {:<26} {}", "all of it", path.display());
         }

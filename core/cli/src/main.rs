@@ -8,6 +8,7 @@ mod doctor;
 use mtl_evaluation as _;
 use mtl_faces as _;
 use mtl_recognition as _;
+use mtl_synthesis as _;
 
 use arguments::{Cli, Command};
 use clap::{CommandFactory, FromArgMatches};

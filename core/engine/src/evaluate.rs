@@ -3,11 +3,12 @@
 use crate::data::draw::Draw;
 use crate::data::{Transform, image::Picture};
 use crate::graph::{Feed, Model, Wire};
+use crate::log::tensorboard::Image;
 use crate::recipe::Recipe;
 use anyhow::{Context, Result, anyhow};
 use indexmap::IndexMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tch::Tensor;
@@ -36,6 +37,9 @@ pub struct Report {
     pub metrics: IndexMap<String, f64>,
     /// Everything else, as JSON.
     pub details: serde_json::Value,
+    /// Pictures by name, for the run folder and TensorBoard.
+    #[serde(skip)]
+    pub pictures: Vec<(String, Image)>,
 }
 
 /// What an evaluator may use.
@@ -44,6 +48,8 @@ pub struct Measure<'a> {
     threads: usize,
     /// For each data stream, what its recipe does to images also outside of training.
     transforms: Vec<Vec<Arc<dyn Transform>>>,
+    /// The runs whose weights modules started from.
+    starts: Vec<PathBuf>,
 }
 
 impl<'a> Measure<'a> {
@@ -54,7 +60,14 @@ impl<'a> Measure<'a> {
             let opened: Vec<Arc<dyn Transform>> = data.transforms.iter().map(|t| t.open()).collect::<Result<_>>()?;
             transforms.push(opened.into_iter().filter(|t| t.in_evaluation()).collect());
         }
-        Ok(Self { model, threads: threads.max(1), transforms })
+        let weights = recipe.model.values().filter_map(|slot| slot.common.weights.as_ref()?.run.as_ref());
+        let starts = weights.filter_map(|run| crate::runs::resolve(run).ok()?.canonicalize().ok()).collect();
+        Ok(Self { model, threads: threads.max(1), transforms, starts })
+    }
+
+    /// Whether a module of the model started from the weights of that run.
+    pub fn starts_from(&self, run: &Path) -> bool {
+        crate::runs::resolve(run).and_then(|r| Ok(r.canonicalize()?)).is_ok_and(|r| self.starts.contains(&r))
     }
 
     /// Prepares pictures as the recipe's data port takes them and hands them on in batches, in order.
@@ -139,6 +152,20 @@ impl<'a> Measure<'a> {
             .collect()
     }
 
+    /// Whether the graph has that wire.
+    pub fn has(&self, wire: &str) -> bool {
+        self.model.graph.wire(wire).is_ok()
+    }
+
+    /// Whether the wanted wires depend on a data port; a port that is not there is none that they need.
+    pub fn needs(&self, wanted: &[&str], port: &str) -> Result<bool> {
+        let Ok(port) = self.wire(port) else { return Ok(false) };
+        let wires: Vec<Wire> = wanted.iter().map(|w| self.wire(w)).collect::<Result<_>>()?;
+        let graph = &self.model.graph;
+        let needed = graph.needed_beyond(&wires, &[]);
+        Ok(graph.nodes.iter().zip(needed).any(|(node, needed)| needed && node.inputs.contains(&Some(port))))
+    }
+
     /// The sizes of the recipe.
     pub fn dim(&self, name: &str) -> Option<i64> {
         match self.model.graph.dims.get(name) {
@@ -151,47 +178,35 @@ impl<'a> Measure<'a> {
         self.model.graph.wire(text).map_err(|e| anyhow!("{e}"))
     }
 
-    /// Runs the graph in evaluation mode on a batch for one data port; gives the wanted wires on the CPU.
+    /// Runs the graph in evaluation mode on given values; gives the wanted wires on the CPU.
     ///
-    /// `feed` is the data port, such as `faces.image`; the wanted nodes may depend on no other port.
-    pub fn run(&self, feed: &str, batch: &Tensor, wanted: &[&str]) -> Result<Vec<Tensor>> {
-        let Wire::Data { stream, port } = self.wire(feed)? else {
-            return Err(anyhow!("`{feed}` is a node: an evaluator feeds a data port"));
-        };
+    /// Each value is for a data port, such as `faces.image`, or stands in the place of a node's output, which then is
+    /// not computed. The wanted wires may depend on no other data port.
+    pub fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>> {
         let wires: Vec<Wire> = wanted.iter().map(|w| self.wire(w)).collect::<Result<_>>()?;
+        let placement = self.model.placement();
+        let mut values: Vec<(Wire, Tensor)> = Vec::new();
+        for (name, value) in given {
+            let value =
+                if value.kind() == tch::Kind::Float { value.f_to_kind(placement.kind)? } else { value.shallow_clone() };
+            values.push((self.wire(name)?, value.f_to_device(placement.device)?));
+        }
         let graph = &self.model.graph;
-        let roots: Vec<usize> =
-            wires.iter().filter_map(|w| if let Wire::Node { node, .. } = w { Some(*node) } else { None }).collect();
-        for (n, needed) in graph.needed(&roots, true).into_iter().enumerate() {
+        let known: Vec<Wire> = values.iter().map(|(w, _)| *w).collect();
+        for (n, needed) in graph.needed_beyond(&wires, &known).into_iter().enumerate() {
             for wire in graph.nodes[n].inputs.iter().flatten().filter(|_| needed) {
-                if matches!(wire, Wire::Data { .. }) && *wire != (Wire::Data { stream, port }) {
+                if matches!(wire, Wire::Data { .. }) && !known.contains(wire) {
+                    let names: Vec<&str> = given.iter().map(|(n, _)| *n).collect();
                     return Err(anyhow!(
-                        "`{}` needs `{}`, which an evaluator that feeds `{feed}` does not have",
+                        "`{}` needs `{}`, but the evaluation feeds {} only",
                         graph.nodes[n].name,
-                        graph.wire_name(*wire)
+                        graph.wire_name(*wire),
+                        names.join(", ")
                     ));
                 }
             }
         }
-        let placement = self.model.placement();
-        let mut streams: Feed = Vec::new();
-        for (s, known) in graph.streams.iter().enumerate() {
-            let mut tensors = Vec::new();
-            for p in 0..known.ports.outputs.len() {
-                tensors.push(if (s, p) == (stream, port) {
-                    let batch = if batch.kind() == tch::Kind::Float {
-                        batch.f_to_kind(placement.kind)?
-                    } else {
-                        batch.shallow_clone()
-                    };
-                    batch.f_to_device(placement.device)?
-                } else {
-                    Tensor::f_empty([0], (tch::Kind::Float, tch::Device::Cpu))?
-                });
-            }
-            streams.push(vec![crate::data::Batch { tensors, skipped: 0 }]);
-        }
-        let out = self.model.infer(&streams, &wires).context("evaluating")?;
+        let out = self.model.infer(&Feed::new(), &wires, &values).context("evaluating")?;
         out.iter().map(|t| Ok(t.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?)).collect()
     }
 }

@@ -112,6 +112,25 @@ fn unused(folder: &Path, name: &str) -> PathBuf {
     std::iter::once(folder.join(name)).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| folder.join(name))
 }
 
+/// The run that a path means: a run folder itself, or the newest run in a folder of runs.
+///
+/// # Errors
+/// A mistake if there is none.
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    if path.join("recipe.resolved.toml").exists() {
+        return Ok(path.to_owned());
+    }
+    match newest(path) {
+        Some(run) => Ok(run),
+        None if path.exists() => mistake!(
+            "{} is no run folder, and none is in it: there is no recipe.resolved.toml. Train the run first, or name \
+             another",
+            path.display()
+        ),
+        None => mistake!("there is no run {}: train it first, or name another", path.display()),
+    }
+}
+
 fn newest(folder: &Path) -> Option<PathBuf> {
     let mut runs: Vec<PathBuf> = folder
         .read_dir()

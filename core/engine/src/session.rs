@@ -7,6 +7,7 @@ use crate::evaluate::Evaluator;
 use crate::graph::{Graph, Model};
 use crate::mistake;
 use crate::recipe::{EvaluateSlot, Override, Recipe, Slot};
+use crate::runs;
 use crate::train::weight_kind;
 use crate::weights::load_into;
 use anyhow::{Context, Result};
@@ -67,10 +68,12 @@ pub fn open_data(recipe: &Recipe, dims: &mut IndexMap<String, i64>) -> Result<In
         if opened.is_empty() {
             mistake!("`data.{name}` holds no sample");
         }
-        for (size, value) in opened.sizes() {
+        let sizes = if data.slot.common.declares { opened.sizes() } else { Vec::new() };
+        for (size, value) in sizes {
             match dims.get(size) {
                 Some(known) if *known != value => mistake!(
-                    "`dims.{size}` is {known} (by [dims] or another data stream), but `data.{name}` has {value}: make them agree"
+                    "`dims.{size}` is {known} (by [dims] or another data stream), but `data.{name}` has {value}: make \
+                     them agree, or say `declares = false` there"
                 ),
                 _ => {
                     dims.insert(size.to_owned(), value);
@@ -139,6 +142,8 @@ impl std::str::FromStr for Which {
 
 /// A finished or running run, opened for use.
 pub struct OpenRun {
+    /// Its folder.
+    pub folder: PathBuf,
     /// Its recipe.
     pub recipe: Recipe,
     /// The model with the checkpoint's weights.
@@ -147,15 +152,13 @@ pub struct OpenRun {
     pub step: u64,
 }
 
-/// Opens a run folder with one of its checkpoints.
+/// Opens a run folder with one of its checkpoints. Settings of the process, such as threads, stay as they are; see
+/// [`configure`].
 pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<OpenRun> {
+    let run = &runs::resolve(run)?;
     let path = run.join("recipe.resolved.toml");
-    if !path.exists() {
-        mistake!("{} is no run folder: there is no recipe.resolved.toml in it", run.display());
-    }
     let mut recipe = Recipe::read(&path, overrides)?;
     let mut graph = Graph::new(&mut recipe)?;
-    configure(&recipe)?;
     let saved = checkpoint::read(&choose(run, which)?)?;
     let mut dims = recipe.dims.clone();
     dims.extend(saved.state.dims.clone());
@@ -174,7 +177,7 @@ pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<Ope
             report.missing[0]
         );
     }
-    Ok(OpenRun { recipe, model, step: saved.state.step })
+    Ok(OpenRun { folder: run.clone(), recipe, model, step: saved.state.step })
 }
 
 fn choose(run: &Path, which: &Which) -> Result<PathBuf> {

@@ -30,22 +30,15 @@ struct Age {
     #[serde(default = "defaults::image")]
     image: String,
     /// The output that is the age in years.
-    #[serde(default = "years")]
+    #[serde(default = "defaults::age")]
     age: String,
     /// The output with the logits of the age groups.
-    #[serde(default = "groups")]
+    #[serde(default = "defaults::groups")]
     groups: String,
     /// Pictures in one pass.
     #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 65536))]
     batch_size: usize,
-}
-
-fn years() -> String {
-    "years.age".into()
-}
-fn groups() -> String {
-    "years.groups".into()
 }
 
 impl Evaluator for Age {
@@ -70,7 +63,7 @@ impl Evaluator for Age {
         let (mut ages, mut found_groups, mut count) = (Vec::new(), Vec::new(), 0);
         let read = |i: usize| pictures.read(known[i].0);
         measure.pictures(&self.image, known.len(), &read, self.batch_size, &mut |batch| {
-            let out = measure.run(&self.image, batch, &[&self.age, &self.groups])?;
+            let out = measure.run(&[(self.image.as_str(), batch)], &[&self.age, &self.groups])?;
             ages.extend(Vec::<f64>::try_from(&out[0].f_to_kind(tch::Kind::Double)?)?);
             for row in rows(&out[1])? {
                 count = row.len();
@@ -102,6 +95,7 @@ impl Evaluator for Age {
             .into_iter()
             .collect(),
             details: serde_json::json!({ "pictures": target.len(), "by_group": by_group }),
+            ..Report::default()
         })
     }
 }

@@ -14,3 +14,13 @@ pub fn embedding() -> String {
 pub fn batch() -> usize {
     64
 }
+
+/// The output that is the age in years.
+pub fn age() -> String {
+    "years.age".into()
+}
+
+/// The output with the logits of the age groups.
+pub fn groups() -> String {
+    "years.groups".into()
+}

@@ -5,11 +5,11 @@ use mtl_core::command::{self, Command};
 use mtl_core::evaluate::Measure;
 use mtl_core::mistake;
 use mtl_core::recipe::Override;
-use mtl_core::session::{Which, open_run, threads};
+use mtl_core::session::{Which, configure, open_run, threads};
 use mtl_faces::list;
-use mtl_faces::source::Pictures;
+use mtl_faces::source::{self, Pictures};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tch::Tensor;
 
 /// Writes the embeddings, ages and age groups of pictures.
@@ -62,6 +62,7 @@ impl Embed {
         let files = self.files()?;
         let pictures = Pictures::Files(files.clone());
         let run = open_run(&self.run, &self.checkpoint, overrides)?;
+        configure(&run.recipe)?;
         let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
         let has = |wire: &str| run.model.graph.wire(wire).is_ok();
         let mut wanted = vec![self.embedding.as_str()];
@@ -71,7 +72,7 @@ impl Embed {
         let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
         let read = |i: usize| pictures.read(i);
         measure.pictures(&self.image, pictures.len(), &read, self.batch, &mut |batch| {
-            for (part, tensor) in parts.iter_mut().zip(measure.run(&self.image, batch, &wanted)?) {
+            for (part, tensor) in parts.iter_mut().zip(measure.run(&[(self.image.as_str(), batch)], &wanted)?) {
                 part.push(tensor);
             }
             Ok(())
@@ -130,13 +131,7 @@ impl Embed {
     /// The pictures of a folder, of an annotated list, or of a plain list of files.
     fn files(&self) -> Result<Vec<PathBuf>> {
         if self.input.is_dir() {
-            let mut files = Vec::new();
-            pictures(&self.input, &mut files)?;
-            files.sort();
-            if files.is_empty() {
-                mistake!("{} holds no picture (.jpg, .jpeg, .png, .bmp, .webp)", self.input.display());
-            }
-            return Ok(files);
+            return source::files(std::slice::from_ref(&self.input));
         }
         let root = list::root(&self.input, self.root.as_deref());
         let text = match std::fs::read_to_string(&self.input) {
@@ -158,18 +153,4 @@ impl Embed {
         list::report(absent.collect(), "pictures are missing")?;
         Ok(files)
     }
-}
-
-fn pictures(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            pictures(&path, out)?;
-        } else if let Some(extension) = path.extension().and_then(|e| e.to_str())
-            && ["jpg", "jpeg", "png", "bmp", "webp"].contains(&extension.to_lowercase().as_str())
-        {
-            out.push(path);
-        }
-    }
-    Ok(())
 }

@@ -70,7 +70,7 @@ impl Evaluator for Leakage {
         let mut features: Vec<Vec<Vec<f32>>> = vec![Vec::new(); wanted.len()];
         let read = |i: usize| pictures.read(known[i]);
         measure.pictures(&self.image, known.len(), &read, self.batch_size, &mut |batch| {
-            for (all, tensor) in features.iter_mut().zip(measure.run(&self.image, batch, &wanted)?) {
+            for (all, tensor) in features.iter_mut().zip(measure.run(&[(self.image.as_str(), batch)], &wanted)?) {
                 let flat =
                     if tensor.dim() == 4 { tensor.f_mean_dim(&[2i64, 3][..], false, Kind::Float)? } else { tensor };
                 all.extend(rows(&flat)?);
@@ -88,7 +88,7 @@ impl Evaluator for Leakage {
             metrics.insert("commonest_age_group".into(), age.commonest);
             metrics.insert(format!("{what}_identity_accuracy"), probe_identity(&x, &people)?);
         }
-        Ok(Report { metrics, details: serde_json::json!({ "pictures": known.len() }) })
+        Ok(Report { metrics, details: serde_json::json!({ "pictures": known.len() }), ..Report::default() })
     }
 }
 

@@ -1,8 +1,11 @@
-//! Measuring recognition and age estimation: evaluators, protocols, and embeddings of pictures.
+//! Measuring recognition, age estimation and ageing: evaluators, protocols, and embeddings of pictures.
 
 mod age;
+mod ageing;
+mod ageing_grid;
 mod defaults;
 mod embed;
 mod leakage;
+mod likeness;
 pub mod protocol;
 mod verification;

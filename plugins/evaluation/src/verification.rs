@@ -164,10 +164,10 @@ impl Evaluator for Verification {
         let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(pictures.len());
         let read = |i: usize| pictures.read(i);
         measure.pictures(&self.image, pictures.len(), &read, self.batch_size, &mut |batch| {
-            let plain = rows(&measure.run(&self.image, batch, &[&self.embedding])?[0])?;
+            let plain = rows(&measure.run(&[(self.image.as_str(), batch)], &[&self.embedding])?[0])?;
             let flipped = match self.flip {
                 FlipTest::None => None,
-                _ => Some(rows(&measure.run(&self.image, &batch.f_flip([3])?, &[&self.embedding])?[0])?),
+                _ => Some(rows(&measure.run(&[(self.image.as_str(), &batch.f_flip([3])?)], &[&self.embedding])?[0])?),
             };
             for (i, row) in plain.iter().enumerate() {
                 let mirrored = flipped.as_ref().map(|f| f[i].as_slice());
@@ -195,7 +195,11 @@ impl Evaluator for Verification {
             ("eer".into(), found.eer),
         ];
         metrics.extend(found.tar_at_far.iter().map(|(far, tar)| (format!("tar_at_far_{far}"), *tar)));
-        Ok(Report { metrics: metrics.into_iter().collect(), details: serde_json::to_value(&found)? })
+        Ok(Report {
+            metrics: metrics.into_iter().collect(),
+            details: serde_json::to_value(&found)?,
+            ..Report::default()
+        })
     }
 }
 

@@ -22,6 +22,21 @@ pub fn group_of(age: f32, edges: &[f32]) -> i64 {
     edges.iter().filter(|e| age > **e).count() as i64
 }
 
+/// The groups in words, such as `11-20` and `61+`.
+pub fn names(edges: &[f32]) -> Vec<String> {
+    let from = |g: usize| if g == 0 { 0.0 } else { edges[g - 1] + 1.0 };
+    let inner = edges.iter().enumerate().map(|(g, edge)| format!("{}-{edge}", from(g)));
+    inner.chain(edges.last().map(|edge| format!("{}+", edge + 1.0))).collect()
+}
+
+/// The age in the middle of each group, in years. The last group is taken to be as wide as the one before it.
+pub fn centres(edges: &[f32]) -> Vec<f32> {
+    let last = edges.len() - 1;
+    let below = |g: usize| if g == 0 { 0.0 } else { edges[g - 1] };
+    let width = edges[last] - below(last);
+    (0..=last).map(|g| (below(g) + edges[g]) / 2.0).chain([edges[last] + width / 2.0]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +46,13 @@ mod tests {
         let seven = edges(7).unwrap();
         let found: Vec<i64> = [0.0, 10.0, 10.5, 60.0, 61.0, 100.0].iter().map(|a| group_of(*a, seven)).collect();
         assert_eq!(found, [0, 0, 1, 5, 6, 6]);
+    }
+
+    #[test]
+    fn groups_have_names_and_centres() {
+        let four = edges(4).unwrap();
+        assert_eq!(names(four), ["0-30", "31-40", "41-50", "51+"]);
+        assert_eq!(centres(four), [15.0, 35.0, 45.0, 55.0]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use mtl_core::component::Ports;
 use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
-use mtl_core::data::{Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
+use mtl_core::data::{Column, Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use schemars::JsonSchema;
@@ -196,7 +196,7 @@ impl Dataset for Faces {
         vec![("identities", self.identities.len() as i64)]
     }
 
-    fn column(&self, name: &str) -> Option<Vec<i64>> {
+    fn column(&self, name: &str) -> Option<Column> {
         Label::column(&self.labels, name, self.edges)
     }
 

@@ -4,7 +4,7 @@ use crate::age_groups;
 use anyhow::Result;
 use mtl_core::component::{DType, Ports};
 use mtl_core::data::image::Picture;
-use mtl_core::data::{Field, Layout, SampleOut};
+use mtl_core::data::{Column, Field, Layout, SampleOut};
 use mtl_core::mistake;
 
 /// The outputs of a dataset of faces, for pictures of `size` pixels a side.
@@ -58,7 +58,7 @@ impl Label {
     }
 
     /// A column for balanced sampling.
-    pub fn column(labels: &[Self], name: &str, edges: &[f32]) -> Option<Vec<i64>> {
+    pub fn column(labels: &[Self], name: &str, edges: &[f32]) -> Option<Column> {
         let value: &dyn Fn(&Self) -> i64 = match name {
             "identity" => &|l| l.identity,
             "group" => &|l| l.group(edges),
@@ -66,7 +66,8 @@ impl Label {
             "gender" => &|l| l.gender,
             _ => return None,
         };
-        Some(labels.iter().map(value).collect())
+        let names = (name == "group").then(|| age_groups::names(edges));
+        Some(Column { labels: labels.iter().map(value).collect(), names })
     }
 
     /// Writes a sample in the order of [`fields`].

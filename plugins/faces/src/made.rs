@@ -179,6 +179,12 @@ impl Collection {
         Label { identity: shot.person as i64, age: Some(shot.age), gender }
     }
 
+    /// The true picture of the same person and capture at another age.
+    pub fn at_age(&self, index: usize, age: f32) -> Result<Picture> {
+        let shot = self.shots[index];
+        Picture::new(self.size, self.size, render(&self.people[shot.person], age, shot.capture, self.size).rgb)
+    }
+
     /// The picture.
     pub fn picture(&self, index: usize) -> Result<Picture> {
         let shot = self.shots[index];

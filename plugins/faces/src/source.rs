@@ -2,12 +2,14 @@
 
 use crate::label::Label;
 use crate::list;
-use crate::made::{Collection, MadeFaces};
-use anyhow::Result;
+use crate::made::{Collection, MadeFaces, Pair};
+use anyhow::{Context, Result};
+use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
 use mtl_core::mistake;
 use mtl_core::recipe::RecipePath;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Pictures by number.
 pub enum Pictures {
@@ -41,6 +43,89 @@ impl Pictures {
             Self::Made(collection) => collection.picture(index),
         }
     }
+}
+
+/// The first pictures of `count` people, in the order of the pictures.
+pub fn one_each(labels: &[Label], count: usize) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::new();
+    (0..labels.len()).filter(|i| seen.insert(labels[*i].identity)).take(count).collect()
+}
+
+/// `count` pairs of pictures, of one person and of two people of the same gender in turn.
+///
+/// # Errors
+/// A mistake if there are no such pairs.
+pub fn pairs(labels: &[Label], count: usize, seed: u64) -> Result<Vec<Pair>> {
+    let mut draw = Draw::new(&[seed, 0x7a12]);
+    let mut people: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+    labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
+    let several: Vec<&Vec<usize>> = people.values().filter(|p| p.len() > 1).collect();
+    let mut genders: BTreeMap<i64, Vec<&Vec<usize>>> = BTreeMap::new();
+    people.values().for_each(|p| genders.entry(labels[p[0]].gender).or_default().push(p));
+    let alike: Vec<&Vec<&Vec<usize>>> = genders.values().filter(|g| g.len() > 1).collect();
+    if several.is_empty() || alike.is_empty() {
+        mistake!(
+            "real pairs need a person with two pictures and two people of one gender, found {} pictures of {} people",
+            labels.len(),
+            people.len()
+        );
+    }
+    let mut below = |n: usize| draw.below(n as u64) as usize;
+    let mut out = Vec::with_capacity(count);
+    for i in 0..count {
+        let same = i.is_multiple_of(2);
+        let (first, second) = if same {
+            let person = several[below(several.len())];
+            (person, person)
+        } else {
+            let group = alike[below(alike.len())];
+            let at = below(group.len());
+            (group[at], group[(at + 1 + below(group.len() - 1)) % group.len()])
+        };
+        let at = below(first.len());
+        let other = if same { (at + 1 + below(first.len() - 1)) % first.len() } else { below(second.len()) };
+        out.push(Pair { a: first[at], b: second[other], same });
+    }
+    Ok(out)
+}
+
+/// The files among the given paths, and the pictures in the folders among them, sorted by name in each.
+///
+/// # Errors
+/// A mistake for a path that is not there, and for a folder without pictures.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut found = Vec::new();
+            walk(path, &mut found)?;
+            if found.is_empty() {
+                mistake!("{} holds no picture ({})", path.display(), ENDINGS.map(|e| format!(".{e}")).join(", "));
+            }
+            found.sort();
+            out.extend(found);
+        } else if path.is_file() {
+            out.push(path.clone());
+        } else {
+            mistake!("there is no picture {}", path.display());
+        }
+    }
+    Ok(out)
+}
+
+const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+
+fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+        if path.is_dir() {
+            walk(&path, out)?;
+        } else if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
+            out.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong when not exactly one of a list, named by its key, and `made` faces is given, or with the latter.

@@ -3,7 +3,7 @@ use crate::made::{Collection, MadeFaces};
 use anyhow::Result;
 use mtl_core::component::Ports;
 use mtl_core::data::draw::Draw;
-use mtl_core::data::{Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
+use mtl_core::data::{Column, Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
 use mtl_core::{mistake, register};
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ impl Dataset for Made {
         vec![("identities", self.faces.identities as i64)]
     }
 
-    fn column(&self, name: &str) -> Option<Vec<i64>> {
+    fn column(&self, name: &str) -> Option<Column> {
         Label::column(&self.labels, name, self.edges)
     }
 

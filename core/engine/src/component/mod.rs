@@ -24,6 +24,13 @@ pub trait Block: Send {
         Vec::new()
     }
 
+    /// Rules between its inputs that the ports cannot say, such as one of two; one sentence a problem. `wired` names
+    /// the inputs that a node wires.
+    fn wiring(&self, wired: &[&str]) -> Vec<String> {
+        let _ = wired;
+        Vec::new()
+    }
+
     /// Makes the parameters and the thing that computes. Functions and losses make no parameters.
     fn build(&self, params: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>>;
 }

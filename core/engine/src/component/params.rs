@@ -65,6 +65,7 @@ pub struct Placement {
 #[derive(Clone)]
 pub struct Params {
     store: Rc<RefCell<Store>>,
+    constants: Rc<RefCell<IndexMap<String, Tensor>>>,
     module: Rc<str>,
     prefix: String,
     placement: Placement,
@@ -73,7 +74,7 @@ pub struct Params {
 impl Params {
     /// An empty store for the module of that name.
     pub fn new(module: &str, placement: Placement) -> Self {
-        Self { store: Rc::default(), module: module.into(), prefix: String::new(), placement }
+        Self { store: Rc::default(), constants: Rc::default(), module: module.into(), prefix: String::new(), placement }
     }
 
     /// The same store one name deeper.
@@ -111,6 +112,16 @@ impl Params {
     pub fn counter(&self, name: &str) -> Result<Tensor> {
         let tensor = Tensor::f_zeros([], (Kind::Int64, self.placement.device))?;
         self.insert(name, tensor, None)
+    }
+
+    /// Names a tensor that the configuration fixes. It is not saved; weights from elsewhere that hold it must agree.
+    pub fn constant(&self, name: &str, tensor: &Tensor) {
+        self.constants.borrow_mut().insert(self.pp(name).prefix, tensor.shallow_clone());
+    }
+
+    /// Takes the tensors out that the configuration fixes.
+    pub fn take_constants(&self) -> IndexMap<String, Tensor> {
+        self.constants.take()
     }
 
     fn insert(&self, name: &str, tensor: Tensor, role: Option<Role>) -> Result<Tensor> {

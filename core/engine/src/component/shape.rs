@@ -68,7 +68,8 @@ pub struct Port {
 /// - a number is that size;
 /// - a name is bound by the first input that has it and must agree everywhere else in the component;
 /// - `$name` is a size of the recipe's `[dims]`, or one that a dataset declares;
-/// - an output may also say `name/16` or `name*2`; a division must come out even;
+/// - an output may also say `name/16` or `name*2`; a division must come out even; `-2` after it takes away, and must
+///   leave something;
 /// - `...` alone is any shape, the same wherever the component says it.
 #[derive(Debug, Clone, Default)]
 pub struct Ports {
@@ -205,6 +206,14 @@ impl Sizes {
         if let Ok(n) = part.parse() {
             return Ok(Dim::Size(n));
         }
+        if let Some((rest, less)) = part.split_once('-') {
+            let less: i64 = less.parse()?;
+            return match self.dim(rest)? {
+                Dim::Size(n) if n > less => Ok(Dim::Size(n - less)),
+                Dim::Size(n) => bail!("`{rest}` is {n}, expected more than {less}"),
+                Dim::Named(other) => Ok(Dim::Named(format!("{other}-{less}"))),
+            };
+        }
         if let Some((name, by)) = part.split_once('/') {
             let by: i64 = by.parse()?;
             return match self.dim(name)? {
@@ -267,6 +276,8 @@ mod tests {
         let mut s = sizes(&[]);
         s.bind("batch height", &dims(&[1, 100])).unwrap();
         assert_eq!(s.shape("height/16").unwrap_err().to_string(), "`height` is 100, expected a multiple of 16");
+        assert_eq!(s.shape("height/50-1").unwrap(), dims(&[1]));
+        assert_eq!(s.shape("height/50-2").unwrap_err().to_string(), "`height/50` is 2, expected more than 2");
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub trait Dataset: Send + Sync {
     }
 
     /// A label of every sample, for balanced sampling.
-    fn column(&self, name: &str) -> Option<Vec<i64>> {
+    fn column(&self, name: &str) -> Option<Column> {
         let _ = name;
         None
     }
@@ -86,6 +86,15 @@ pub trait Dataset: Send + Sync {
     fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
         Vec::new()
     }
+}
+
+/// A label of every sample.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Column {
+    /// One number a sample; a negative one is not known.
+    pub labels: Vec<i64>,
+    /// What the numbers 0, 1, … stand for, where they are a closed list.
+    pub names: Option<Vec<String>>,
 }
 
 /// One field of a sample.

@@ -68,7 +68,7 @@ impl Checker<'_> {
     fn dims(&self) -> IndexMap<String, Dim> {
         let mut dims: IndexMap<String, Dim> =
             self.recipe.dims.iter().map(|(k, v)| (k.clone(), Dim::Size(*v))).collect();
-        for data in self.recipe.data.values() {
+        for data in self.recipe.data.values().filter(|d| d.slot.common.declares) {
             for name in data.slot.config.declares() {
                 dims.entry(name.to_owned()).or_insert_with(|| Dim::Named(name.to_owned()));
             }
@@ -203,6 +203,20 @@ impl Checker<'_> {
                             .at(place, "wired here"),
                     ),
                 }
+            }
+            let block = match node.target {
+                Target::Module(m) => Some(&*self.recipe.model[m].config),
+                Target::Loss => {
+                    node.name.strip_prefix("loss.").and_then(|n| self.recipe.loss.get(n)).map(|l| &*l.slot.config)
+                }
+                Target::Function => self.recipe.graph[node.name.as_str()].function.as_deref(),
+            };
+            let wired: Vec<&str> = wires.keys().map(String::as_str).collect();
+            for problem in block.map(|b| b.wiring(&wired)).unwrap_or_default() {
+                self.out.push(
+                    Diagnostic::error(format!("`{}` ({}): {problem}", node.name, node.component))
+                        .at(&node.origin, "this node"),
+                );
             }
             for port in &node.ports.inputs {
                 if !port.optional && !wires.contains_key(&port.name) {

@@ -169,6 +169,23 @@ impl Graph {
         needed
     }
 
+    /// The nodes that the given wires need when the values of others are known already.
+    pub fn needed_beyond(&self, wires: &[Wire], known: &[Wire]) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        let mut open: Vec<Wire> = wires.to_vec();
+        while let Some(wire) = open.pop() {
+            if known.contains(&wire) {
+                continue;
+            }
+            if let Wire::Node { node, .. } = wire
+                && !std::mem::replace(&mut needed[node], true)
+            {
+                open.extend(self.nodes[node].inputs.iter().flatten());
+            }
+        }
+        needed
+    }
+
     /// Puts true sizes in the place of names that were open until the data was opened.
     pub fn resolve(&mut self, known: &IndexMap<String, i64>) {
         let known: IndexMap<String, Dim> = known.iter().map(|(k, v)| (k.clone(), Dim::Size(*v))).collect();

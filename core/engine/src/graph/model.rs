@@ -16,6 +16,8 @@ pub struct Module {
     pub name: String,
     /// Parameters and buffers by name, in the order of their making.
     pub store: Store,
+    /// Tensors that the configuration fixes, by name.
+    pub constants: IndexMap<String, Tensor>,
     forward: Option<Box<dyn Forward>>,
     amp: bool,
     /// Whether its parameters record gradients at present.
@@ -97,6 +99,7 @@ impl Model {
             modules.push(Module {
                 name: module.name.clone(),
                 store: params.take(),
+                constants: params.take_constants(),
                 forward,
                 amp: slot.common.precision == ModulePrecision::Amp,
                 recording: Cell::new(false),
@@ -170,11 +173,12 @@ impl Model {
     /// Runs a training plan. `step` counts from 1.
     pub fn train(&self, plan: &Plan, feed: &Feed, step: u64, total: u64, hooks: &mut dyn StepHooks) -> Result<()> {
         let mut values: Values = plan.instances.iter().map(|_| None).collect();
+        let known = Known { feed, given: &[] };
         for op in &plan.ops {
             match op {
                 Op::Evaluate(i) => {
                     let outputs =
-                        self.evaluate(plan, *i, feed, &values, (step, total), None, hooks.wants_everything())?;
+                        self.evaluate(plan, *i, &known, &values, (step, total), None, hooks.wants_everything())?;
                     hooks.evaluated(self, plan.instances[*i].node, &outputs)?;
                     values[*i] = Some(outputs);
                 }
@@ -200,21 +204,12 @@ impl Model {
         Ok(())
     }
 
-    /// Evaluates wires without gradients and in evaluation mode.
-    pub fn infer(&self, feed: &Feed, wires: &[Wire]) -> Result<Vec<Tensor>> {
-        let (plan, found) = Plan::evaluation(&self.graph, wires);
-        let _guard = tch::no_grad_guard();
-        let mut values: Values = plan.instances.iter().map(|_| None).collect();
-        for op in &plan.ops {
-            match op {
-                Op::Evaluate(i) => {
-                    values[*i] = Some(self.evaluate(&plan, *i, feed, &values, (0, 0), Some(false), false)?);
-                }
-                Op::Free(i) => values[*i] = None,
-                Op::Backward { .. } | Op::Update(_) => {}
-            }
-        }
-        found.iter().map(|r| lookup(*r, feed, &values).context("an output was not computed")).collect()
+    /// Evaluates wires without gradients and in evaluation mode; the values of the wires in `given` are taken as they
+    /// are.
+    pub fn infer(&self, feed: &Feed, wires: &[Wire], given: &[(Wire, Tensor)]) -> Result<Vec<Tensor>> {
+        let (known, given): (Vec<Wire>, Vec<Tensor>) = given.iter().map(|(w, t)| (*w, t.shallow_clone())).unzip();
+        let (plan, found) = Plan::evaluation(&self.graph, wires, &known);
+        self.run_evaluation(&plan, &found, &Known { feed, given: &given }, Some(false), false)
     }
 
     /// Evaluates every node once, without gradients, and returns all outputs by `node.port`.
@@ -226,21 +221,31 @@ impl Model {
             .enumerate()
             .flat_map(|(node, n)| (0..n.ports.outputs.len()).map(move |port| Wire::Node { node, port }))
             .collect();
-        let (plan, found) = Plan::evaluation(&self.graph, &wires);
+        let (plan, found) = Plan::evaluation(&self.graph, &wires, &[]);
+        let values = self.run_evaluation(&plan, &found, &Known { feed, given: &[] }, train, true)?;
+        Ok(wires.iter().map(|w| self.graph.wire_name(*w)).zip(values).collect())
+    }
+
+    fn run_evaluation(
+        &self,
+        plan: &Plan,
+        found: &[Reference],
+        known: &Known<'_>,
+        train: Option<bool>,
+        everything: bool,
+    ) -> Result<Vec<Tensor>> {
         let _guard = tch::no_grad_guard();
         let mut values: Values = plan.instances.iter().map(|_| None).collect();
         for op in &plan.ops {
-            if let Op::Evaluate(i) = op {
-                values[*i] = Some(self.evaluate(&plan, *i, feed, &values, (0, 0), train, true)?);
+            match op {
+                Op::Evaluate(i) => {
+                    values[*i] = Some(self.evaluate(plan, *i, known, &values, (0, 0), train, everything)?);
+                }
+                Op::Free(i) => values[*i] = None,
+                Op::Backward { .. } | Op::Update(_) => {}
             }
         }
-        wires
-            .iter()
-            .zip(found)
-            .map(|(w, r)| {
-                Ok((self.graph.wire_name(*w), lookup(r, feed, &values).context("an output was not computed")?))
-            })
-            .collect()
+        found.iter().map(|r| lookup(*r, known, &values).context("an output was not computed")).collect()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -248,7 +253,7 @@ impl Model {
         &self,
         plan: &Plan,
         at: usize,
-        feed: &Feed,
+        known: &Known<'_>,
         values: &Values,
         (step, total): (u64, u64),
         train: Option<bool>,
@@ -257,7 +262,7 @@ impl Model {
         let instance = &plan.instances[at];
         let node = &self.graph.nodes[instance.node];
         let inputs: Vec<Option<Tensor>> =
-            instance.inputs.iter().map(|r| r.and_then(|r| lookup(r, feed, values))).collect();
+            instance.inputs.iter().map(|r| r.and_then(|r| lookup(r, known, values))).collect();
         let all = vec![true; instance.wanted.len()];
         let call = Call {
             inputs,
@@ -319,10 +324,17 @@ impl Model {
     }
 }
 
-fn lookup(r: Reference, feed: &Feed, values: &Values) -> Option<Tensor> {
+/// What an evaluation starts from: batches, and values of nodes that need not be computed.
+struct Known<'a> {
+    feed: &'a Feed,
+    given: &'a [Tensor],
+}
+
+fn lookup(r: Reference, known: &Known<'_>, values: &Values) -> Option<Tensor> {
     match r {
+        Reference::Given(at) => known.given.get(at).map(Tensor::shallow_clone),
         Reference::Batch { stream, micro, port } => {
-            feed.get(stream)?.get(micro)?.tensors.get(port).map(Tensor::shallow_clone)
+            known.feed.get(stream)?.get(micro)?.tensors.get(port).map(Tensor::shallow_clone)
         }
         Reference::Value { instance, port } => {
             values[instance].as_ref()?.get(port)?.as_ref().map(Tensor::shallow_clone)

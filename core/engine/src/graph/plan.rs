@@ -22,6 +22,8 @@ pub enum Reference {
         /// The output.
         port: usize,
     },
+    /// A value that the caller of an evaluation gives in the place of a node's output.
+    Given(usize),
 }
 
 /// One evaluation of a node: for one batch, at one version of the weights that it depends on.
@@ -74,8 +76,7 @@ impl Plan {
     /// The plan of a step in which the given phases run, in this order.
     pub fn training(graph: &Graph, active: &[usize]) -> Self {
         let mut plan = Self { batches: vec![0; graph.streams.len()], ..Self::default() };
-        // The evaluation of (node, batch) that still holds for the present weights.
-        let mut current: HashMap<(usize, usize), usize> = HashMap::new();
+        let mut current = Current::default();
         let mut backwards: Vec<(usize, Vec<bool>)> = Vec::new();
         for &p in active {
             let phase = &graph.phases[p];
@@ -85,22 +86,23 @@ impl Plan {
             for micro in 0..phase.accumulate {
                 plan.evaluate(graph, &needed, micro, &mut current);
                 for node in (0..graph.nodes.len()).filter(|n| carries[*n]) {
-                    let instance = &mut plan.instances[current[&(node, micro)]];
+                    let instance = &mut plan.instances[current.held[&(node, micro)]];
                     if let Target::Module(m) = graph.nodes[node].target {
                         instance.weights |= phase.updates[m];
                     }
                     instance.record |= graph.nodes[node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b);
                 }
-                let losses = phase.losses.iter().map(|(n, w)| (current[&(*n, micro)], *w)).collect();
+                let losses = phase.losses.iter().map(|(n, w)| (current.held[&(*n, micro)], *w)).collect();
                 let mut path = vec![false; plan.instances.len()];
                 for node in (0..graph.nodes.len()).filter(|n| carries[*n]) {
-                    path[current[&(node, micro)]] = true;
+                    path[current.held[&(node, micro)]] = true;
                 }
                 backwards.push((plan.ops.len(), path));
                 plan.ops.push(Op::Backward { phase: p, losses, keep_graph: false });
             }
             plan.ops.push(Op::Update(p));
             current
+                .held
                 .retain(|(node, _), _| !graph.nodes[*node].upstream.iter().zip(&phase.updates).any(|(a, b)| *a && *b));
         }
         plan.stop_recording(graph);
@@ -116,14 +118,13 @@ impl Plan {
         plan
     }
 
-    /// The plan that evaluates the given wires without gradients; returns where they are found.
-    pub fn evaluation(graph: &Graph, wires: &[Wire]) -> (Self, Vec<Reference>) {
+    /// The plan that evaluates the given wires without gradients; returns where they are found. The wires in `given`
+    /// are not computed: the caller has their values.
+    pub fn evaluation(graph: &Graph, wires: &[Wire], given: &[Wire]) -> (Self, Vec<Reference>) {
         let mut plan = Self { batches: vec![1; graph.streams.len()], ..Self::default() };
-        let roots: Vec<usize> =
-            wires.iter().filter_map(|w| if let Wire::Node { node, .. } = w { Some(*node) } else { None }).collect();
-        let mut current = HashMap::new();
-        plan.evaluate(graph, &graph.needed(&roots, true), 0, &mut current);
-        let found: Vec<Reference> = wires.iter().map(|w| reference(*w, 0, &current)).collect();
+        let mut current = Current { given: given.to_vec(), ..Current::default() };
+        plan.evaluate(graph, &graph.needed_beyond(wires, given), 0, &mut current);
+        let found: Vec<Reference> = wires.iter().map(|w| current.reference(*w, 0)).collect();
         for r in &found {
             if let Reference::Value { instance, port } = r {
                 plan.instances[*instance].wanted[*port] = true;
@@ -133,25 +134,26 @@ impl Plan {
         (plan, found)
     }
 
-    fn evaluate(&mut self, graph: &Graph, needed: &[bool], micro: usize, current: &mut HashMap<(usize, usize), usize>) {
+    fn evaluate(&mut self, graph: &Graph, needed: &[bool], micro: usize, current: &mut Current) {
         for &n in graph.order.iter().filter(|n| needed[**n]) {
-            if current.contains_key(&(n, micro)) {
+            if current.held.contains_key(&(n, micro)) {
                 continue;
             }
             let node = &graph.nodes[n];
-            let inputs: Vec<_> = node.inputs.iter().map(|w| w.map(|w| reference(w, micro, current))).collect();
+            let inputs: Vec<_> = node.inputs.iter().map(|w| w.map(|w| current.reference(w, micro))).collect();
             for input in inputs.iter().flatten() {
                 match input {
                     Reference::Batch { stream, micro, .. } => {
                         self.batches[*stream] = self.batches[*stream].max(micro + 1);
                     }
                     Reference::Value { instance, port } => self.instances[*instance].wanted[*port] = true,
+                    Reference::Given(_) => {}
                 }
             }
             let wanted = vec![node.target == Target::Loss; node.ports.outputs.len()];
             let instance = self.instances.len();
             self.instances.push(Instance { node: n, inputs, wanted, record: false, weights: false });
-            current.insert((n, micro), instance);
+            current.held.insert((n, micro), instance);
             self.ops.push(Op::Evaluate(instance));
         }
     }
@@ -205,10 +207,24 @@ impl Plan {
     }
 }
 
-fn reference(wire: Wire, micro: usize, current: &HashMap<(usize, usize), usize>) -> Reference {
-    match wire {
-        Wire::Data { stream, port } => Reference::Batch { stream, micro, port },
-        Wire::Node { node, port } => Reference::Value { instance: current[&(node, micro)], port },
+/// What is known while a plan is made.
+#[derive(Default)]
+struct Current {
+    /// The evaluation of (node, batch) that still holds for the present weights.
+    held: HashMap<(usize, usize), usize>,
+    /// Wires whose values the caller has.
+    given: Vec<Wire>,
+}
+
+impl Current {
+    fn reference(&self, wire: Wire, micro: usize) -> Reference {
+        if let Some(at) = self.given.iter().position(|g| *g == wire) {
+            return Reference::Given(at);
+        }
+        match wire {
+            Wire::Data { stream, port } => Reference::Batch { stream, micro, port },
+            Wire::Node { node, port } => Reference::Value { instance: self.held[&(node, micro)], port },
+        }
     }
 }
 

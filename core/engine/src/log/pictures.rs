@@ -5,18 +5,29 @@ use crate::component::Dim;
 use crate::component::shape::Shape;
 use crate::graph::{Graph, Target, Wire};
 use crate::recipe::Recipe;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tch::Tensor;
 
-/// The first images of a batch side by side, mapped back to pixels.
-pub fn sheet(batch: &Tensor, most: i64) -> Result<Image> {
-    let n = batch.size()[0].min(most);
-    let (h, w) = (batch.size()[2], batch.size()[3]);
-    let columns = n.min(8);
+/// The images of a batch `[n, 3, height, width]` in rows of `columns`, mapped back to pixels.
+pub fn sheet(batch: &Tensor, columns: i64) -> Result<Image> {
+    let size = batch.size();
+    let [n, 3, h, w] = size[..] else { bail!("a sheet shows images [n, 3, height, width], found {size:?}") };
+    let columns = n.min(columns).max(1);
     let rows = (n + columns - 1) / columns;
     let mut data = vec![0u8; (rows * h * columns * w * 3) as usize];
-    let pixels = batch
-        .f_narrow(0, 0, n)?
+    for (i, image) in pixels(batch)?.chunks_exact((h * w * 3) as usize).enumerate() {
+        let (row, column) = (i as i64 / columns, i as i64 % columns);
+        for (y, line) in image.chunks_exact((w * 3) as usize).enumerate() {
+            let at = (((row * h + y as i64) * columns + column) * w * 3) as usize;
+            data[at..at + line.len()].copy_from_slice(line);
+        }
+    }
+    Ok(Image { width: (columns * w) as u32, height: (rows * h) as u32, channels: 3, data })
+}
+
+/// The bytes of images `[n, 3, height, width]` of -1 to 1, image by image, row by row, red, green and blue.
+pub fn pixels(batch: &Tensor) -> Result<Vec<u8>> {
+    let bytes = batch
         .f_to_device(tch::Device::Cpu)?
         .f_permute([0, 2, 3, 1])?
         .f_to_kind(tch::Kind::Float)?
@@ -26,15 +37,7 @@ pub fn sheet(batch: &Tensor, most: i64) -> Result<Image> {
         .f_round()?
         .f_to_kind(tch::Kind::Uint8)?
         .f_reshape([-1])?;
-    let pixels = Vec::<u8>::try_from(&pixels)?;
-    for (i, image) in pixels.chunks_exact((h * w * 3) as usize).enumerate() {
-        let (row, column) = (i as i64 / columns, i as i64 % columns);
-        for (y, line) in image.chunks_exact((w * 3) as usize).enumerate() {
-            let at = (((row * h + y as i64) * columns + column) * w * 3) as usize;
-            data[at..at + line.len()].copy_from_slice(line);
-        }
-    }
-    Ok(Image { width: (columns * w) as u32, height: (rows * h) as u32, channels: 3, data })
+    Ok(Vec::<u8>::try_from(&bytes)?)
 }
 
 /// The multi-task graph for TensorBoard: data, nodes, losses and phases with what flows between them.

@@ -62,6 +62,26 @@ pub struct Image {
     pub data: Vec<u8>,
 }
 
+impl Image {
+    fn color(&self) -> Result<ExtendedColorType> {
+        Ok(match self.channels {
+            1 => ExtendedColorType::L8,
+            3 => ExtendedColorType::Rgb8,
+            other => bail!("an image has {other} channels; 1 and 3 can be shown"),
+        })
+    }
+
+    /// The bytes of a PNG file.
+    ///
+    /// # Errors
+    /// The picture has other than 1 or 3 channels.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png).write_image(&self.data, self.width, self.height, self.color()?)?;
+        Ok(png)
+    }
+}
+
 /// The value of a hyperparameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HParam {
@@ -179,11 +199,7 @@ impl TensorBoard {
     pub fn image(&self, tag: &str, image: &Image, step: i64) -> Result<()> {
         let mut item = tagged(tag)?;
         let Image { width, height, channels, .. } = *image;
-        let color = match channels {
-            1 => ExtendedColorType::L8,
-            3 => ExtendedColorType::Rgb8,
-            other => bail!("image `{tag}` has {other} channels; 1 and 3 can be shown"),
-        };
+        image.color().with_context(|| format!("image `{tag}`"))?;
         let bytes = u128::from(width) * u128::from(height) * u128::from(channels);
         ensure!(
             bytes > 0 && bytes == image.data.len() as u128,
@@ -194,11 +210,9 @@ impl TensorBoard {
         summary.set_width(i32::try_from(width).with_context(|| format!("width of image `{tag}`"))?);
         summary.set_height(i32::try_from(height).with_context(|| format!("height of image `{tag}`"))?);
         summary.set_colorspace(channels.into());
-        let data = image.data.clone();
+        let image = image.clone();
         self.summary(step, move || {
-            let mut png = Vec::new();
-            PngEncoder::new(&mut png).write_image(&data, width, height, color).map_err(io::Error::other)?;
-            summary.set_encoded_image_string(png);
+            summary.set_encoded_image_string(image.png().map_err(io::Error::other)?);
             item.set_image(summary);
             Ok(item)
         })

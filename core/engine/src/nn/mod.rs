@@ -27,12 +27,29 @@ pub struct Conv {
     pub bias: bool,
     /// Starting weights.
     pub init: Init,
+    /// Starting bias; without it 0.
+    pub bias_bound: Option<f64>,
 }
 
 impl Conv {
     /// Kernel, stride and padding; no bias, Xavier-uniform weights.
     pub fn new(kernel: i64, stride: i64, padding: i64) -> Self {
-        Self { kernel, stride, padding, bias: false, init: Init::XavierUniform }
+        Self { kernel, stride, padding, bias: false, init: Init::XavierUniform, bias_bound: None }
+    }
+
+    /// With a bias, and the default start of PyTorch's layer: weights and bias uniform in ±1/sqrt(fan in).
+    pub fn plain(input: i64, kernel: i64, stride: i64, padding: i64) -> Self {
+        let bound = 1.0 / ((input * kernel * kernel) as f64).sqrt();
+        Self { bias: true, init: Init::Uniform(bound), bias_bound: Some(bound), ..Self::new(kernel, stride, padding) }
+    }
+
+    /// With a bias of 0 and weights drawn from a normal distribution.
+    pub fn normal(deviation: f64, kernel: i64, padding: i64) -> Self {
+        Self { bias: true, init: Init::Normal(deviation), ..Self::new(kernel, 1, padding) }
+    }
+
+    fn bias_init(&self) -> Init {
+        self.bias_bound.map_or(Init::Const(0.0), Init::Uniform)
     }
 }
 
@@ -40,19 +57,75 @@ impl Conv2d {
     /// Weights `[output, input, kernel, kernel]`.
     pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
         let weight = p.param("weight", &[output, input, conv.kernel, conv.kernel], conv.init, Role::Weight)?;
-        let bias = conv.bias.then(|| p.param("bias", &[output], Init::Const(0.0), Role::Bias)).transpose()?;
+        let bias = conv.bias.then(|| p.param("bias", &[output], conv.bias_init(), Role::Bias)).transpose()?;
         let winograd = p.placement().winograd && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
         Ok(Self { weight, bias, stride: conv.stride, padding: conv.padding, winograd })
     }
 
     /// `[batch, input, h, w]` to `[batch, output, …]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if self.winograd && self.bias.is_none() {
-            return mtl_torch::conv3x3(x, &self.weight);
+        if self.winograd {
+            let y = mtl_torch::conv3x3(x, &self.weight)?;
+            return match &self.bias {
+                Some(bias) => Ok(y.f_add(&bias.f_view([1, -1, 1, 1])?)?),
+                None => Ok(y),
+            };
         }
         let (s, p) = (self.stride, self.padding);
         Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [1, 1], 1)?)
     }
+}
+
+/// `torch.nn.utils.spectral_norm` of a `Conv2d` with bias: the weight divided by an estimate of its largest singular
+/// value (Miyato et al. 2018, section 2.1 and algorithm 1). Each pass in training improves the estimate by one power
+/// iteration; gradients flow through the division, with the singular vectors held constant.
+#[derive(Debug)]
+pub struct SpectralConv2d {
+    weight: Tensor,
+    bias: Tensor,
+    u: Tensor,
+    v: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl SpectralConv2d {
+    /// Weights `[output, input, kernel, kernel]`; the settings' bias is always made.
+    pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
+        let shape = [output, input, conv.kernel, conv.kernel];
+        let bias = p.param("bias", &[output], conv.bias_init(), Role::Bias)?;
+        let weight = p.param("weight_orig", &shape, conv.init, Role::Weight)?;
+        let u = p.buffer("weight_u", &[output], Init::Normal(1.0))?;
+        let v = p.buffer("weight_v", &[input * conv.kernel * conv.kernel], Init::Normal(1.0))?;
+        if !p.placement().shapes_only {
+            let _guard = tch::no_grad_guard();
+            for vector in [&u, &v] {
+                vector.shallow_clone().f_copy_(&unit(vector)?)?;
+            }
+        }
+        Ok(Self { weight, bias, u, v, stride: conv.stride, padding: conv.padding })
+    }
+
+    /// `[batch, input, h, w]` to `[batch, output, …]`.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let matrix = self.weight.f_reshape([self.weight.size()[0], -1])?;
+        if train {
+            let _guard = tch::no_grad_guard();
+            self.v.shallow_clone().f_copy_(&unit(&matrix.f_tr()?.f_mv(&self.u)?)?)?;
+            self.u.shallow_clone().f_copy_(&unit(&matrix.f_mv(&self.v)?)?)?;
+        }
+        // Copies, since the next pass changes the vectors while this one's gradient still needs them.
+        let (u, v) = tch::no_grad(|| anyhow::Ok((self.u.f_detach_copy()?, self.v.f_detach_copy()?)))?;
+        let sigma = u.f_dot(&matrix.f_mv(&v)?)?;
+        let weight = self.weight.f_div(&sigma)?;
+        let (s, p) = (self.stride, self.padding);
+        Ok(x.f_conv2d(&weight, Some(&self.bias), [s, s], [p, p], [1, 1], 1)?)
+    }
+}
+
+/// A vector divided by its 2-norm, of at least 1e-12.
+fn unit(v: &Tensor) -> Result<Tensor> {
+    Ok(v.f_div(&v.f_norm()?.f_clamp_min(1e-12)?)?)
 }
 
 /// `torch.nn.Linear`.
@@ -130,6 +203,13 @@ impl BatchNorm {
             true,
         )?)
     }
+}
+
+/// Over the places of each channel and sample, without weights: `torch.nn.InstanceNorm2d`
+/// (Ulyanov et al. 2016, eq. 1).
+pub fn instance_norm(x: &Tensor) -> Result<Tensor> {
+    let none = None::<&Tensor>;
+    Ok(x.f_instance_norm(none, none, none, none, true, 0.0, 1e-5, false)?)
 }
 
 /// `torch.nn.PReLU` with one slope a channel, all 0.25 at the start.

@@ -156,6 +156,10 @@ pub struct DataSlot {
     #[serde(default = "four")]
     #[schemars(range(min = 1, max = 1024))]
     pub prefetch: u32,
+    /// Its sizes, such as the number of identities, hold for the recipe; without it they are its own affair, and
+    /// another stream or [dims] gives them.
+    #[serde(default = "yes")]
+    pub declares: bool,
 }
 
 fn two() -> u32 {
@@ -185,10 +189,10 @@ pub struct ModelSlot {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// A run folder.
+    /// A run folder, or a folder of runs, of which the newest counts.
     #[serde(default)]
     pub run: Option<RecipePath>,
-    /// A safetensors file.
+    /// A file: safetensors, or PyTorch's `.pth` and `.pt`.
     #[serde(default)]
     pub file: Option<RecipePath>,
     /// Only names that start with this, which is cut off; without it the module's own name and a point.
@@ -197,6 +201,9 @@ pub struct Weights {
     /// A change of names: `mtlface`, or a TOML file (relative to the working directory) of "from" = "to" lines.
     #[serde(default)]
     pub rename: Option<String>,
+    /// Every weight of the module must be there; without it those that are missing stay as they are drawn.
+    #[serde(default = "yes")]
+    pub strict: bool,
 }
 
 /// Whether a node runs its module as in training.
@@ -237,6 +244,35 @@ pub struct LossSlot {
     /// Factor of the loss in the sum that a phase minimizes.
     #[serde(default = "one")]
     pub weight: f64,
+    /// How the weight rises; without it it is constant.
+    #[serde(default)]
+    pub ramp: Option<Ramp>,
+}
+
+/// A weight that rises linearly with the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// The last step at which it is at its start.
+    #[serde(default)]
+    pub from: u64,
+    /// The first step at which the weight is whole.
+    pub until: u64,
+    /// The share of the weight at the start.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub start: f64,
+}
+
+impl Ramp {
+    /// The share of the weight at a step, counted from 1.
+    pub fn share(&self, step: u64) -> f64 {
+        if step >= self.until {
+            return 1.0;
+        }
+        let way = step.saturating_sub(self.from) as f64 / (self.until - self.from.min(self.until)).max(1) as f64;
+        self.start + (1.0 - self.start) * way
+    }
 }
 
 fn one() -> f64 {

@@ -331,6 +331,14 @@ impl Run {
             total += loss.weight * value;
             numbers.push((format!("loss/{}", loss.name), value));
         }
+        let moving = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
+        let weights: Vec<(String, f64)> = self
+            .trainer
+            .losses()
+            .iter()
+            .filter(|l| moving(&l.name))
+            .map(|l| (format!("weight/{}", l.name), l.weight))
+            .collect();
         numbers.push(("loss/total".into(), total));
         if let Some((name, value)) = numbers.iter().find(|(_, v)| !v.is_finite()) {
             bail!(
@@ -349,6 +357,7 @@ impl Run {
             }))
             .collect();
         numbers.extend(phases);
+        numbers.extend(weights);
         if self.state.skipped > 0 {
             numbers.push(("data/skipped".into(), self.state.skipped as f64));
         }
@@ -373,7 +382,11 @@ impl Run {
         for (stream, batches) in self.trainer.model.graph.streams.iter().zip(feed) {
             for (port, tensor) in stream.ports.outputs.iter().zip(batches.iter().flat_map(|b| &b.tensors)) {
                 if tensor.dim() == 4 && tensor.size()[1] == 3 {
-                    self.board.image(&format!("{}/{}", stream.name, port.name), &sheet(tensor, 16)?, step as i64)?;
+                    self.board.image(
+                        &format!("{}/{}", stream.name, port.name),
+                        &sheet(&tensor.f_narrow(0, 0, tensor.size()[0].min(16))?, 8)?,
+                        step as i64,
+                    )?;
                 }
             }
         }
@@ -410,6 +423,15 @@ impl Run {
             self.metrics.write(step, "eval", &numbers)?;
             for (tag, value) in &numbers {
                 self.board.scalar(tag, *value, step as i64)?;
+            }
+            for (picture, image) in &report.pictures {
+                self.board.image(&format!("eval/{name}/{picture}"), image, step as i64)?;
+                let path = self.folder.join(format!("eval/{name}.{picture}.step-{step}.png"));
+                write_atomically(&path, &image.png()?)?;
+                self.progress.line(&format!("step {step}  {name}: {}", path.display()));
+            }
+            if report.metrics.is_empty() {
+                continue;
             }
             let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
             self.progress.line(&format!("step {step}  {name}: {}", text.join("  ")));

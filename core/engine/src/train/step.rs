@@ -4,7 +4,7 @@ use super::{Averages, Optimizer, Scaler, Scheduler, Update};
 use crate::component::Role;
 use crate::data::draw::hash_words;
 use crate::graph::{Feed, Model, Plan, StepHooks};
-use crate::recipe::{Decay, LossScaling, PhaseEntry, Precision, Recipe, ScaledDecay};
+use crate::recipe::{Decay, LossScaling, PhaseEntry, Precision, Ramp, Recipe, ScaledDecay};
 use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use std::collections::HashMap;
@@ -132,6 +132,9 @@ pub struct Trainer {
 struct Inner {
     phases: Vec<PhaseState>,
     losses: Vec<LossValue>,
+    /// The losses whose weights change, and the present step.
+    ramps: HashMap<String, Ramp>,
+    step: u64,
     capture: Option<Captured>,
     want_norm: bool,
 }
@@ -150,7 +153,8 @@ impl Trainer {
             phases.push(PhaseState::new(&name, entry, &model, scaling)?);
         }
         let averages = recipe.ema.clone().map(|c| Averages::new(c, &model)).transpose()?;
-        let inner = Inner { phases, losses: Vec::new(), capture: None, want_norm: false };
+        let ramps = recipe.loss.iter().filter_map(|(n, l)| Some((n.clone(), l.slot.common.ramp?))).collect();
+        let inner = Inner { phases, losses: Vec::new(), ramps, step: 0, capture: None, want_norm: false };
         let (seed, total) = (recipe.run.seed as u64, recipe.run.steps);
         Ok(Self { model, averages, inner, plans: HashMap::new(), seed, total })
     }
@@ -177,6 +181,7 @@ impl Trainer {
         self.plan(step);
         mtl_torch::seed(hash_words(&[self.seed, 0, step]))?;
         self.inner.losses.clear();
+        self.inner.step = step;
         for phase in &mut self.inner.phases {
             phase.lr = phase.scheduler.as_ref().map_or(phase.base_lr, |s| s.lr(phase.base_lr, step, self.total));
         }
@@ -286,7 +291,8 @@ impl StepHooks for Inner {
         }
         let mut total: Option<Tensor> = None;
         for (name, weight, value) in losses {
-            let part = if *weight == 1.0 { value.shallow_clone() } else { value.f_mul_scalar(*weight)? };
+            let weight = weight * self.ramps.get(name).map_or(1.0, |r| r.share(self.step));
+            let part = if weight == 1.0 { value.shallow_clone() } else { value.f_mul_scalar(weight)? };
             total = Some(match total {
                 Some(sum) => sum.f_add(&part)?,
                 None => part,
@@ -295,7 +301,7 @@ impl StepHooks for Inner {
             let value = if share == 1.0 { value } else { value.f_mul_scalar(share)? };
             match self.losses.iter_mut().find(|l| l.phase == phase && l.name == *name) {
                 Some(known) => known.value = known.value.f_add(&value)?,
-                None => self.losses.push(LossValue { phase, name: name.clone(), weight: *weight, value }),
+                None => self.losses.push(LossValue { phase, name: name.clone(), weight, value }),
             }
         }
         let mut total = total.context("the phase minimizes nothing")?;

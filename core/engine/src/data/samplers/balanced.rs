@@ -1,6 +1,6 @@
 use super::{Orders, shuffled};
 use crate::data::draw::Draw;
-use crate::data::{Dataset, Sampler, SamplerConfig};
+use crate::data::{Column, Dataset, Sampler, SamplerConfig};
 use crate::{mistake, register};
 use anyhow::Result;
 use schemars::JsonSchema;
@@ -14,11 +14,14 @@ use std::collections::BTreeMap;
 struct Balanced {
     /// The label, such as `identity` or `group`. Samples where it is negative (not known) are not drawn.
     by: String,
+    /// A value that no sample has is left out, where the label's values are a closed list; else it is an error.
+    #[serde(default)]
+    allow_empty: bool,
 }
 
 impl SamplerConfig for Balanced {
     fn open(&self, data: &dyn Dataset, seed: u64) -> Result<Box<dyn Sampler>> {
-        let Some(labels) = data.column(&self.by) else {
+        let Some(Column { labels, names }) = data.column(&self.by) else {
             mistake!("the dataset has no label `{}` to balance by", self.by);
         };
         let mut parts = Vec::new();
@@ -31,6 +34,17 @@ impl SamplerConfig for Balanced {
             }
             if classes.is_empty() {
                 mistake!("no sample has the label `{}` to balance by", self.by);
+            }
+            let absent = |value: &usize| !classes.contains_key(&(*value as i64));
+            let names = names.as_deref().unwrap_or_default();
+            let empty: Vec<&str> = (0..names.len()).filter(absent).map(|v| names[v].as_str()).collect();
+            if !empty.is_empty() && !self.allow_empty {
+                mistake!(
+                    "every `{by}` is to be drawn equally often, but no sample has the {by} {}: add some, or say \
+                     allow_empty = true in the sampler",
+                    empty.join(", "),
+                    by = self.by
+                );
             }
             parts.push(classes.into_values().collect());
         }

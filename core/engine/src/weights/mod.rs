@@ -1,21 +1,24 @@
-//! Weights in safetensors files: reading by memory map, writing whole or not at all, and changes of names.
+//! Weights in files: safetensors and PyTorch's own format are read, safetensors are written; and changes of names.
+
+pub mod pickle;
+mod pytorch;
 
 use crate::files::write_atomically;
-use crate::graph::Model;
+use crate::graph::{Model, Module};
 use crate::mistake;
 use anyhow::{Context, Result, anyhow, bail};
 use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
 /// Tensors by name.
 pub type Tensors = IndexMap<String, Tensor>;
 
-/// Reads a safetensors file, names sorted.
+/// Reads a safetensors file, or one of `torch.save`, names sorted. Nothing in the file is run.
 ///
 /// # Errors
-/// A mistake that names the file and what is wrong with it: missing, cut off, or not of this format.
+/// A mistake that names the file and what is wrong with it: missing, cut off, or not of these formats.
 pub fn read(path: &Path) -> Result<Tensors> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
@@ -27,13 +30,26 @@ pub fn read(path: &Path) -> Result<Tensors> {
         Ok(map) => map,
         Err(e) => mistake!("cannot read the weights {}: {e}", path.display()),
     };
-    parse(&map).map_err(|e| {
-        anyhow::Error::new(crate::diagnostic::Mistake(format!(
-            "{} ({} bytes) is no complete safetensors file: {e}",
-            path.display(),
-            map.len()
-        )))
-    })
+    let mistaken = |what: &str, e: anyhow::Error| {
+        let text = format!("{} ({} bytes) is no {what}: {e:#}", path.display(), map.len());
+        anyhow::Error::new(crate::diagnostic::Mistake(text))
+    };
+    if map.starts_with(pytorch::MAGIC) {
+        return pytorch::parse(&map).map_err(|e| mistaken("file of weights that can be read here", e));
+    }
+    if map.starts_with(pytorch::OLD_MAGIC) {
+        let old = anyhow!("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
+        return Err(mistaken("file of weights that can be read here", old));
+    }
+    parse(&map).map_err(|e| mistaken("complete safetensors file", e))
+}
+
+/// Reads the bytes of a file of `torch.save`; for tests that make such bytes.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_pytorch(bytes: &[u8]) -> Result<Tensors> {
+    pytorch::parse(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<Tensors> {
@@ -119,6 +135,12 @@ impl Rename {
             ("backbone.output_layer.", "embed."),
             ("head.", "identity."),
             ("estimation_network.", "age."),
+            ("generator.conv1.", "icm.conv1."),
+            ("generator.router.", "icm.router."),
+            ("generator.transform.", "icm.transform."),
+            ("generator.conv2.", "icm.conv2."),
+            ("generator.", "decoder."),
+            ("discriminator.", "critic."),
             ("da_discriminator.", "leak."),
         ];
         if name == "mtlface" {
@@ -160,6 +182,35 @@ pub struct LoadReport {
     pub unused: Vec<String>,
 }
 
+impl LoadReport {
+    /// The names that matter among those that the file lacks: all but counters of batches, which change nothing.
+    pub fn lacking(&self) -> Vec<&String> {
+        self.missing.iter().filter(|n| !n.ends_with("num_batches_tracked")).collect()
+    }
+
+    /// What is missing, with the nearest names among what was left over.
+    pub fn explain(&self) -> String {
+        let lacking = self.lacking();
+        let lines: Vec<String> = lacking
+            .iter()
+            .take(SHOWN)
+            .map(|name| {
+                let near = self.unused.iter().map(|u| (strsim::jaro_winkler(name, u), u));
+                match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.8) {
+                    Some((_, near)) => format!("  `{name}`; the nearest that is left over is `{near}`"),
+                    None => format!("  `{name}`"),
+                }
+            })
+            .collect();
+        let more = lacking.len().saturating_sub(SHOWN);
+        let rest = if more > 0 { format!("\n  … and {more} more") } else { String::new() };
+        format!("{}{rest}", lines.join("\n"))
+    }
+}
+
+/// How many names a report shows.
+const SHOWN: usize = 5;
+
 /// Copies tensors into the model's, by name; kind, device and memory layout of the model stay.
 ///
 /// # Errors
@@ -183,13 +234,36 @@ pub fn load_into<'m>(targets: impl IntoIterator<Item = (String, &'m Tensor)>, te
         report.loaded += 1;
     }
     if !wrong.is_empty() {
-        let more = wrong.len().saturating_sub(5);
-        wrong.truncate(5);
+        let more = wrong.len().saturating_sub(SHOWN);
+        wrong.truncate(SHOWN);
         let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
         mistake!("weights of wrong shape: {}{rest}", wrong.join("; "));
     }
     report.unused = tensors.keys().filter(|k| !taken.contains(*k)).cloned().collect();
     Ok(report)
+}
+
+/// Takes out of `tensors` what the configuration of a module fixes, and compares it.
+///
+/// # Errors
+/// A mistake when one differs: the file is of another configuration.
+fn compare_constants(module: &Module, tensors: &mut Tensors) -> Result<()> {
+    for (name, constant) in &module.constants {
+        let full = format!("{}.{name}", module.name);
+        let Some(found) = tensors.shift_remove(&full) else { continue };
+        let same = found.size() == constant.size()
+            && found.f_to_kind(constant.kind())?.f_to_device(constant.device())?.f_equal(constant)?;
+        if !same {
+            mistake!(
+                "`{full}` is {:?} in the file and {:?} by the recipe, or holds other values: the weights are of another \
+                 configuration of `model.{}`",
+                found.size(),
+                constant.size(),
+                module.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Fills the modules whose recipe names weights.
@@ -198,45 +272,76 @@ pub fn load_declared(
     declared: &[(String, crate::recipe::Weights)],
     say: &mut dyn FnMut(String),
 ) -> Result<()> {
+    // Several modules are often filled from one file.
+    let mut read_before: IndexMap<PathBuf, Tensors> = IndexMap::new();
     for (name, weights) in declared {
-        let file = match (&weights.run, &weights.file) {
-            (Some(run), None) => run.join("weights.safetensors"),
-            (None, Some(file)) => file.0.clone(),
-            _ => mistake!("`model.{name}.weights` must say either `run` or `file`"),
-        };
-        let mut tensors = read(&file)?;
-        if let Some(rename) = &weights.rename {
-            let rename = Rename::named(rename)?;
-            tensors = tensors.into_iter().map(|(k, v)| (rename.apply(&k), v)).collect();
+        let Some(module) = model.modules.iter().find(|m| m.name == *name) else { continue };
+        let file = file_of(name, weights)?;
+        if !read_before.contains_key(&file) {
+            read_before.insert(file.clone(), read(&file)?);
         }
+        let rename = weights.rename.as_deref().map(Rename::named).transpose()?;
         let prefix = weights.prefix.clone().unwrap_or_else(|| format!("{name}."));
-        let tensors: Tensors = tensors
-            .into_iter()
-            .filter_map(|(k, v)| k.strip_prefix(&prefix).map(|rest| (format!("{name}.{rest}"), v)))
+        let all = &read_before[&file];
+        let renamed = |k: &String| rename.as_ref().map_or_else(|| k.clone(), |r| r.apply(k));
+        let mut tensors: Tensors = all
+            .iter()
+            .filter_map(|(k, v)| Some((format!("{name}.{}", renamed(k).strip_prefix(&prefix)?), v.shallow_clone())))
             .collect();
         if tensors.is_empty() {
-            mistake!("{} has no weights under `{prefix}` for `model.{name}`", file.display());
-        }
-        let Some(module) = model.modules.iter().find(|m| m.name == *name) else { continue };
-        let targets = module.store.iter().map(|(k, e)| (format!("{name}.{k}"), &e.tensor));
-        let report = load_into(targets, &tensors)?;
-        let missing: Vec<&String> = report.missing.iter().filter(|n| !n.ends_with("num_batches_tracked")).collect();
-        if !missing.is_empty() {
+            let mut starts: Vec<String> = all
+                .keys()
+                .map(|k| renamed(k).split_once('.').map_or_else(|| renamed(k), |(a, _)| format!("{a}.")))
+                .collect();
+            starts.sort();
+            starts.dedup();
+            starts.truncate(12);
             mistake!(
-                "{} lacks {} of the weights of `model.{name}`, such as `{}`",
+                "{} has no weights under `{prefix}` for `model.{name}`: its names begin with {}. Say prefix = \"…\", or \
+                 rename = \"mtlface\" for released weights",
                 file.display(),
-                missing.len(),
-                missing[0]
+                starts.join(", ")
             );
         }
-        say(format!(
-            "model.{name}: {} tensors from {}, {} left over",
-            report.loaded,
-            file.display(),
-            report.unused.len()
-        ));
+        compare_constants(module, &mut tensors).with_context(|| file.display().to_string())?;
+        let targets = module.store.iter().map(|(k, e)| (format!("{name}.{k}"), &e.tensor));
+        let report = load_into(targets, &tensors).with_context(|| file.display().to_string())?;
+        let lacking = report.lacking().len();
+        if lacking > 0 && weights.strict {
+            mistake!(
+                "{} lacks {lacking} of the weights of `model.{name}`:\n{}\nIs it of another network? strict = false \
+                 leaves them as they are drawn",
+                file.display(),
+                report.explain()
+            );
+        }
+        let missing = if lacking > 0 { format!(", {lacking} missing and drawn") } else { String::new() };
+        let left = match report.unused.first() {
+            Some(first) => format!(", {} left over, such as `{first}`", report.unused.len()),
+            None => String::new(),
+        };
+        say(format!("model.{name}: {} tensors from {}{missing}{left}", report.loaded, file.display()));
     }
     Ok(())
+}
+
+fn file_of(name: &str, weights: &crate::recipe::Weights) -> Result<PathBuf> {
+    match (&weights.run, &weights.file) {
+        (Some(run), None) => {
+            let run = crate::runs::resolve(run).with_context(|| format!("`model.{name}.weights`"))?;
+            let file = run.join("weights.safetensors");
+            if !file.exists() {
+                mistake!(
+                    "the run {} has no weights.safetensors yet: it is not finished. Go on with it by --resume, or name \
+                     another as model.{name}.weights.run",
+                    run.display()
+                );
+            }
+            Ok(file)
+        }
+        (None, Some(file)) => Ok(file.0.clone()),
+        _ => mistake!("`model.{name}.weights` must say either `run` or `file`"),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,318 @@
+use crate::likeness::{psnr, rank_correlation, ssim};
+use crate::protocol::cosine;
+use crate::verification::rows;
+use anyhow::{Context, Result};
+use mtl_core::data::image::Picture;
+use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::log::pictures::pixels;
+use mtl_core::recipe::RecipePath;
+use mtl_core::session::{OpenRun, Which, open_run, threads};
+use mtl_core::{mistake, register};
+use mtl_faces::age_groups;
+use mtl_faces::made::{MadeFaces, Pair};
+use mtl_faces::source::{self, Pictures};
+use mtl_synthesis::ageing::{Ager, Wanted};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::PathBuf;
+use tch::{Kind, Tensor};
+
+/// Aged faces before judges: an age estimator says how old they look, a recogniser whether they are still the same
+/// person. The judges are other runs, which the generator was not trained against.
+///
+/// The recogniser's threshold is set on real pairs, at a given rate of false accepts. On made faces the aged picture
+/// is compared with the true one of that person, age and capture as well, next to what doing nothing would give.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Ageing {
+    /// The annotated list.
+    #[serde(default)]
+    list: Option<RecipePath>,
+    /// The folder that file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// Made faces in place of a list.
+    #[serde(default)]
+    made: Option<MadeFaces>,
+    /// Faces that are aged: the first pictures of as many people.
+    #[serde(default = "twenty")]
+    #[schemars(range(min = 1, max = 100_000))]
+    faces: usize,
+    /// The run that judges ages.
+    estimator: Estimator,
+    /// The run that judges identity.
+    recogniser: Recogniser,
+    /// Rate of false accepts among real pairs of different people at the threshold of identity.
+    #[serde(default = "far")]
+    #[schemars(range(min = 1e-6, max = 0.5))]
+    far: f64,
+    /// Real pairs that set the threshold.
+    #[serde(default = "pairs")]
+    #[schemars(range(min = 4, max = 1_000_000))]
+    pairs: usize,
+    /// The wires of ageing.
+    #[serde(default)]
+    ager: Ager,
+}
+
+/// A run that judges ages.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Estimator {
+    /// The run folder, or a folder of runs, of which the newest counts.
+    run: RecipePath,
+    /// The data port that pictures are fed to.
+    #[serde(default = "crate::defaults::image")]
+    image: String,
+    /// The output that is the age in years.
+    #[serde(default = "crate::defaults::age")]
+    age: String,
+    /// The output with the logits of the age groups.
+    #[serde(default = "crate::defaults::groups")]
+    groups: String,
+}
+
+/// A run that judges identity.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Recogniser {
+    /// The run folder, or a folder of runs, of which the newest counts.
+    run: RecipePath,
+    /// The data port that pictures are fed to.
+    #[serde(default = "crate::defaults::image")]
+    image: String,
+    /// The node that gives the embedding.
+    #[serde(default = "crate::defaults::embedding")]
+    embedding: String,
+}
+
+fn twenty() -> usize {
+    20
+}
+fn far() -> f64 {
+    0.01
+}
+fn pairs() -> usize {
+    600
+}
+
+/// Reads the picture of a number.
+type Read<'a> = &'a (dyn Fn(usize) -> Result<Picture> + Sync);
+
+impl Estimator {
+    /// Ages in years, and age groups.
+    fn judge(&self, run: &OpenRun, count: usize, read: Read<'_>) -> Result<(Vec<f64>, Vec<usize>)> {
+        let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
+        let (mut ages, mut groups) = (Vec::new(), Vec::new());
+        measure.pictures(&self.image, count, read, 64, &mut |batch| {
+            let out = measure.run(&[(self.image.as_str(), batch)], &[&self.age, &self.groups])?;
+            ages.extend(Vec::<f64>::try_from(&out[0].f_to_kind(Kind::Double)?)?);
+            groups.extend(Vec::<i64>::try_from(&out[1].f_argmax(1, false)?)?.into_iter().map(|g| g as usize));
+            Ok(())
+        })?;
+        Ok((ages, groups))
+    }
+}
+
+impl Recogniser {
+    /// Embeddings.
+    fn judge(&self, run: &OpenRun, count: usize, read: Read<'_>) -> Result<Vec<Vec<f32>>> {
+        let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
+        let mut out = Vec::new();
+        measure.pictures(&self.image, count, read, 64, &mut |batch| {
+            out.extend(rows(&measure.run(&[(self.image.as_str(), batch)], &[&self.embedding])?[0])?);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+}
+
+impl Evaluator for Ageing {
+    fn wires(&self) -> Vec<(&'static str, String)> {
+        self.ager.wires()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        source::problems("list", self.list.as_ref(), self.made.as_ref())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let list = self.list.iter().map(|l| l.0.clone());
+        list.chain([self.estimator.run.0.clone(), self.recogniser.run.0.clone()]).collect()
+    }
+
+    fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
+        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let (centres, names) = (age_groups::centres(edges), age_groups::names(edges));
+        let groups = centres.len();
+        let faces = source::one_each(&labels, self.faces);
+        let aged = self.age(measure, &pictures, &faces, groups)?;
+
+        let estimator = open_run(&self.estimator.run, &Which::Last, &[]).context("the run that judges ages")?;
+        let recogniser = open_run(&self.recogniser.run, &Which::Last, &[]).context("the run that judges identity")?;
+        let teachers: Vec<String> = [&self.estimator.run, &self.recogniser.run]
+            .into_iter()
+            .filter(|run| measure.starts_from(run))
+            .map(|run| run.display().to_string())
+            .collect();
+        if !teachers.is_empty() {
+            eprintln!(
+                "warning: the generator was trained against {}, which judges it here: its figures flatter it",
+                teachers.join(" and ")
+            );
+        }
+
+        let (seen, seen_groups) = self.estimator.judge(&estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
+        let inputs = self.recogniser.judge(&recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
+        let looks = self.recogniser.judge(&recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;
+        let (threshold, real) = self.threshold(&recogniser, &pictures, &source::pairs(&labels, self.pairs, 1)?)?;
+        let cosines: Vec<f64> =
+            looks.iter().enumerate().map(|(i, e)| cosine(e, &inputs[i / groups])).collect::<Result<_>>()?;
+
+        let by_face = |f: usize| &seen[f * groups..(f + 1) * groups];
+        let order: Vec<f64> = (0..groups).map(|g| g as f64).collect();
+        let mean = |values: &mut dyn Iterator<Item = f64>| -> f64 {
+            let all: Vec<f64> = values.collect();
+            all.iter().sum::<f64>() / all.len().max(1) as f64
+        };
+        let flag = |b: bool| f64::from(u8::from(b));
+        let error = |i: usize| (seen[i] - f64::from(centres[i % groups])).abs();
+        let all = 0..aged.len();
+        let mut metrics: Vec<(&str, f64)> = vec![
+            ("age_mae", mean(&mut all.clone().map(error))),
+            ("group_accuracy", mean(&mut all.clone().map(|i| flag(seen_groups[i] == i % groups)))),
+            ("rank_correlation", mean(&mut (0..faces.len()).map(|f| rank_correlation(&order, by_face(f))))),
+            ("rising", mean(&mut (0..faces.len()).map(|f| flag(by_face(f).windows(2).all(|w| w[1] > w[0]))))),
+            ("cosine", mean(&mut cosines.iter().copied())),
+            ("verified", mean(&mut cosines.iter().map(|c| flag(*c >= threshold)))),
+            ("real_verified", real),
+            ("threshold", threshold),
+        ];
+        let truth = self.against_truth(&recogniser, &pictures, &faces, &aged, &looks, &centres)?;
+        if let Some(truth) = &truth {
+            for (k, name) in Truth::NAMES.iter().enumerate() {
+                metrics.push((name, mean(&mut truth.iter().map(|t| t.0[k]))));
+            }
+        }
+        let by_group: Vec<serde_json::Value> = (0..groups)
+            .map(|g| {
+                let of = (0..faces.len()).map(|f| f * groups + g);
+                let mut row = serde_json::json!({
+                    "group": names[g],
+                    "wanted_age": centres[g],
+                    "seen_age": mean(&mut of.clone().map(|i| seen[i])),
+                    "age_mae": mean(&mut of.clone().map(error)),
+                    "group_accuracy": mean(&mut of.clone().map(|i| flag(seen_groups[i] == g))),
+                    "cosine": mean(&mut of.clone().map(|i| cosines[i])),
+                    "verified": mean(&mut of.clone().map(|i| flag(cosines[i] >= threshold))),
+                });
+                for (k, name) in Truth::NAMES.iter().enumerate().filter(|_| truth.is_some()) {
+                    row[*name] = mean(&mut of.clone().filter_map(|i| Some(truth.as_ref()?[i].0[k]))).into();
+                }
+                row
+            })
+            .collect();
+        let strips: Vec<&[f64]> = (0..faces.len()).map(by_face).collect();
+        Ok(Report {
+            metrics: metrics.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+            details: serde_json::json!({
+                "faces": faces.len(),
+                "real_pairs": self.pairs,
+                "judges_taught": teachers,
+                "by_group": by_group,
+                "seen_ages": strips,
+            }),
+            ..Report::default()
+        })
+    }
+}
+
+/// An aged picture and the picture before it beside the true one: for each figure, aged and unchanged.
+struct Truth([f64; 6]);
+
+impl Truth {
+    const NAMES: [&str; 6] =
+        ["psnr", "psnr_unchanged", "ssim", "ssim_unchanged", "truth_cosine", "truth_cosine_unchanged"];
+}
+
+impl Ageing {
+    /// Every face at every group, face by face.
+    fn age(&self, measure: &Measure<'_>, pictures: &Pictures, faces: &[usize], groups: usize) -> Result<Vec<Picture>> {
+        let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
+        let mut out = Vec::new();
+        let read = |i: usize| pictures.read(faces[i]);
+        measure.pictures(&self.ager.image, faces.len(), &read, 1, &mut |input| {
+            let many = input.f_expand([groups as i64, -1, -1, -1], false)?;
+            let aged: Tensor = self.ager.run(measure, &many, &wanted)?;
+            let (height, width) = (aged.size()[2] as usize, aged.size()[3] as usize);
+            for one in pixels(&aged)?.chunks_exact(height * width * 3) {
+                out.push(Picture::new(width, height, one.to_vec())?);
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The cosine that at most the given rate of real pairs of different people reach, and how many real pairs of
+    /// one person do.
+    fn threshold(&self, judge: &OpenRun, pictures: &Pictures, pairs: &[Pair]) -> Result<(f64, f64)> {
+        let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.a, p.b]).collect();
+        used.sort_unstable();
+        used.dedup();
+        let found = self.recogniser.judge(judge, used.len(), &|i| pictures.read(used[i]))?;
+        let place = |i: usize| used.binary_search(&i).unwrap_or(0);
+        let (mut same, mut different) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            let c = cosine(&found[place(pair.a)], &found[place(pair.b)])?;
+            if pair.same { &mut same } else { &mut different }.push(c);
+        }
+        different.sort_by(f64::total_cmp);
+        let accepted = (self.far * different.len() as f64).floor() as usize;
+        let threshold = match different.len().checked_sub(accepted + 1).and_then(|i| different.get(i)) {
+            Some(highest_refused) => highest_refused.next_up(),
+            None => mistake!("there are no real pairs of different people to set a threshold"),
+        };
+        Ok((threshold, same.iter().filter(|c| **c >= threshold).count() as f64 / same.len().max(1) as f64))
+    }
+
+    /// Made faces: each aged picture and its source beside the true picture at the centre of the group.
+    fn against_truth(
+        &self,
+        judge: &OpenRun,
+        pictures: &Pictures,
+        faces: &[usize],
+        aged: &[Picture],
+        looks: &[Vec<f32>],
+        centres: &[f32],
+    ) -> Result<Option<Vec<Truth>>> {
+        let Pictures::Made(collection) = pictures else { return Ok(None) };
+        let groups = centres.len();
+        let resized = |mut picture: Picture| -> Result<Picture> {
+            picture.resize(aged[0].width, aged[0].height)?;
+            Ok(picture)
+        };
+        let truth: Vec<Picture> = (0..aged.len())
+            .map(|i| resized(collection.at_age(faces[i / groups], centres[i % groups])?))
+            .collect::<Result<_>>()?;
+        let sources: Vec<Picture> = faces.iter().map(|f| resized(collection.picture(*f)?)).collect::<Result<_>>()?;
+        let true_looks = self.recogniser.judge(judge, truth.len(), &|i| Ok(truth[i].clone()))?;
+        let source_looks = self.recogniser.judge(judge, sources.len(), &|i| Ok(sources[i].clone()))?;
+        (0..aged.len())
+            .map(|i| {
+                let (source, true_look) = (&sources[i / groups], &true_looks[i]);
+                Ok(Truth([
+                    psnr(&aged[i], &truth[i])?,
+                    psnr(source, &truth[i])?,
+                    ssim(&aged[i], &truth[i])?,
+                    ssim(source, &truth[i])?,
+                    cosine(&looks[i], true_look)?,
+                    cosine(&source_looks[i / groups], true_look)?,
+                ]))
+            })
+            .collect::<Result<Vec<_>>>()
+            .map(Some)
+    }
+}
+
+register!(Evaluator, "ageing", Ageing);

@@ -1,0 +1,71 @@
+use anyhow::Result;
+use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::log::pictures::sheet;
+use mtl_core::recipe::RecipePath;
+use mtl_core::register;
+use mtl_faces::age_groups;
+use mtl_faces::made::MadeFaces;
+use mtl_faces::source;
+use mtl_synthesis::ageing::{Ager, Wanted};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::PathBuf;
+use tch::Tensor;
+
+/// Faces at every age group: a row a face, a column a group, the first column the input.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AgeingGrid {
+    /// The annotated list.
+    #[serde(default)]
+    list: Option<RecipePath>,
+    /// The folder that file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// Made faces in place of a list.
+    #[serde(default)]
+    made: Option<MadeFaces>,
+    /// Rows: the first pictures of as many people.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 1000))]
+    faces: usize,
+    /// The wires of ageing.
+    #[serde(default)]
+    ager: Ager,
+}
+
+fn eight() -> usize {
+    8
+}
+
+impl Evaluator for AgeingGrid {
+    fn wires(&self) -> Vec<(&'static str, String)> {
+        self.ager.wires()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        source::problems("list", self.list.as_ref(), self.made.as_ref())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.list.iter().map(|l| l.0.clone()).collect()
+    }
+
+    fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
+        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+        let shown = source::one_each(&labels, self.faces);
+        let groups = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?.len() + 1;
+        let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
+        let mut rows = Vec::new();
+        let read = |i: usize| pictures.read(shown[i]);
+        measure.pictures(&self.ager.image, shown.len(), &read, 1, &mut |input| {
+            let many = input.f_expand([groups as i64, -1, -1, -1], false)?;
+            rows.push(Tensor::f_cat(&[input.shallow_clone(), self.ager.run(measure, &many, &wanted)?], 0)?);
+            Ok(())
+        })?;
+        let grid = sheet(&Tensor::f_cat(&rows, 0)?, groups as i64 + 1)?;
+        Ok(Report { pictures: vec![("grid".into(), grid)], ..Report::default() })
+    }
+}
+
+register!(Evaluator, "ageing_grid", AgeingGrid);

@@ -1,0 +1,274 @@
+use crate::ageing::{Ager, Wanted};
+use anyhow::{Context, Result};
+use clap::{Args, FromArgMatches};
+use image::{Delay, Frame, RgbImage, codecs::gif::GifEncoder, codecs::gif::Repeat};
+use mtl_core::command::{self, Command};
+use mtl_core::data::image::Picture;
+use mtl_core::evaluate::Measure;
+use mtl_core::files::write_atomically;
+use mtl_core::log::pictures::{pixels, sheet};
+use mtl_core::mistake;
+use mtl_core::recipe::Override;
+use mtl_core::session::{Which, configure, open_run, threads};
+use mtl_faces::{age_groups, source};
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+/// Shows faces at other ages.
+#[derive(Debug, Args)]
+struct Age {
+    /// The run folder.
+    run: PathBuf,
+    /// Aligned face crops, or folders of them.
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// `groups`, ages such as 20,40,60, or a range such as 0..80.
+    #[arg(long, default_value = "groups")]
+    to: String,
+    /// Years between two ages of a range; without it 10, and 2 in an animation.
+    #[arg(long)]
+    step: Option<u32>,
+    /// FILE.png (a row a face, the first column the input), FILE.gif (an animation), or a folder for one strip a face.
+    #[arg(long)]
+    out: PathBuf,
+    /// last, best, or a step.
+    #[arg(long, default_value = "last")]
+    checkpoint: Which,
+    /// Print the predicted ages as JSON.
+    #[arg(long)]
+    json: bool,
+    /// The data port that pictures are fed to.
+    #[arg(long, default_value = "faces.image")]
+    image: String,
+    /// The data port of the wanted group.
+    #[arg(long, default_value = "targets.group")]
+    group: String,
+    /// The data port of the wanted age in years.
+    #[arg(long, default_value = "targets.age")]
+    age: String,
+    /// The node that gives the aged picture.
+    #[arg(long, default_value = "aged")]
+    output: String,
+    /// The output that is the age seen in an aged picture; left out where the recipe has none.
+    #[arg(long, default_value = "seen_years.age")]
+    seen: String,
+}
+
+mtl_core::inventory::submit! {
+    Command {
+        describe: || Age::augment_args(clap::Command::new("age").about("Show faces at other ages")),
+        run: |matches| Age::from_arg_matches(matches)?.run(&command::overrides(matches)),
+    }
+}
+
+/// Where the result goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Sheet,
+    Animation,
+    Folder,
+}
+
+/// The oldest age that can be asked for, in years.
+const OLDEST: f32 = 100.0;
+
+impl Age {
+    fn run(&self, overrides: &[Override]) -> Result<()> {
+        let form = match self.out.extension().and_then(|e| e.to_str()) {
+            Some("png") => Form::Sheet,
+            Some("gif") => Form::Animation,
+            None => Form::Folder,
+            _ => mistake!("--out must end in .png or .gif, or name a folder, found {}", self.out.display()),
+        };
+        if form == Form::Folder && self.out.exists() && !self.out.is_dir() {
+            mistake!("{} is a file: --out names a folder, or a file that ends in .png or .gif", self.out.display());
+        }
+        // Mistakes in the command line show before the model is opened.
+        let years = self.years(form)?;
+        let files = source::files(&self.pictures)?;
+        let ager = Ager {
+            image: self.image.clone(),
+            group: self.group.clone(),
+            age: self.age.clone(),
+            output: self.output.clone(),
+        };
+        let mut run = open_run(&self.run, &self.checkpoint, overrides)?;
+        configure(&run.recipe)?;
+        if !ager.fits(&run.model.graph) {
+            mistake!(
+                "the run {} ages no pictures: its graph lacks `{}` or `{}`; train recipes/fas_scaf.toml, or name its \
+                 wires with --image and --output",
+                self.run.display(),
+                self.image,
+                self.output
+            );
+        }
+        if years.is_some() {
+            ager.by_years(&mut run.model.graph);
+        }
+        let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
+        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let (names, wanted): (Vec<String>, Vec<Wanted>) = match years {
+            Some(years) => years.into_iter().map(|y| (y.to_string(), Wanted::Years(y))).unzip(),
+            None => age_groups::names(edges).into_iter().zip((0..).map(Wanted::Group)).unzip(),
+        };
+        let columns = wanted.len() + 1;
+        let mut rows = Vec::new();
+        let shape = measure.sample_shape(&self.image)?;
+        let read = |i: usize| {
+            let picture = match Picture::read(&files[i]) {
+                Ok(picture) => picture,
+                Err(e) => mistake!("{e:#}"),
+            };
+            if [picture.height as i64, picture.width as i64] != shape[1..] {
+                eprintln!(
+                    "note: {} is {}x{} and is resized to {}x{}: the network wants aligned crops of that size",
+                    files[i].display(),
+                    picture.width,
+                    picture.height,
+                    shape[2],
+                    shape[1]
+                );
+            }
+            Ok(picture)
+        };
+        measure.pictures(&self.image, files.len(), &read, 1, &mut |input| {
+            let many = input.f_expand([wanted.len() as i64, -1, -1, -1], false)?;
+            rows.push(Tensor::f_cat(&[input.shallow_clone(), ager.run(&measure, &many, &wanted)?], 0)?);
+            Ok(())
+        })?;
+        let seen = self.seen(&measure, &rows)?;
+        let written = match form {
+            Form::Sheet => {
+                write_atomically(&self.out, &sheet(&Tensor::f_cat(&rows, 0)?, columns as i64)?.png()?)?;
+                vec![self.out.clone()]
+            }
+            Form::Animation => {
+                write_atomically(&self.out, &animation(&rows)?)?;
+                vec![self.out.clone()]
+            }
+            Form::Folder => self.strips(&files, &rows, columns as i64)?,
+        };
+        self.tell(&files, &names, seen.as_deref(), &written, run.step)
+    }
+
+    /// The ages that are asked for; none for the groups.
+    fn years(&self, form: Form) -> Result<Option<Vec<f32>>> {
+        let text = self.to.trim();
+        if text == "groups" {
+            return Ok(None);
+        }
+        let number = |part: &str| -> Result<f32> {
+            match part.trim().parse::<f32>() {
+                Ok(years) if (0.0..=OLDEST).contains(&years) => Ok(years),
+                Ok(years) => mistake!("--to: ages are from 0 to {OLDEST} years, found {years}"),
+                Err(_) => {
+                    mistake!("--to: expected groups, ages such as 20,40,60, or a range such as 0..80, found `{text}`")
+                }
+            }
+        };
+        if let Some((from, to)) = text.split_once("..") {
+            let (from, to) = (number(from)?, number(to)?);
+            let step = self.step.unwrap_or(if form == Form::Animation { 2 } else { 10 }) as f32;
+            if step < 1.0 || from >= to {
+                mistake!("--to: a range goes up by at least a year, found {text} by {step}");
+            }
+            return Ok(Some((0..).map(|i| from + i as f32 * step).take_while(|y| *y <= to).collect()));
+        }
+        Ok(Some(text.split(',').map(number).collect::<Result<_>>()?))
+    }
+
+    /// The age that the run's own estimator sees in each picture of each row.
+    fn seen(&self, measure: &Measure<'_>, rows: &[Tensor]) -> Result<Option<Vec<Vec<f64>>>> {
+        if !measure.has(&self.seen) {
+            return Ok(None);
+        }
+        let one = |row: &Tensor| -> Result<Vec<f64>> {
+            let ages = measure.run(&[(self.output.as_str(), row)], &[&self.seen])?.remove(0);
+            Ok(Vec::<f64>::try_from(&ages.f_to_kind(tch::Kind::Double)?)?)
+        };
+        Ok(Some(rows.iter().map(one).collect::<Result<_>>()?))
+    }
+
+    fn strips(&self, files: &[PathBuf], rows: &[Tensor], columns: i64) -> Result<Vec<PathBuf>> {
+        let mut written: Vec<PathBuf> = Vec::new();
+        for (file, row) in files.iter().zip(rows) {
+            let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+            let numbered = (2..).map(|n| format!("{stem}-{n}"));
+            let name = std::iter::once(stem.clone()).chain(numbered).map(|n| self.out.join(format!("{n}.png")));
+            let Some(path) = name.into_iter().find(|p| !written.contains(p)) else { continue };
+            write_atomically(&path, &sheet(row, columns)?.png()?)?;
+            written.push(path);
+        }
+        if rows.len() > 1 {
+            let path = self.out.join("grid.png");
+            write_atomically(&path, &sheet(&Tensor::f_cat(rows, 0)?, columns)?.png()?)?;
+            written.push(path);
+        }
+        Ok(written)
+    }
+
+    fn tell(
+        &self,
+        files: &[PathBuf],
+        names: &[String],
+        seen: Option<&[Vec<f64>]>,
+        written: &[PathBuf],
+        step: u64,
+    ) -> Result<()> {
+        if self.json {
+            let faces: Vec<serde_json::Value> = files
+                .iter()
+                .enumerate()
+                .map(|(i, file)| {
+                    let row = seen.map(|s| &s[i]);
+                    let aged: serde_json::Map<_, _> =
+                        names.iter().cloned().zip(row.iter().flat_map(|r| &r[1..]).map(|a| (*a).into())).collect();
+                    serde_json::json!({ "file": file, "seen_age": row.map(|r| r[0]), "aged_to": aged })
+                })
+                .collect();
+            let all = serde_json::json!({ "step": step, "wanted": names, "faces": faces, "written": written });
+            println!("{}", serde_json::to_string_pretty(&all)?);
+            return Ok(());
+        }
+        if let Some(seen) = seen {
+            let width = files.iter().map(|f| short(f).len()).max().unwrap_or(0).max(10);
+            print!("{:<width$} {:>8}", "seen age", "input");
+            names.iter().for_each(|name| print!(" {name:>8}"));
+            println!();
+            for (file, row) in files.iter().zip(seen) {
+                print!("{:<width$}", short(file));
+                row.iter().for_each(|age| print!(" {age:>8.1}"));
+                println!();
+            }
+        }
+        for path in written {
+            println!("{}", path.display());
+        }
+        Ok(())
+    }
+}
+
+fn short(file: &Path) -> String {
+    file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The faces side by side through the ages and back, as a GIF that repeats.
+fn animation(rows: &[Tensor]) -> Result<Vec<u8>> {
+    let ages = rows[0].size()[0] - 1;
+    let mut bytes = Vec::new();
+    {
+        let mut encoder = GifEncoder::new_with_speed(&mut bytes, 5);
+        encoder.set_repeat(Repeat::Infinite)?;
+        for age in (1..=ages).chain((2..ages).rev()) {
+            let faces = rows.iter().map(|r| Ok(r.f_get(age)?)).collect::<Result<Vec<_>>>()?;
+            let frame = Tensor::f_cat(&faces, 2)?.f_unsqueeze(0)?;
+            let size = frame.size();
+            let picture = RgbImage::from_raw(size[3] as u32, size[2] as u32, pixels(&frame)?)
+                .context("a frame of another size")?;
+            let frame = image::DynamicImage::ImageRgb8(picture).into_rgba8();
+            encoder.encode_frame(Frame::from_parts(frame, 0, 0, Delay::from_numer_denom_ms(80, 1)))?;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,106 @@
+//! Ageing pictures with a trained graph.
+
+use anyhow::Result;
+use mtl_core::component::DType;
+use mtl_core::evaluate::Measure;
+use mtl_core::graph::{Graph, Wire};
+use mtl_core::mistake;
+use mtl_faces::age_groups;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tch::Tensor;
+
+/// Where a graph takes pictures and wanted ages, and where it gives the aged pictures.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ager {
+    /// The data port that pictures are fed to.
+    pub image: String,
+    /// The data port of the wanted age group.
+    pub group: String,
+    /// The data port of the wanted age in years.
+    pub age: String,
+    /// The output that is the aged picture.
+    pub output: String,
+}
+
+impl Default for Ager {
+    fn default() -> Self {
+        Self {
+            image: "faces.image".into(),
+            group: "targets.group".into(),
+            age: "targets.age".into(),
+            output: "aged".into(),
+        }
+    }
+}
+
+/// The age that a picture is to have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wanted {
+    /// The number of an age group.
+    Group(i64),
+    /// Years.
+    Years(f32),
+}
+
+impl Ager {
+    /// Ages `[batch, 3, height, width]`, each picture to its own wanted age.
+    ///
+    /// # Errors
+    /// A mistake if the graph takes groups and years are wanted; see [`by_years`](Self::by_years).
+    pub fn run(&self, measure: &Measure<'_>, pictures: &Tensor, wanted: &[Wanted]) -> Result<Tensor> {
+        let output = [self.output.as_str()];
+        let (by_group, by_age) = (measure.needs(&output, &self.group)?, measure.needs(&output, &self.age)?);
+        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let centres = age_groups::centres(edges);
+        let years = |w: &Wanted| match w {
+            Wanted::Group(g) => centres.get(*g as usize).copied().unwrap_or(0.0),
+            Wanted::Years(y) => *y,
+        };
+        let mut given = vec![(self.image.as_str(), pictures)];
+        let (groups, ages);
+        if by_group {
+            let numbers: Option<Vec<i64>> =
+                wanted.iter().map(|w| if let Wanted::Group(g) = w { Some(*g) } else { None }).collect();
+            let Some(numbers) = numbers else {
+                mistake!("`{}` is made from age groups (`{}`), not from years", self.output, self.group)
+            };
+            groups = Tensor::f_from_slice(&numbers)?;
+            given.push((&self.group, &groups));
+        }
+        if by_age {
+            ages = Tensor::f_from_slice(&wanted.iter().map(years).collect::<Vec<_>>())?;
+            given.push((&self.age, &ages));
+        }
+        let mut out = measure.run(&given, &output)?;
+        Ok(out.remove(0))
+    }
+
+    /// Wires the age in years wherever the graph takes the wanted group and could take years.
+    pub fn by_years(&self, graph: &mut Graph) {
+        let (Ok(group), Ok(age)) = (graph.wire(&self.group), graph.wire(&self.age)) else { return };
+        for node in &mut graph.nodes {
+            let Some(at) = node.ports.inputs.iter().position(|p| p.name == "age" && p.dtype == DType::Float) else {
+                continue;
+            };
+            for i in 0..node.inputs.len() {
+                if node.ports.inputs[i].name == "group" && node.inputs[i] == Some(group) && node.inputs[at].is_none() {
+                    node.inputs[i] = None;
+                    node.inputs[at] = Some(age);
+                }
+            }
+        }
+    }
+
+    /// The wires by the key that names them; years only where the graph has them.
+    pub fn wires(&self) -> Vec<(&'static str, String)> {
+        vec![("image", self.image.clone()), ("group", self.group.clone()), ("output", self.output.clone())]
+    }
+
+    /// Whether the graph has the parts that ageing needs.
+    pub fn fits(&self, graph: &Graph) -> bool {
+        [&self.image, &self.output].into_iter().all(|w| graph.wire(w).is_ok())
+            && matches!(graph.wire(&self.output), Ok(Wire::Node { .. }))
+    }
+}

@@ -1,0 +1,74 @@
+//! The wanted age, as a group or in years.
+
+use anyhow::{Result, bail};
+use mtl_core::component::{Call, DType, Ports};
+use mtl_faces::age_groups;
+use tch::{Kind, Tensor};
+
+/// Adds the two inputs of which a node wires one: `group`, the number of the age group, or `age` in years.
+pub fn inputs(ports: Ports) -> Ports {
+    ports.optional("group", DType::Int, "batch").optional("age", DType::Float, "batch")
+}
+
+/// What is wrong unless exactly one of the two is wired.
+pub fn wiring(wired: &[&str]) -> Vec<String> {
+    match (wired.contains(&"group"), wired.contains(&"age")) {
+        (true, true) => vec!["`group` and `age` are two wanted ages: wire one of them".into()],
+        (false, false) => vec!["it needs the wanted age: wire `group` (numbers of groups) or `age` (years)".into()],
+        _ => Vec::new(),
+    }
+}
+
+/// The share of each age group in the wanted age: `[batch, groups]`.
+///
+/// A group is itself alone. An age in years lies between the centres of two groups and is shared out linearly, so
+/// that it can be moved continuously; below the first and above the last centre it is that group alone.
+pub fn shares(call: &Call<'_>, groups: i64, kind: Kind) -> Result<Tensor> {
+    if let Some(group) = call.optional("group") {
+        return Ok(group.f_one_hot(groups)?.f_to_kind(kind)?);
+    }
+    let Some(age) = call.optional("age") else { bail!("neither `group` nor `age` is wired") };
+    of_years(age, groups, kind)
+}
+
+fn of_years(age: &Tensor, groups: i64, kind: Kind) -> Result<Tensor> {
+    let centres = age_groups::centres(age_groups::edges(groups)?);
+    let age = age.f_to_kind(Kind::Double)?.f_unsqueeze(1)?;
+    let age = age.f_clamp(f64::from(centres[0]), f64::from(centres[centres.len() - 1]))?;
+    let mut columns = Vec::with_capacity(centres.len());
+    for (g, centre) in centres.iter().enumerate() {
+        let mut share = Tensor::f_ones_like(&age)?;
+        for next in [g.checked_sub(1), Some(g + 1)].into_iter().flatten().filter_map(|n| centres.get(n)) {
+            // The distance from the neighbour's centre in units of the distance between the two.
+            let way = age.f_sub_scalar(f64::from(*next))?.f_div_scalar(f64::from(centre - next))?;
+            share = share.f_minimum(&way)?;
+        }
+        columns.push(share.f_clamp_min(0.0)?);
+    }
+    Ok(Tensor::f_cat(&columns, 1)?.f_to_kind(kind)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn years_between_two_centres_are_shared_out() {
+        let ages = Tensor::from_slice(&[0.0f64, 5.0, 12.5, 25.0, 60.0, 90.0]);
+        let shares = of_years(&ages, 7, Kind::Double).unwrap();
+        let row = |i: i64| Vec::<f64>::try_from(&shares.get(i)).unwrap();
+        assert_eq!(row(0), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(row(1), row(0));
+        assert_eq!(row(2), [0.25, 0.75, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(row(3), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(row(4), [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
+        assert_eq!(row(5), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn one_wanted_age_is_wired() {
+        assert!(wiring(&["features", "group"]).is_empty());
+        assert!(wiring(&["features"])[0].contains("wire `group`"));
+        assert!(wiring(&["age", "group"])[0].contains("one of them"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Decoders: features in, a picture out.
+
+mod residual_unet;

@@ -1,0 +1,123 @@
+use anyhow::Result;
+use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
+use mtl_core::nn::{BatchNorm, Conv, Conv2d, PRelu};
+use mtl_core::register;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tch::Tensor;
+
+/// The published decoder (MTLFace, section 3.2): four up-sampling blocks with skips from the encoder's c4, c3, c2 and
+/// from the picture itself, and the picture plus what they give.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ResidualUnet {
+    /// Channels after each block; by default half of those before it.
+    #[serde(default)]
+    widths: Option<[u32; 4]>,
+}
+
+impl Block for ResidualUnet {
+    fn ports(&self) -> Ports {
+        let map = |name: &str| format!("batch {name} {name}_height {name}_width");
+        Ports::new()
+            .input("image", DType::Float, "batch 3 height width")
+            .input("c2", DType::Float, map("c2"))
+            .input("c3", DType::Float, map("c3"))
+            .input("c4", DType::Float, map("c4"))
+            .input("features", DType::Float, map("features"))
+            .output("image", DType::Float, "batch 3 height width")
+    }
+
+    fn problems(&self) -> Vec<String> {
+        match self.widths {
+            Some(w) if w.contains(&0) => vec![format!("every block needs a channel, found widths = {w:?}")],
+            _ => Vec::new(),
+        }
+    }
+
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+        let mut before = sizes.get("features")?;
+        let mut blocks = Vec::new();
+        for (i, skip) in [sizes.get("c4")?, sizes.get("c3")?, sizes.get("c2")?, 3].into_iter().enumerate() {
+            let after = self.widths.map_or((before / 2).max(1), |w| i64::from(w[i]));
+            blocks.push(Up::new(&p.pp(format!("up_{}", i + 1)), before, skip, after)?);
+            before = after;
+        }
+        Ok(Box::new(Decoder { blocks, last: Conv2d::new(&p.pp("conv3"), before, 3, Conv::normal(0.01, 1, 0))? }))
+    }
+}
+
+struct Decoder {
+    blocks: Vec<Up>,
+    last: Conv2d,
+}
+
+impl Forward for Decoder {
+    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        let mut x = call.get("features")?.shallow_clone();
+        for (block, skip) in self.blocks.iter().zip(["c4", "c3", "c2", "image"]) {
+            x = block.forward(&x, call.get(skip)?, call.train)?;
+        }
+        single(call.get("image")?.f_add(&self.last.forward(&x)?)?)
+    }
+}
+
+/// `y = twice(x beside skip) + project(x)`, then `y + twice(y)`; `x` is enlarged to the size of `skip`.
+struct Up {
+    first: Twice,
+    second: Twice,
+    shortcut: Conv2d,
+}
+
+impl Up {
+    fn new(p: &Params, input: i64, skip: i64, output: i64) -> Result<Self> {
+        Ok(Self {
+            first: Twice::new(&p.pp("conv"), input + skip, output)?,
+            second: Twice::new(&p.pp("conv2"), output, output)?,
+            shortcut: Conv2d::new(&p.pp("shortcut"), input, output, Conv::normal(0.01, 1, 0))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, skip: &Tensor, train: bool) -> Result<Tensor> {
+        let (size, wanted) = (x.size(), skip.size());
+        let x = if size[2] < wanted[2] {
+            x.f_upsample_bilinear2d([wanted[2], wanted[3]], false, None, None)?
+        } else {
+            x.shallow_clone()
+        };
+        let joined = Tensor::f_cat(&[x.shallow_clone(), skip.shallow_clone()], 1)?;
+        let y = self.first.forward(&joined, train)?.f_add(&self.shortcut.forward(&x)?)?;
+        Ok(y.f_add(&self.second.forward(&y, train)?)?)
+    }
+}
+
+/// Normalisation, activation and a 3x3 convolution, two times.
+struct Twice {
+    norm1: BatchNorm,
+    act1: PRelu,
+    conv1: Conv2d,
+    norm2: BatchNorm,
+    act2: PRelu,
+    conv2: Conv2d,
+}
+
+impl Twice {
+    fn new(p: &Params, input: i64, output: i64) -> Result<Self> {
+        let conv = Conv::normal(0.01, 3, 1);
+        Ok(Self {
+            norm1: BatchNorm::new(&p.pp(0), input)?,
+            act1: PRelu::new(&p.pp(1), input)?,
+            conv1: Conv2d::new(&p.pp(2), input, output, conv)?,
+            norm2: BatchNorm::new(&p.pp(3), output)?,
+            act2: PRelu::new(&p.pp(4), output)?,
+            conv2: Conv2d::new(&p.pp(5), output, output, conv)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let x = self.conv1.forward(&self.act1.forward(&self.norm1.forward(x, train)?)?)?;
+        self.conv2.forward(&self.act2.forward(&self.norm2.forward(&x, train)?)?)
+    }
+}
+
+register!(Decoder, "residual_unet", ResidualUnet);

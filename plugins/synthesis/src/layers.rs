@@ -1,0 +1,97 @@
+//! Settings and layers that several networks of synthesis share.
+
+use anyhow::Result;
+use mtl_core::component::Params;
+use mtl_core::nn::{BatchNorm, PRelu, instance_norm};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// How features are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// By the statistics of the batch (published).
+    #[default]
+    Batch,
+    /// By those of each picture.
+    Instance,
+    /// Not at all.
+    None,
+}
+
+/// The activation between layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// A learned slope a channel below 0 (published).
+    #[default]
+    Prelu,
+    /// Slope 0.2 below 0.
+    LeakyRelu,
+    /// 0 below 0.
+    Relu,
+}
+
+/// A layer of a [`Norm`].
+pub enum NormLayer {
+    Batch(BatchNorm),
+    Instance,
+    None,
+}
+
+impl Norm {
+    /// The layer over `channels`.
+    pub fn layer(self, p: &Params, channels: i64) -> Result<NormLayer> {
+        Ok(match self {
+            Self::Batch => NormLayer::Batch(BatchNorm::new(p, channels)?),
+            Self::Instance => NormLayer::Instance,
+            Self::None => NormLayer::None,
+        })
+    }
+}
+
+impl NormLayer {
+    /// `[batch, channels, h, w]` normalised.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        match self {
+            Self::Batch(norm) => norm.forward(x, train),
+            Self::Instance => instance_norm(x),
+            Self::None => Ok(x.shallow_clone()),
+        }
+    }
+}
+
+/// A layer of an [`Activation`].
+pub enum ActivationLayer {
+    Prelu(PRelu),
+    Leaky,
+    Relu,
+}
+
+impl Activation {
+    /// The layer over `channels`.
+    pub fn layer(self, p: &Params, channels: i64) -> Result<ActivationLayer> {
+        Ok(match self {
+            Self::Prelu => ActivationLayer::Prelu(PRelu::new(p, channels)?),
+            Self::LeakyRelu => ActivationLayer::Leaky,
+            Self::Relu => ActivationLayer::Relu,
+        })
+    }
+}
+
+impl ActivationLayer {
+    /// The activation of each number.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Prelu(layer) => layer.forward(x),
+            Self::Leaky => leaky(x),
+            Self::Relu => Ok(x.f_relu()?),
+        }
+    }
+}
+
+/// `max(x, 0.2 x)`.
+pub fn leaky(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_prelu(&Tensor::f_full([1], 0.2, (x.kind(), x.device()))?)?)
+}
