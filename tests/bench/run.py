@@ -1,6 +1,6 @@
 """Times mtlrun beside PyTorch eager mode on the same step, alternately, and prints a table with ratios.
 
-    python tests/bench/run.py --python PYTHON_WITH_TORCH [--rounds 2] [--precision float32 bf16]
+    python tests/bench/run.py --python PYTHON_WITH_TORCH [--task synthesis] [--rounds 2] [--precision float32 bf16]
 
 Build with `cargo build --release` first. Needs torch 2.11.0, numpy and Pillow in PYTHON_WITH_TORCH. Nothing else
 should run on the machine meanwhile.
@@ -17,15 +17,30 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+# For each task: our recipe and its streams of pictures, the script of the same step, its batch, its variants.
+TASKS = {
+    "recognition": ("ir50_112.toml", ["faces"], "eager.py", 16, {"eager, channels_last": ["--channels-last"]}),
+    "synthesis": (
+        "fas_ir50_112.toml",
+        ["faces", "targets"],
+        "eager_synthesis.py",
+        4,
+        {"eager, only what is used": ["--frozen"], "the same, channels_last": ["--frozen", "--channels-last"]},
+    ),
+}
+
 
 def ours(a, faces, precision, *more):
     """Seconds a step (median), from start to the first step done, peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "run"
-        args = [ROOT / "target/release/mtlrun", ROOT / "recipes/bench/ir50_112.toml", "--out", out]
-        args += ["--threads", str(a.threads), "--set", f"data.faces.list={faces}/list.txt"]
+        recipe, streams, *_ = TASKS[a.task]
+        args = [ROOT / "target/release/mtlrun", ROOT / "recipes/bench" / recipe, "--out", out]
+        args += ["--threads", str(a.threads)]
         args += ["--set", f"run.precision={precision}", "--set", f"run.steps={a.steps + 2}"]
-        args += ["--set", f"data.faces.batch_size={a.batch}", *more]
+        for stream in streams:
+            args += ["--set", f"data.{stream}.list={faces}/list.txt", "--set", f"data.{stream}.batch_size={a.batch}"]
+        args += more
         start, first = time.time(), None
         process = subprocess.Popen(list(map(str, args)), stderr=subprocess.PIPE, text=True)
         for line in process.stderr:
@@ -40,7 +55,7 @@ def ours(a, faces, precision, *more):
 
 
 def eager(a, precision, *more):
-    args = [a.python, ROOT / "tests/bench/eager.py", "--threads", a.threads, "--steps", a.steps, "--batch", a.batch]
+    args = [a.python, ROOT / "tests/bench" / TASKS[a.task][2], "--threads", a.threads, "--steps", a.steps, "--batch", a.batch]
     args += ["--bf16"] * (precision == "bf16") + list(more)
     out = subprocess.run(list(map(str, args)), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return json.loads(out.stdout.splitlines()[-1])
@@ -51,19 +66,23 @@ def main():
     p.add_argument("--python", required=True)
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--steps", type=int, default=6)
-    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--task", choices=TASKS, default="recognition")
+    p.add_argument("--batch", type=int)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--precision", nargs="+", default=["float32", "bf16"])
     a = p.parse_args()
+    a.batch = a.batch or TASKS[a.task][3]
     with tempfile.TemporaryDirectory() as faces:
         subprocess.run([a.python, ROOT / "tests/bench/make_faces.py", faces], check=True)
         print("| precision | program | s a step | first step after, s | peak MB | times plain eager |")
         print("|---|---|---|---|---|---|")
         for precision in a.precision:
-            rows = {"plain eager": [], "eager, channels_last": [], "mtlrun, direct convolutions": [], "mtlrun": []}
+            names = ["plain eager", *TASKS[a.task][4], "mtlrun, direct convolutions", "mtlrun"]
+            rows = {name: [] for name in names}
             for _ in range(a.rounds):
                 rows["plain eager"].append(eager(a, precision))
-                rows["eager, channels_last"].append(eager(a, precision, "--channels-last"))
+                for name, more in TASKS[a.task][4].items():
+                    rows[name].append(eager(a, precision, *more))
                 direct = ours(a, faces, precision, "--set", "run.winograd=false")
                 rows["mtlrun, direct convolutions"].append(direct)
                 rows["mtlrun"].append(ours(a, faces, precision))

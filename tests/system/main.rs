@@ -1,5 +1,6 @@
 //! Tests of the whole program: the command line, training runs, and the numbers of the published implementation.
 
+mod ageing;
 mod bad_input;
 mod made_faces;
 mod numbers;

@@ -1,12 +1,13 @@
 //! Components against single numbers of the published implementation.
 
-use crate::support::{fill, json, reference, root};
+use crate::support::{fill, filled, images, json, reference, root};
 use indexmap::IndexMap;
 use mtl_core::component::{Block, Call, Dim, Factory, Kind, Params, Placement, Sizes, find};
 use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
-use mtl_core::data::{Dataset, Field, Plan, SampleOut};
+use mtl_core::data::{Column, Dataset, Field, Plan, SampleOut};
 use mtl_core::graph::{Graph, Model};
+use mtl_core::nn::{Conv, SpectralConv2d};
 use mtl_core::recipe::{Node, Override, Recipe, load};
 use serde_json::Value;
 use std::sync::Arc;
@@ -335,6 +336,26 @@ fn pictures_are_decoded_and_resized_as_by_pil() {
 }
 
 #[test]
+fn synthesis_networks_have_the_published_names_and_shapes() {
+    let arch = json("arch.json");
+    let rename = mtl_core::weights::Rename::named("mtlface").unwrap();
+    let overrides = [Override::Set("model.icm.sigma=0.1".to_owned())];
+    let mut recipe = Recipe::read(&root().join("recipes/fas_scaf.toml"), &overrides).unwrap();
+    let graph = Graph::new(&mut recipe).unwrap();
+    let mut found = Model::shapes(&recipe, &graph, 10).unwrap();
+    let counted = |module: &str| found.keys().filter(|k| k.starts_with(module)).count();
+    assert_eq!(counted("icm.") + counted("decoder."), 227 - 9, "all but the nine masks");
+    for (module, key) in [("generator", "AgingModule_7"), ("discriminator", "PatchDiscriminator_7_sn_4")] {
+        for entry in arch[key]["entries"].as_array().unwrap().iter().filter(|e| e[3] != "mask") {
+            let name = rename.apply(&format!("{module}.{}", entry[1].as_str().unwrap()));
+            let shape: Vec<i64> = entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
+            assert_eq!(found.swap_remove(&name), Some(shape), "{name}");
+        }
+    }
+    assert!(!found.keys().any(|k| k.starts_with("icm.") || k.starts_with("decoder.") || k.starts_with("critic.")));
+}
+
+#[test]
 fn networks_have_the_published_names_and_shapes() {
     let arch = json("arch.json");
     let rename = mtl_core::weights::Rename::named("mtlface").unwrap();
@@ -361,5 +382,92 @@ fn networks_have_the_published_names_and_shapes() {
         let leak = found.keys().filter(|k| k.starts_with("leak.")).count();
         assert_eq!(found.len(), compared + leak, "{network} has other names as well");
         assert_eq!(parameters, arch[network]["n_param"].as_i64().unwrap(), "{network}");
+    }
+}
+
+#[test]
+fn the_masks_of_the_published_router() {
+    let wanted = &json("small.json")["task_router"];
+    for (groups, wanted) in wanted.as_object().unwrap() {
+        let router = block(Kind::Icm, "task_router", "sigma = 0.1\nblocks = 1");
+        let params = Params::new("icm", Placement { shapes_only: true, ..placement(TensorKind::Double) });
+        let dims = IndexMap::from([("age_groups".to_owned(), Dim::Size(groups.parse().unwrap()))]);
+        let mut sizes = Sizes::new(&dims);
+        sizes.bind("batch channels height width", &[1, 8, 2, 2].map(Dim::Size)).unwrap();
+        router.build(&params, &sizes).unwrap();
+        let constants = params.take_constants();
+        assert_eq!(constants.len(), 3, "the masks stand at every router");
+        let masks = &constants["router._unit_mapping"];
+        let width = wanted["conv_dim"].as_i64().unwrap();
+        assert_eq!(masks.size(), [groups.parse().unwrap(), width]);
+        for (row, range) in flat(masks).chunks(width as usize).zip(wanted["ranges_half_open"].as_array().unwrap()) {
+            let range = range[0].as_u64().unwrap() as usize..range[1].as_u64().unwrap() as usize;
+            let found: Vec<f64> = (0..row.len()).map(|c| f64::from(u8::from(range.contains(&c)))).collect();
+            assert_eq!(row, found, "{groups} groups");
+        }
+    }
+}
+
+#[test]
+fn spectral_norm_pass_by_pass() {
+    let wanted = &json("small.json")["spectral_norm"]["calls"];
+    let params = Params::new("layer", placement(TensorKind::Float));
+    let layer = SpectralConv2d::new(&params, 3, 4, Conv::plain(3, 4, 2, 1)).unwrap();
+    let store = params.take();
+    for (k, (name, kind)) in
+        [("bias", "bias"), ("weight_orig", "weight"), ("weight_u", "sn_vec"), ("weight_v", "sn_vec")].iter().enumerate()
+    {
+        assert_eq!(store.get_index(k).unwrap().0, name);
+        let t = &store[*name].tensor;
+        let values = Tensor::from_slice(&filled(302, k as u32, &t.size(), kind)).view(t.size().as_slice());
+        tch::no_grad(|| t.shallow_clone().copy_(&values));
+    }
+    let x = Tensor::from_slice(&images(303, 2, 8)).view([2, 3, 8, 8]);
+    for (i, call) in wanted.as_array().unwrap().iter().enumerate() {
+        let out = layer.forward(&x, call["train"].as_bool().unwrap()).unwrap();
+        let what = format!("pass {}", i + 1);
+        near(&what, &flat(&out)[..16], &numbers(&call["out"]["first16"]), 2e-6);
+        near(&what, &[out.norm().double_value(&[])], &[call["out"]["norm"].as_f64().unwrap()], 2e-6);
+        near(&what, &flat(&store["weight_u"].tensor), &numbers(&call["u"]), 1e-6);
+    }
+}
+
+/// Samples whose group is their number modulo the groups.
+struct Grouped(usize);
+
+impl Dataset for Grouped {
+    fn len(&self) -> usize {
+        10 * self.0
+    }
+    fn fields(&self) -> Vec<Field> {
+        Vec::new()
+    }
+    fn sample(&self, _: usize, _: &mut Draw, _: &mut SampleOut<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn column(&self, _: &str) -> Option<Column> {
+        let labels = (0..self.len()).map(|i| (i % self.0) as i64).collect();
+        Some(Column { labels, names: Some((0..self.0).map(|g| g.to_string()).collect()) })
+    }
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
+}
+
+#[test]
+fn the_target_labels_of_the_published_run() {
+    for (groups, wanted) in json("small.json")["fas_target_labels_first64"].as_object().unwrap() {
+        let data = Grouped(groups.parse().unwrap());
+        let sampler = match &find(&[Kind::Sampler], "published_targets").unwrap().factory {
+            Factory::Sampler(make) => make(&node("by = \"group\"")).unwrap().open(&data, 5).unwrap(),
+            _ => panic!("no sampler"),
+        };
+        let drawn: Vec<usize> = (0..64).map(|position| sampler.index(0, position, 4)).collect();
+        let found: Vec<f64> = drawn.iter().map(|i| (i % data.0) as f64).collect();
+        assert_eq!(found, numbers(wanted), "{groups} groups");
+        let mut pictures = drawn.clone();
+        pictures.sort_unstable();
+        pictures.dedup();
+        assert!(pictures.len() > 20, "other pictures each time");
     }
 }

@@ -34,7 +34,7 @@ struct Ageing {
     /// Made faces in place of a list.
     #[serde(default)]
     made: Option<MadeFaces>,
-    /// Faces that are aged: the first pictures of as many people.
+    /// Faces that are aged: pictures of as many people.
     #[serde(default = "twenty")]
     #[schemars(range(min = 1, max = 100_000))]
     faces: usize,

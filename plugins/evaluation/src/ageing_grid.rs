@@ -25,7 +25,7 @@ struct AgeingGrid {
     /// Made faces in place of a list.
     #[serde(default)]
     made: Option<MadeFaces>,
-    /// Rows: the first pictures of as many people.
+    /// Rows: pictures of as many people.
     #[serde(default = "eight")]
     #[schemars(range(min = 1, max = 1000))]
     faces: usize,

@@ -4,6 +4,7 @@ use crate::label::Label;
 use crate::list;
 use crate::made::{Collection, MadeFaces, Pair};
 use anyhow::{Context, Result};
+use indexmap::IndexMap;
 use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
 use mtl_core::mistake;
@@ -45,10 +46,12 @@ impl Pictures {
     }
 }
 
-/// The first pictures of `count` people, in the order of the pictures.
+/// A picture of each of the first `count` people: of the first person the first, of the second the second, and so on
+/// in turn, so that ages mix where a person's pictures are in their order.
 pub fn one_each(labels: &[Label], count: usize) -> Vec<usize> {
-    let mut seen = std::collections::HashSet::new();
-    (0..labels.len()).filter(|i| seen.insert(labels[*i].identity)).take(count).collect()
+    let mut people: IndexMap<i64, Vec<usize>> = IndexMap::new();
+    labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
+    people.values().take(count).enumerate().map(|(n, pictures)| pictures[n % pictures.len()]).collect()
 }
 
 /// `count` pairs of pictures, of one person and of two people of the same gender in turn.
@@ -154,4 +157,33 @@ pub fn labelled(
     list::report(list::missing(&faces, path), "pictures are missing")?;
     let (_, labels) = list::labels(&faces);
     Ok((Pictures::Files(faces.into_iter().map(|f| f.file).collect()), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels() -> Vec<Label> {
+        let label = |identity, age, gender| Label { identity, age: Some(age), gender };
+        vec![label(4, 20.0, 1), label(4, 30.0, 1), label(7, 20.0, 0), label(7, 50.0, 0), label(9, 20.0, 1)]
+    }
+
+    #[test]
+    fn people_give_their_pictures_in_turn() {
+        assert_eq!(one_each(&labels(), 2), [0, 3]);
+        assert_eq!(one_each(&labels(), 9), [0, 3, 4]);
+    }
+
+    #[test]
+    fn real_pairs_are_of_one_person_and_of_two_of_a_gender() {
+        let labels = labels();
+        let pairs = pairs(&labels, 40, 1).unwrap();
+        for (i, p) in pairs.iter().enumerate() {
+            let (a, b) = (&labels[p.a], &labels[p.b]);
+            assert!(p.a != p.b && p.same == (i % 2 == 0) && (a.identity == b.identity) == p.same);
+            assert_eq!(a.gender, b.gender);
+        }
+        let error = super::pairs(&labels[1..2], 4, 1).unwrap_err();
+        assert!(error.to_string().contains("1 pictures of 1 people"), "{error}");
+    }
 }

@@ -340,7 +340,11 @@ fn file_of(name: &str, weights: &crate::recipe::Weights) -> Result<PathBuf> {
             Ok(file)
         }
         (None, Some(file)) => Ok(file.0.clone()),
-        _ => mistake!("`model.{name}.weights` must say either `run` or `file`"),
+        (Some(_), Some(_)) => mistake!(
+            "`model.{name}.weights` must say either `run` or `file`, and says both: drop one, such as by --unset \
+             model.{name}.weights.run"
+        ),
+        (None, None) => mistake!("`model.{name}.weights` must say either `run` or `file`"),
     }
 }
 

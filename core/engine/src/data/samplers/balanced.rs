@@ -1,11 +1,10 @@
-use super::{Orders, shuffled};
+use super::{Orders, classes, shuffled};
 use crate::data::draw::Draw;
-use crate::data::{Column, Dataset, Sampler, SamplerConfig};
-use crate::{mistake, register};
+use crate::data::{Dataset, Sampler, SamplerConfig};
+use crate::register;
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
 /// Every value of a label equally often, such as every identity or every age group: the values take turns in an
 /// order drawn anew each round, and each goes through its samples in an order of its own.
@@ -21,33 +20,8 @@ struct Balanced {
 
 impl SamplerConfig for Balanced {
     fn open(&self, data: &dyn Dataset, seed: u64) -> Result<Box<dyn Sampler>> {
-        let Some(Column { labels, names }) = data.column(&self.by) else {
-            mistake!("the dataset has no label `{}` to balance by", self.by);
-        };
-        let mut parts = Vec::new();
-        for (range, _) in data.parts() {
-            let mut classes: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
-            for index in range {
-                if labels[index] >= 0 {
-                    classes.entry(labels[index]).or_default().push(index as u32);
-                }
-            }
-            if classes.is_empty() {
-                mistake!("no sample has the label `{}` to balance by", self.by);
-            }
-            let absent = |value: &usize| !classes.contains_key(&(*value as i64));
-            let names = names.as_deref().unwrap_or_default();
-            let empty: Vec<&str> = (0..names.len()).filter(absent).map(|v| names[v].as_str()).collect();
-            if !empty.is_empty() && !self.allow_empty {
-                mistake!(
-                    "every `{by}` is to be drawn equally often, but no sample has the {by} {}: add some, or say \
-                     allow_empty = true in the sampler",
-                    empty.join(", "),
-                    by = self.by
-                );
-            }
-            parts.push(classes.into_values().collect());
-        }
+        let parts = classes(data, &self.by, self.allow_empty)?;
+        let parts = parts.into_iter().map(|classes| classes.into_values().collect()).collect();
         Ok(Box::new(Turns { parts, seed, orders: Orders::new() }))
     }
 }

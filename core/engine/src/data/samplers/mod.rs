@@ -2,9 +2,14 @@
 
 mod balanced;
 mod published;
+mod published_targets;
 mod shuffle;
 
 use crate::data::draw::Draw;
+use crate::data::{Column, Dataset};
+use crate::mistake;
+use anyhow::Result;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// Keeps the orders of the newest epochs, since making one costs more than reading it.
@@ -40,4 +45,36 @@ impl Orders {
 /// A random order of `n` for one epoch of one part.
 fn shuffled(n: usize, seed: u64, part: usize, epoch: u64) -> Vec<u32> {
     Draw::new(&[seed, part as u64, epoch]).permutation(n)
+}
+
+/// For each part of the data, the samples of each value of a label that is known (not negative).
+///
+/// # Errors
+/// A mistake if the data has no such label, or, unless `allow_empty`, a value of a closed list has no sample.
+fn classes(data: &dyn Dataset, by: &str, allow_empty: bool) -> Result<Vec<BTreeMap<i64, Vec<u32>>>> {
+    let Some(Column { labels, names }) = data.column(by) else {
+        mistake!("the dataset has no label `{by}` to balance by");
+    };
+    let names = names.unwrap_or_default();
+    let mut parts = Vec::new();
+    for (range, _) in data.parts() {
+        let mut classes: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        for index in range.filter(|i| labels[*i] >= 0) {
+            classes.entry(labels[index]).or_default().push(index as u32);
+        }
+        if classes.is_empty() {
+            mistake!("no sample has the label `{by}` to balance by");
+        }
+        let absent = |value: &usize| !classes.contains_key(&(*value as i64));
+        let empty: Vec<&str> = (0..names.len()).filter(absent).map(|v| names[v].as_str()).collect();
+        if !empty.is_empty() && !allow_empty {
+            mistake!(
+                "every `{by}` is to be drawn equally often, but no sample has the {by} {}: add some, or say \
+                 allow_empty = true in the sampler",
+                empty.join(", ")
+            );
+        }
+        parts.push(classes);
+    }
+    Ok(parts)
 }

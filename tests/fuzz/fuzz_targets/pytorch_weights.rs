@@ -1,0 +1,6 @@
+//! No file that claims to be of `torch.save` may make the reader panic, hang or take memory beyond its own size.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = mtl_core::weights::parse_pytorch(bytes);
+});
