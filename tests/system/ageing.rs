@@ -82,6 +82,11 @@ fn a_grid_is_drawn_while_training_and_the_teacher_is_not_changed() {
         let grid = image::open(t.run.join(format!("eval/grid.grid.step-{step}.png"))).unwrap();
         assert_eq!((grid.width(), grid.height()), (8 * 16, 3 * 16), "three faces, the input and seven groups");
     }
+    let metrics = std::fs::read_to_string(t.run.join("metrics.jsonl")).unwrap();
+    for (step, weight) in [(1, "0.0"), (2, "5.0"), (3, "10.0")] {
+        let line = metrics.lines().find(|l| l.starts_with(&format!("{{\"step\":{step},\"kind\":\"train\""))).unwrap();
+        assert!(line.contains(&format!("\"weight/right_age\":{weight}")), "the ramp in step {step}: {line}");
+    }
     let read = |run: &Path| mtl_core::weights::read(&run.join("weights.safetensors")).unwrap();
     let (teacher, own) = (read(&t.teacher), read(&t.run));
     let mut compared = 0;

@@ -33,7 +33,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
          {sheet}   people that the network never saw, by age\n  \
          {run}/eval/   verification and age estimation in full\n  \
          tensorboard --logdir {run}/tb   curves, pictures and the graph\n  \
-         recipes/quickstart.toml   change a line and run target/release/mtlrun recipes/quickstart.toml",
+         recipes/quickstart.toml   change a line and run target/release/mtlrun recipes/quickstart.toml\n  \
+         recipes/quickstart_age.toml   ageing on these weights: target/release/mtlrun recipes/quickstart_age.toml",
         start.elapsed().as_secs_f64()
     );
     Ok(())

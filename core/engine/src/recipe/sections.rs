@@ -415,3 +415,16 @@ pub struct Ema {
 fn ema_decay() -> f64 {
     0.999
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ramp_rises_from_its_start_to_the_whole() {
+        let ramp = Ramp { from: 10, until: 20, start: 0.5 };
+        assert_eq!([1, 10, 15, 20, 99].map(|step| ramp.share(step)), [0.5, 0.5, 0.75, 1.0, 1.0]);
+        let jump = Ramp { from: 5, until: 5, start: 0.0 };
+        assert_eq!([4, 5].map(|step| jump.share(step)), [0.0, 1.0]);
+    }
+}

@@ -27,11 +27,14 @@ const SIDE: usize = 32;
 ///
 /// One lattice serves all: different offsets give fields that look independent.
 pub fn noise(p: Vec3) -> f32 {
-    static LATTICE: std::sync::LazyLock<Vec<f32>> = std::sync::LazyLock::new(|| {
+    // An array of known length, so that no index need be checked.
+    static LATTICE: std::sync::LazyLock<Box<[f32; SIDE * SIDE * SIDE]>> = std::sync::LazyLock::new(|| {
         let mut draw = crate::draw::Draw::new(crate::draw::Purpose::Sensor, &[7]);
-        (0..SIDE * SIDE * SIDE).map(|_| draw.normal(0.0, 1.0)).collect()
+        let mut lattice = Box::new([0.0; SIDE * SIDE * SIDE]);
+        lattice.fill_with(|| draw.normal(0.0, 1.0));
+        lattice
     });
-    let lattice: &[f32] = &LATTICE;
+    let lattice: &[f32; SIDE * SIDE * SIDE] = &LATTICE;
     // Rounding down by a cast: the function of the same name is a slow call where SSE 4.1 is not taken for granted.
     let down = |v: f32| v as i32 - i32::from(v < 0.0);
     let (x, y, z) = (down(p.x), down(p.y), down(p.z));

@@ -44,19 +44,23 @@ impl Canvas {
             (first + usize::from((first as f32) < low), high as usize)
         };
         let ((x0, x1), (y0, y1)) = (range(low.x, high.x), range(low.y, high.y));
+        if x0 >= x1 {
+            return;
+        }
         let (second, third) = gradients([a, b, c], area);
         let slope = (b.z - a.z) * second + (c.z - a.z) * third;
         for y in y0..y1 {
             let start = Vec2::new(x0 as f32 + 0.5 - a.x, y as f32 + 0.5 - a.y);
             let (u, v, near) = (second.dot(start), third.dot(start), a.z + slope.dot(start));
-            let row = y * self.width;
-            for x in x0..x1 {
-                let i = (x - x0) as f32;
+            let row = y * self.width + x0..y * self.width + x1;
+            let samples = self.near[row.clone()].iter_mut().zip(&mut self.seen[row]);
+            // Choices instead of branches, for the compiler to take several samples at once.
+            for (i, (nearest, seen)) in samples.enumerate() {
+                let i = i as f32;
                 let (u, v, near) = (u + i * second.x, v + i * third.x, near + i * slope.x);
-                if u >= 0.0 && v >= 0.0 && u + v <= 1.0 && near > self.near[row + x] {
-                    self.near[row + x] = near;
-                    self.seen[row + x] = triangle;
-                }
+                let hit = (u >= 0.0) & (v >= 0.0) & (u + v <= 1.0) & (near > *nearest);
+                *nearest = if hit { near } else { *nearest };
+                *seen = if hit { triangle } else { *seen };
             }
         }
     }
