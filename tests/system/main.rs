@@ -2,6 +2,7 @@
 
 mod ageing;
 mod bad_input;
+mod commands;
 mod made_faces;
 mod numbers;
 mod parity;

@@ -5,7 +5,9 @@
 //! leave three digits for another order of summation. In single precision the original is itself as far from its
 //! double-precision run as the bounds say below.
 
-use crate::support::{TensorFile, close, entry, fill, filled, images, json, mtlrun, outcome, relative};
+use crate::support::{
+    TensorFile, close, elements, entry, fill, filled_networks, images, json, mtlrun, ours, outcome, relative,
+};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -31,22 +33,8 @@ fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let folder = TempDir::new().unwrap();
-        let arch = json("arch.json");
-        let mut weights = TensorFile::default();
-        for (module, id, network) in MODULES {
-            for entry in arch[network]["entries"].as_array().unwrap() {
-                let (k, name, kind) =
-                    (entry[0].as_u64().unwrap(), entry[1].as_str().unwrap(), entry[3].as_str().unwrap());
-                let mut shape: Vec<i64> = entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
-                // The estimators are listed for 112 pixels; at 32 the features are 2x2.
-                if name == "age_output_layer.2.weight" {
-                    shape = vec![512, 512 * 4];
-                }
-                let values = filled(id, k as u32, &shape, kind);
-                let shape: Vec<usize> = shape.iter().map(|n| *n as usize).collect();
-                weights.floats(&format!("{module}.{name}"), &shape, &values);
-            }
-        }
+        // At 32 pixels the features are 2x2.
+        let weights = filled_networks(&MODULES, 2, &[]);
         let mut inputs = TensorFile::default();
         for step in 1..=5u32 {
             inputs.floats(&format!("{step}/faces.image"), &[4, 3, 32, 32], &images(100 + step, 4, 32));
@@ -86,11 +74,6 @@ fn trace(more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The name in our recipes.
-fn ours(name: &str) -> String {
-    mtl_core::weights::Rename::named("mtlface").unwrap().apply(name)
-}
-
 struct Reference {
     all: Value,
     zero: HashSet<String>,
@@ -103,17 +86,7 @@ fn reference() -> Reference {
 }
 
 fn count(name: &str) -> f64 {
-    static ARCH: OnceLock<Value> = OnceLock::new();
-    let arch = ARCH.get_or_init(|| json("arch.json"));
-    for (module, _, network) in MODULES {
-        let Some(rest) = name.strip_prefix(&format!("{module}.")) else { continue };
-        if rest == "age_output_layer.2.weight" {
-            return 512.0 * 2048.0;
-        }
-        let found = arch[network]["entries"].as_array().unwrap().iter().find(|e| e[1] == rest).unwrap();
-        return found[2].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).product();
-    }
-    panic!("{name} is in no network")
+    elements(&MODULES, 2, name)
 }
 
 const LOSSES: [(&str, &str); 3] = [("id_loss", "identity"), ("age_loss", "age"), ("da_loss", "domain")];

@@ -197,3 +197,47 @@ impl TensorFile {
         std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
     }
 }
+
+/// The name that a parameter of the published implementation has in our recipes.
+pub fn ours(name: &str) -> String {
+    mtl_core::weights::Rename::named("mtlface").unwrap().apply(name)
+}
+
+/// Networks of `arch.json`: the name of the module, its number in the fill formula, the entry.
+pub type Networks = [(&'static str, u32, &'static str)];
+
+/// The shape of an entry of `arch.json` where the features are `side` x `side` instead of 7 x 7.
+pub fn shape(entry: &serde_json::Value, side: i64) -> Vec<i64> {
+    match entry[1].as_str() {
+        Some("age_output_layer.2.weight" | "output_layer.3.weight") => vec![512, 512 * side * side],
+        _ => entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect(),
+    }
+}
+
+/// All weights of the networks by the fill formula; `masks` are the values of the constant entries.
+pub fn filled_networks(networks: &Networks, side: i64, masks: &[f32]) -> TensorFile {
+    let arch = json("arch.json");
+    let mut weights = TensorFile::default();
+    for (module, id, network) in networks {
+        for e in arch[network]["entries"].as_array().unwrap() {
+            let (k, name, kind) = (e[0].as_u64().unwrap(), e[1].as_str().unwrap(), e[3].as_str().unwrap());
+            let shape = shape(e, side);
+            let values = if kind == "mask" { masks.to_vec() } else { filled(*id, k as u32, &shape, kind) };
+            let shape: Vec<usize> = shape.iter().map(|n| *n as usize).collect();
+            weights.floats(&format!("{module}.{name}"), &shape, &values);
+        }
+    }
+    weights
+}
+
+/// The number of elements of a published parameter.
+pub fn elements(networks: &Networks, side: i64, name: &str) -> f64 {
+    static ARCH: std::sync::OnceLock<serde_json::Value> = std::sync::OnceLock::new();
+    let arch = ARCH.get_or_init(|| json("arch.json"));
+    for (module, _, network) in networks {
+        let Some(rest) = name.strip_prefix(&format!("{module}.")) else { continue };
+        let found = arch[network]["entries"].as_array().unwrap().iter().find(|e| e[1] == rest).unwrap();
+        return shape(found, side).iter().product::<i64>() as f64;
+    }
+    panic!("{name} is in no network")
+}

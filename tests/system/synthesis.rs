@@ -3,7 +3,7 @@
 //! Tolerances in double precision are those of the recognition step. The released code leaves the age estimator in
 //! training mode and shares 0.1 of a group's channels, which two keys of the recipe reproduce.
 
-use crate::support::{TensorFile, close, entry, filled, images, json, mtlrun, outcome};
+use crate::support::{TensorFile, close, elements, entry, filled_networks, images, json, mtlrun, ours, outcome};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -23,15 +23,6 @@ struct Fixture {
     inputs: PathBuf,
 }
 
-/// The shape of an entry of `arch.json` in a network for 48 pixels, whose features are 3x3.
-fn shape(entry: &Value) -> Vec<i64> {
-    match entry[1].as_str() {
-        Some("age_output_layer.2.weight") => vec![512, 512 * 9],
-        Some("output_layer.3.weight") => vec![512, 512 * 9],
-        _ => entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect(),
-    }
-}
-
 /// The masks of the released code, `[groups, channels]`.
 fn masks() -> Vec<f32> {
     let wanted = &json("small.json")["task_router"]["7"];
@@ -46,17 +37,8 @@ fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let folder = TempDir::new().unwrap();
-        let arch = json("arch.json");
-        let mut weights = TensorFile::default();
-        for (module, id, network) in MODULES {
-            for e in arch[network]["entries"].as_array().unwrap() {
-                let (k, name, kind) = (e[0].as_u64().unwrap(), e[1].as_str().unwrap(), e[3].as_str().unwrap());
-                let shape = shape(e);
-                let values = if kind == "mask" { masks() } else { filled(id, k as u32, &shape, kind) };
-                let shape: Vec<usize> = shape.iter().map(|n| *n as usize).collect();
-                weights.floats(&format!("{module}.{name}"), &shape, &values);
-            }
-        }
+        // At 48 pixels the features are 3x3.
+        let weights = filled_networks(&MODULES, 3, &masks());
         let mut inputs = TensorFile::default();
         for step in 1..=5u32 {
             for (stream, m) in [("faces", 100), ("targets", 200)] {
@@ -89,20 +71,8 @@ fn trace(more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The name in our recipes.
-fn ours(name: &str) -> String {
-    mtl_core::weights::Rename::named("mtlface").unwrap().apply(name)
-}
-
 fn count(name: &str) -> f64 {
-    static ARCH: OnceLock<Value> = OnceLock::new();
-    let arch = ARCH.get_or_init(|| json("arch.json"));
-    for (module, _, network) in MODULES {
-        let Some(rest) = name.strip_prefix(&format!("{module}.")) else { continue };
-        let found = arch[network]["entries"].as_array().unwrap().iter().find(|e| e[1] == rest).unwrap();
-        return shape(found).iter().product::<i64>() as f64;
-    }
-    panic!("{name} is in no network")
+    elements(&MODULES, 3, name)
 }
 
 fn zero(all: &Value) -> HashSet<String> {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtl_core::recipe::Override;
 use mtl_core::session::Which;
 use std::path::PathBuf;
@@ -23,14 +23,28 @@ pub enum Command {
     Check(Check),
     /// List the components, or those of one kind
     List(List),
-    /// Print a recipe with everything it extends, overrides and defaults
+    /// Print a recipe with everything it extends, overrides and defaults, or what differs from another
     Show(Show),
+    /// Explain a value of a recipe: what it is, what it may be, and who set it
+    Explain(Explain),
     /// Write the JSON schema of recipes
     Schema(Schema),
     /// Print the numbers of a recipe on given inputs and weights, to compare with other implementations
     Trace(Trace),
+    /// Draw the multi-task graph of a recipe
+    Graph(GraphArgs),
+    /// Tell what a recipe's modules hold: parameters and memory
+    Summary(Summary),
     /// Evaluate a run
     Eval(Eval),
+    /// Train a recipe at many points: ablations and seeds
+    Sweep(Sweep),
+    /// List the runs in a folder
+    Runs(Runs),
+    /// Compare what runs have measured, mean and deviation over seeds
+    Compare(Compare),
+    /// Write completions for a shell
+    Completions(Completions),
     /// Tell what this machine and this build can do
     Doctor,
 }
@@ -113,6 +127,30 @@ pub struct Show {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    /// Only what differs in this recipe, as path: value -> value there
+    #[arg(long, value_name = "OTHER")]
+    pub diff: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Summary {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The dotted path, such as model.identity.margin
+    pub path: String,
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -169,4 +207,82 @@ pub struct Eval {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// The recipe; its [sweep] gives points as well
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Every value with every value of the other grids; a path without a section is meant in [run]
+    #[arg(long, value_name = "PATH=VALUE,…")]
+    pub grid: Vec<String>,
+    /// Values that go together, first with first
+    #[arg(long, value_name = "PATH=VALUE,…")]
+    pub zip: Vec<String>,
+    /// The folder of the runs; without it `runs/<recipe>.sweep`. Finished points in it are kept, half-done ones go on
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Runs at one time, which share the cores
+    #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub jobs: usize,
+    /// Only show the points
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// The folder
+    #[arg(default_value = "runs")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Run folders, or folders of runs
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Only this figure, such as verification.accuracy; for curves also those of training, such as loss/total
+    #[arg(long)]
+    pub metric: Vec<String>,
+    /// Group runs by the value at this path of their recipes; without it by all values that differ, but for seeds
+    #[arg(long, value_name = "PATH")]
+    pub by: Vec<String>,
+    /// How the table is written
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+}
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned text
+    Table,
+    /// Markdown
+    Md,
+    /// Comma-separated values, mean and deviation apart
+    Csv,
+    /// JSON
+    Json,
+    /// Learning curves as SVG, means over the runs of a variant
+    Svg,
+}
+
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// The drawing: .svg, .dot (Graphviz) or .mmd (Mermaid)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }

@@ -1,14 +1,14 @@
 //! The commands of the engine.
 
-use crate::arguments::{Check, Eval, List, Schema, Show, Trace, Train};
+use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
 use anyhow::{Context, Result};
 use mtl_core::component::{Kind, Registration, named, of_kind};
 use mtl_core::diagnostic::{Diagnostics, suggestion};
 use mtl_core::evaluate::Measure;
 use mtl_core::files::write_atomically;
-use mtl_core::graph::Graph;
+use mtl_core::graph::{Graph, drawing};
 use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe, recipe_schema, to_toml};
+use mtl_core::recipe::{Override, Recipe, difference, recipe_schema, to_toml};
 use mtl_core::runs::Existing;
 use mtl_core::session;
 use mtl_core::trace::{TraceOptions, trace as run_trace};
@@ -136,7 +136,81 @@ fn first_sentence(text: &str) -> String {
 
 pub fn show(args: &Show) -> Result<u8> {
     let recipe = read(&args.recipe, &args.overrides.list())?;
-    print!("{}", to_toml(&recipe.root)?);
+    let Some(other) = &args.diff else {
+        print!("{}", to_toml(&recipe.root)?);
+        return Ok(0);
+    };
+    for (path, here, there) in difference(&recipe.root.to_json(), &read(other, &[])?.root.to_json()) {
+        println!("{path}: {here} -> {there}");
+    }
+    Ok(0)
+}
+
+pub fn explain(args: &Explain) -> Result<u8> {
+    let recipe = read(&args.recipe, &args.overrides.list())?;
+    let found = mtl_core::recipe::explain(&recipe, &args.path)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(0);
+    }
+    let value = found.value.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string);
+    println!("{} = {value}", found.path);
+    for (what, text) in
+        [("is", found.about), ("may be", found.expected), ("default", found.default.map(|d| d.to_string()))]
+    {
+        if let Some(text) = text {
+            println!("  {what:<8} {text}");
+        }
+    }
+    if found.set_by.is_empty() && found.value.is_some() {
+        println!("  set by   nobody: it is the default");
+    }
+    for by in found.set_by {
+        let mark = if by.in_force { "*" } else { " " };
+        println!("  set by {mark} {}: {}", by.place, by.value);
+    }
+    Ok(0)
+}
+
+pub fn graph(args: &GraphArgs) -> Result<u8> {
+    let mut recipe = read(&args.recipe, &args.overrides.list())?;
+    let graph = Graph::new(&mut recipe)?;
+    write_atomically(&args.out, drawing::draw(&recipe, &graph, &args.out)?.as_bytes())?;
+    println!("{}", args.out.display());
+    Ok(0)
+}
+
+/// Parameters of each module with the memory of weights, gradients and optimizer state in single precision.
+pub fn summary(args: &Summary) -> Result<u8> {
+    let mut recipe = read(&args.recipe, &args.overrides.list())?;
+    let graph = Graph::new(&mut recipe)?;
+    let counts = drawing::parameters(&recipe, &graph)?;
+    let mebibytes = |numbers: i64| numbers as f64 * 4.0 / f64::from(1 << 20);
+    println!(
+        "{:<14} {:<24} {:>12} {:>12} {:>14} {:>14}",
+        "module", "component", "parameters", "weights MiB", "gradients MiB", "optimizer MiB"
+    );
+    let mut sums = [0.0; 4];
+    for (m, (module, count)) in graph.modules.iter().zip(&counts).enumerate() {
+        let updating = graph.phases.iter().zip(recipe.phase.values()).filter(|(p, _)| p.updates[m]);
+        let state: i64 = updating.map(|(_, entry)| entry.optimizer.config.state_each() as i64 * count).sum();
+        let row =
+            [*count as f64, mebibytes(*count), if module.trained { mebibytes(*count) } else { 0.0 }, mebibytes(state)];
+        sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        let component = recipe.model[m].registration.name;
+        println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
+    }
+    println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);
+    let open: Vec<&String> =
+        graph.dims.iter().filter(|(_, d)| matches!(d, mtl_core::component::Dim::Named(_))).map(|(n, _)| n).collect();
+    if !open.is_empty() {
+        let names: Vec<&str> = open.iter().map(|n| n.as_str()).collect();
+        println!(
+            "known only with the data, and counted as 1: {}; set it with --set dims.{}=…",
+            names.join(", "),
+            names[0]
+        );
+    }
     Ok(0)
 }
 

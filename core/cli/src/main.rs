@@ -2,7 +2,11 @@
 
 mod arguments;
 mod commands;
+mod compare;
+mod curves;
 mod doctor;
+mod records;
+mod sweep;
 
 // The crates register their components when they are linked in.
 use mtl_evaluation as _;
@@ -37,12 +41,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line with the commands of plugins.
+fn command() -> clap::Command {
+    mtl_core::command::all().into_iter().fold(Cli::command(), |all, plugin| all.subcommand((plugin.describe)()))
+}
+
 fn run() -> anyhow::Result<u8> {
-    let mut command = Cli::command();
-    for plugin in mtl_core::command::all() {
-        command = command.subcommand((plugin.describe)());
-    }
-    let matches = command.get_matches();
+    let matches = command().get_matches();
     if matches.subcommand().is_some() {
         mtl_torch::end_with_the_pipe();
     }
@@ -56,9 +61,19 @@ fn run() -> anyhow::Result<u8> {
         Some(Command::Check(args)) => commands::check(&args),
         Some(Command::List(args)) => commands::list(&args),
         Some(Command::Show(args)) => commands::show(&args),
+        Some(Command::Explain(args)) => commands::explain(&args),
         Some(Command::Schema(args)) => commands::schema(&args),
         Some(Command::Trace(args)) => commands::trace(&args),
         Some(Command::Eval(args)) => commands::eval(&args),
+        Some(Command::Graph(args)) => commands::graph(&args),
+        Some(Command::Summary(args)) => commands::summary(&args),
+        Some(Command::Sweep(args)) => sweep::sweep(&args),
+        Some(Command::Runs(args)) => compare::runs(&args),
+        Some(Command::Compare(args)) => compare::compare(&args),
+        Some(Command::Completions(args)) => {
+            clap_complete::generate(args.shell, &mut command(), "mtlrun", &mut std::io::stdout());
+            Ok(0)
+        }
         Some(Command::Doctor) => doctor::doctor(),
         None => commands::train(&cli.train),
     }

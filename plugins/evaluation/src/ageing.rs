@@ -15,7 +15,7 @@ use mtl_synthesis::ageing::{Ager, Wanted};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 /// Aged faces before judges: an age estimator says how old they look, a recogniser whether they are still the same
 /// person. The judges are other runs, which the generator was not trained against.
@@ -240,17 +240,15 @@ impl Ageing {
     /// Every face at every group, face by face.
     fn age(&self, measure: &Measure<'_>, pictures: &Pictures, faces: &[usize], groups: usize) -> Result<Vec<Picture>> {
         let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
+        let strips = self.ager.strips(measure, faces.len(), &|i| pictures.read(faces[i]), &wanted)?;
         let mut out = Vec::new();
-        let read = |i: usize| pictures.read(faces[i]);
-        measure.pictures(&self.ager.image, faces.len(), &read, 1, &mut |input| {
-            let many = input.f_expand([groups as i64, -1, -1, -1], false)?;
-            let aged: Tensor = self.ager.run(measure, &many, &wanted)?;
+        for strip in strips {
+            let aged = strip.f_narrow(0, 1, groups as i64)?;
             let (height, width) = (aged.size()[2] as usize, aged.size()[3] as usize);
             for one in pixels(&aged)?.chunks_exact(height * width * 3) {
                 out.push(Picture::new(width, height, one.to_vec())?);
             }
-            Ok(())
-        })?;
+        }
         Ok(out)
     }
 

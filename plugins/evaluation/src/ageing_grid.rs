@@ -56,13 +56,7 @@ impl Evaluator for AgeingGrid {
         let shown = source::one_each(&labels, self.faces);
         let groups = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?.len() + 1;
         let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
-        let mut rows = Vec::new();
-        let read = |i: usize| pictures.read(shown[i]);
-        measure.pictures(&self.ager.image, shown.len(), &read, 1, &mut |input| {
-            let many = input.f_expand([groups as i64, -1, -1, -1], false)?;
-            rows.push(Tensor::f_cat(&[input.shallow_clone(), self.ager.run(measure, &many, &wanted)?], 0)?);
-            Ok(())
-        })?;
+        let rows = self.ager.strips(measure, shown.len(), &|i| pictures.read(shown[i]), &wanted)?;
         let grid = sheet(&Tensor::f_cat(&rows, 0)?, groups as i64 + 1)?;
         Ok(Report { pictures: vec![("grid".into(), grid)], ..Report::default() })
     }

@@ -113,7 +113,6 @@ impl Age {
             None => age_groups::names(edges).into_iter().zip((0..).map(Wanted::Group)).unzip(),
         };
         let columns = wanted.len() + 1;
-        let mut rows = Vec::new();
         let shape = measure.sample_shape(&self.image)?;
         let read = |i: usize| {
             let picture = match Picture::read(&files[i]) {
@@ -132,11 +131,7 @@ impl Age {
             }
             Ok(picture)
         };
-        measure.pictures(&self.image, files.len(), &read, 1, &mut |input| {
-            let many = input.f_expand([wanted.len() as i64, -1, -1, -1], false)?;
-            rows.push(Tensor::f_cat(&[input.shallow_clone(), ager.run(&measure, &many, &wanted)?], 0)?);
-            Ok(())
-        })?;
+        let rows = ager.strips(&measure, files.len(), &read, &wanted)?;
         let seen = self.seen(&measure, &rows)?;
         let written = match form {
             Form::Sheet => {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use mtl_core::component::DType;
+use mtl_core::data::image::Picture;
 use mtl_core::evaluate::Measure;
 use mtl_core::graph::{Graph, Wire};
 use mtl_core::mistake;
@@ -75,6 +76,24 @@ impl Ager {
         }
         let mut out = measure.run(&given, &output)?;
         Ok(out.remove(0))
+    }
+
+    /// The pictures of 0..count, each followed by itself at every wanted age: `[1 + wanted, 3, height, width]` a
+    /// picture. `read` is called in other threads.
+    pub fn strips(
+        &self,
+        measure: &Measure<'_>,
+        count: usize,
+        read: &(dyn Fn(usize) -> Result<Picture> + Sync),
+        wanted: &[Wanted],
+    ) -> Result<Vec<Tensor>> {
+        let mut strips = Vec::with_capacity(count);
+        measure.pictures(&self.image, count, read, 1, &mut |input| {
+            let many = input.f_expand([wanted.len() as i64, -1, -1, -1], false)?;
+            strips.push(Tensor::f_cat(&[input.shallow_clone(), self.run(measure, &many, wanted)?], 0)?);
+            Ok(())
+        })?;
+        Ok(strips)
     }
 
     /// Wires the age in years wherever the graph takes the wanted group and could take years.

@@ -1,6 +1,7 @@
 //! The multi-task graph: wiring, checks, the plan of a step and its execution.
 
 pub mod check;
+pub mod drawing;
 mod model;
 mod plan;
 

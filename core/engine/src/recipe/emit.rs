@@ -80,6 +80,7 @@ pub fn recipe_schema() -> Json {
     }
     let run = open(schema_of::<Run>(), &mut definitions);
     let ema = open(schema_of::<Ema>(), &mut definitions);
+    let sweep = open(schema_of::<SweepSection>(), &mut definitions);
     let table = |description: &str, of: Json| json!({ "description": description, "type": "object", "additionalProperties": of });
     let strings =
         |description: &str| json!({ "description": description, "type": "array", "items": { "type": "string" } });
@@ -101,6 +102,7 @@ pub fn recipe_schema() -> Json {
             "phase": table("Optimisations of a step by name.", phase),
             "evaluate": table("Evaluators by name.", evaluate),
             "ema": ema,
+            "sweep": sweep,
         },
         "definitions": definitions,
     })

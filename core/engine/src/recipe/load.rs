@@ -28,6 +28,8 @@ const SLOT_KEYS: &[&str] = &[
     "groups",
     "every",
     "optional",
+    "declares",
+    "ramp",
 ];
 
 /// One change from the command line.

@@ -2,6 +2,7 @@
 
 mod decode;
 mod emit;
+mod explain;
 mod load;
 mod schema;
 mod sections;
@@ -9,6 +10,7 @@ mod value;
 
 pub use decode::{DecodeError, decode};
 pub use emit::{difference, recipe_schema, to_toml};
+pub use explain::{Explanation, SetBy, explain};
 pub use load::{Merged, Override, load};
 pub use schema::{RecipePath, Walk, schema_of};
 pub use sections::*;
@@ -104,6 +106,8 @@ pub struct Recipe {
     pub evaluate: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
     /// Moving averages.
     pub ema: Option<Ema>,
+    /// Points of a sweep.
+    pub sweep: Option<SweepSection>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -195,6 +199,7 @@ impl Recipe {
             }
         }
         let ema = root.get("ema").is_some().then(|| cx.section::<Ema>(&mut root, "ema")).flatten();
+        let sweep = root.get("sweep").is_some().then(|| cx.section::<SweepSection>(&mut root, "sweep")).flatten();
         let Checker { out, .. } = cx;
         let failed = out.iter().any(|d| d.severity == Severity::Error);
         let Some(run) = run.filter(|_| !failed) else { return Err(Diagnostics { list: out, sources }) };
@@ -211,6 +216,7 @@ impl Recipe {
             phase,
             evaluate,
             ema,
+            sweep,
             warnings: out,
         };
         recipe.order_phases()?;
@@ -240,7 +246,8 @@ impl Recipe {
     }
 }
 
-const SECTIONS: &[&str] = &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "ema"];
+/// The sections of a recipe.
+pub const SECTIONS: &[&str] = &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "ema", "sweep"];
 
 struct Checker<'a> {
     sources: &'a Sources,

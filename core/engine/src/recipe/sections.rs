@@ -412,6 +412,30 @@ pub struct Ema {
     pub evaluate: bool,
 }
 
+/// Points at which `mtlrun sweep` trains the recipe: every variant with every value of the grid.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SweepSection {
+    /// Values by dotted path, every one with every one of the other paths.
+    pub grid: IndexMap<String, Vec<serde_json::Value>>,
+    /// Values by dotted path that go together, the first with the first.
+    pub zip: IndexMap<String, Vec<serde_json::Value>>,
+    /// Variants by name.
+    pub variants: IndexMap<String, SweepVariant>,
+}
+
+/// A variant of a recipe.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SweepVariant {
+    /// Another recipe in the place of this one.
+    pub recipe: Option<RecipePath>,
+    /// Values by dotted path.
+    pub set: IndexMap<String, serde_json::Value>,
+    /// Dotted paths that are dropped.
+    pub unset: Vec<String>,
+}
+
 fn ema_decay() -> f64 {
     0.999
 }

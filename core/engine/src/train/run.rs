@@ -5,6 +5,7 @@ use crate::checkpoint::{self, Best, Retention, Snapshot, State, Writer, copies};
 use crate::data::{Batch, Dataset, Loader, Plan};
 use crate::evaluate::Measure;
 use crate::files::write_atomically;
+use crate::graph::drawing::draw;
 use crate::graph::{Feed, Graph, Model};
 use crate::log::pictures::{drawing, hparams, sheet};
 use crate::log::tensorboard::TensorBoard;
@@ -223,6 +224,8 @@ impl Run {
         if saved.is_none() {
             board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
             board.graph(&drawing(&trainer.model.graph))?;
+            let path = folder.join("graph.svg");
+            write_atomically(&path, draw(&recipe, &trainer.model.graph, &path)?.as_bytes())?;
             let watched: Vec<String> =
                 recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
             board.hparams(&hparams(&recipe), &watched)?;
@@ -418,12 +421,6 @@ impl Run {
             averages.swap(&self.trainer.model)?;
         }
         for (name, report) in measured? {
-            let numbers: Vec<(String, f64)> =
-                report.metrics.iter().map(|(m, v)| (format!("eval/{name}/{m}"), *v)).collect();
-            self.metrics.write(step, "eval", &numbers)?;
-            for (tag, value) in &numbers {
-                self.board.scalar(tag, *value, step as i64)?;
-            }
             for (picture, image) in &report.pictures {
                 self.board.image(&format!("eval/{name}/{picture}"), image, step as i64)?;
                 let path = self.folder.join(format!("eval/{name}.{picture}.step-{step}.png"));
@@ -432,6 +429,12 @@ impl Run {
             }
             if report.metrics.is_empty() {
                 continue;
+            }
+            let numbers: Vec<(String, f64)> =
+                report.metrics.iter().map(|(m, v)| (format!("eval/{name}/{m}"), *v)).collect();
+            self.metrics.write(step, "eval", &numbers)?;
+            for (tag, value) in &numbers {
+                self.board.scalar(tag, *value, step as i64)?;
             }
             let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
             self.progress.line(&format!("step {step}  {name}: {}", text.join("  ")));

@@ -51,6 +51,9 @@ impl OptimizerConfig for Adam {
     fn create(&self) -> Box<dyn Optimizer> {
         Box::new(Running { betas: self.betas, eps: self.eps, decoupled: false, state: State::default() })
     }
+    fn state_each(&self) -> usize {
+        2
+    }
     fn problems(&self) -> Vec<String> {
         problems(self.betas)
     }
@@ -59,6 +62,9 @@ impl OptimizerConfig for Adam {
 impl OptimizerConfig for AdamW {
     fn create(&self) -> Box<dyn Optimizer> {
         Box::new(Running { betas: self.betas, eps: self.eps, decoupled: true, state: State::default() })
+    }
+    fn state_each(&self) -> usize {
+        2
     }
     fn problems(&self) -> Vec<String> {
         problems(self.betas)

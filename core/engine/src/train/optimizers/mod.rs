@@ -12,6 +12,9 @@ pub trait OptimizerConfig: Send {
     /// Makes the optimizer without state.
     fn create(&self) -> Box<dyn Optimizer>;
 
+    /// How many numbers of state it keeps for each number of a parameter.
+    fn state_each(&self) -> usize;
+
     /// Rules between keys that no schema can say.
     fn problems(&self) -> Vec<String> {
         Vec::new()

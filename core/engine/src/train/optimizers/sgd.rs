@@ -22,6 +22,9 @@ struct Sgd {
 }
 
 impl OptimizerConfig for Sgd {
+    fn state_each(&self) -> usize {
+        usize::from(self.momentum != 0.0)
+    }
     fn create(&self) -> Box<dyn Optimizer> {
         Box::new(Running { config: self.clone(), state: State::default() })
     }

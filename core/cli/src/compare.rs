@@ -1,0 +1,283 @@
+//! `mtlrun runs` and `mtlrun compare`: what several runs found, side by side.
+
+use crate::arguments::{Compare, Format, Runs};
+use crate::curves::{self, Chart, Curve};
+use crate::records::{self, Record};
+use anyhow::Result;
+use indexmap::IndexMap;
+use mtl_core::diagnostic::suggestion;
+use mtl_core::mistake;
+use mtl_core::recipe::difference;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Paths in which runs of one experiment may differ without being another variant.
+const SAME: &[&str] = &["run.seed", "run.name", "run.device", "run.threads", "run.log_every"];
+
+/// Lists the runs in a folder.
+pub fn runs(args: &Runs) -> Result<u8> {
+    let found = records::find(std::slice::from_ref(&args.folder))?;
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|run| {
+            let state = if run.finished { "done" } else { "not finished" };
+            let metrics: Vec<String> = run.metrics.iter().take(3).map(|(n, v)| format!("{n} {v:.4}")).collect();
+            let path = run.folder.display().to_string();
+            vec![path, state.into(), format!("{}/{}", run.step, run.steps()), metrics.join("  ")]
+        })
+        .collect();
+    print!("{}", aligned(&["run", "state", "step", "measured"].map(str::to_owned), &rows));
+    Ok(0)
+}
+
+/// Runs that differ by their seeds alone.
+struct Variant<'a> {
+    label: String,
+    runs: Vec<&'a Record>,
+}
+
+/// Mean, deviation (of the sample) and number of values.
+#[derive(Clone, Copy)]
+struct Figure {
+    mean: f64,
+    deviation: f64,
+    count: usize,
+}
+
+impl Figure {
+    fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        let deviation = if n > 1 { (squares / (n - 1) as f64).sqrt() } else { 0.0 };
+        (n > 0).then_some(Self { mean, deviation, count: n })
+    }
+
+    fn text(self) -> String {
+        if self.count > 1 { format!("{:.4} ± {:.4}", self.mean, self.deviation) } else { format!("{:.4}", self.mean) }
+    }
+}
+
+/// Compares runs.
+pub fn compare(args: &Compare) -> Result<u8> {
+    let found = records::find(&args.runs)?;
+    let variants = variants(&found, &args.by);
+    if args.format == Format::Svg {
+        print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
+        return Ok(0);
+    }
+    let all: Vec<&String> = {
+        let mut names: Vec<&String> = found.iter().flat_map(|r| r.metrics.keys()).collect();
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|n| seen.insert(*n));
+        names
+    };
+    for wanted in &args.metric {
+        if !all.iter().any(|n| *n == wanted) {
+            mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
+        }
+    }
+    let metrics: Vec<&str> = all
+        .iter()
+        .map(|n| n.as_str())
+        .filter(|n| args.metric.is_empty() || args.metric.iter().any(|m| m == n))
+        .collect();
+    let figures: Vec<Vec<Option<Figure>>> = variants
+        .iter()
+        .map(|variant| {
+            let values = |metric: &str| variant.runs.iter().filter_map(|r| r.metrics.get(metric).copied()).collect();
+            metrics.iter().map(|metric| Figure::of(&values(metric) as &Vec<f64>)).collect()
+        })
+        .collect();
+    let unfinished: Vec<String> = found
+        .iter()
+        .filter(|r| !r.finished)
+        .map(|r| format!("{} ({}/{})", r.folder.display(), r.step, r.steps()))
+        .collect();
+    if !unfinished.is_empty() {
+        eprintln!("note: not finished: {}", unfinished.join(", "));
+    }
+    let best: Vec<Option<usize>> = (0..metrics.len())
+        .map(|m| {
+            let sign = if smaller_is_better(metrics[m]) { -1.0 } else { 1.0 };
+            let known = figures.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row[m]?.mean)));
+            known.filter(|_| variants.len() > 1).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+        })
+        .collect();
+    let cell = |row: usize, m: usize, mark: &dyn Fn(String) -> String| match figures[row][m] {
+        Some(figure) if best[m] == Some(row) => mark(figure.text()),
+        Some(figure) => figure.text(),
+        None => "–".into(),
+    };
+    let table = |mark: &dyn Fn(String) -> String| -> Vec<Vec<String>> {
+        let line = |(i, v): (usize, &Variant<'_>)| {
+            let mut line = vec![v.label.clone(), v.runs.len().to_string()];
+            line.extend((0..metrics.len()).map(|m| cell(i, m, mark)));
+            line
+        };
+        variants.iter().enumerate().map(line).collect()
+    };
+    let mut head = vec!["variant".to_owned(), "runs".to_owned()];
+    head.extend(metrics.iter().map(|m| (*m).to_owned()));
+    match args.format {
+        Format::Table => print!("{}", aligned(&head, &table(&|text| format!("{text} *")))),
+        Format::Md => {
+            println!("| {} |", head.join(" | "));
+            println!("|{}", "---|".repeat(head.len()));
+            for row in table(&|text| format!("**{text}**")) {
+                println!("| {} |", row.join(" | "));
+            }
+        }
+        Format::Csv => {
+            println!(
+                "variant,runs,{}",
+                metrics.iter().map(|m| format!("{m},{m}.deviation")).collect::<Vec<_>>().join(",")
+            );
+            for (variant, row) in variants.iter().zip(&figures) {
+                let numbers = row.iter().map(|f| f.map_or(",".into(), |f| format!("{},{}", f.mean, f.deviation)));
+                let label = variant.label.replace('"', "\"\"");
+                println!("\"{label}\",{},{}", variant.runs.len(), numbers.collect::<Vec<_>>().join(","));
+            }
+        }
+        Format::Json => {
+            let rows: Vec<Value> = variants
+                .iter()
+                .zip(&figures)
+                .map(|(variant, row)| {
+                    let figure = |f: &Figure| json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
+                    let found: IndexMap<&str, Value> =
+                        metrics.iter().zip(row).filter_map(|(m, f)| Some((*m, figure(f.as_ref()?)))).collect();
+                    let folders: Vec<_> = variant.runs.iter().map(|r| &r.folder).collect();
+                    json!({ "variant": variant.label, "runs": folders, "metrics": found })
+                })
+                .collect();
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+        }
+        Format::Svg => {}
+    }
+    Ok(0)
+}
+
+/// A chart for each wanted figure, `loss/total` by default; a line a variant, the mean over its runs at each step.
+fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Result<Vec<Chart>> {
+    let default = ["loss/total".to_owned()];
+    let wanted = if wanted.is_empty() { &default[..] } else { wanted };
+    wanted
+        .iter()
+        .map(|name| {
+            if !runs.iter().any(|r| r.curves.contains_key(name)) {
+                let known = runs.iter().flat_map(|r| r.curves.keys()).map(String::as_str);
+                mistake!("no run has a curve `{name}`: {}", suggestion(name, known));
+            }
+            let curve = |variant: &Variant<'_>| {
+                let mut sums: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+                for (step, value) in variant.runs.iter().filter_map(|r| r.curves.get(name)).flatten() {
+                    let sum = sums.entry(*step).or_default();
+                    *sum = (sum.0 + value, sum.1 + 1.0);
+                }
+                let points = sums.into_iter().map(|(step, (sum, count))| (step, sum / count)).collect();
+                Curve { label: variant.label.clone(), points }
+            };
+            Ok(Chart { name: name.clone(), curves: variants.iter().map(curve).collect() })
+        })
+        .collect()
+}
+
+/// Errors and losses are better when smaller.
+fn smaller_is_better(metric: &str) -> bool {
+    let last = metric.rsplit('.').next().unwrap_or(metric);
+    ["mae", "eer", "error", "loss", "deviation"].iter().any(|word| last.contains(word))
+}
+
+/// Groups runs by the values in which their recipes differ, or by the given paths.
+fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
+    let mut paths: Vec<String> = by.to_vec();
+    if by.is_empty() {
+        for run in runs.iter().skip(1) {
+            for (path, ..) in difference(&runs[0].recipe, &run.recipe) {
+                if !SAME.contains(&path.as_str()) && !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
+        }
+    }
+    let mut out: Vec<(Vec<Option<&Value>>, Variant<'a>)> = Vec::new();
+    for run in runs {
+        let key: Vec<Option<&Value>> = paths.iter().map(|p| run.at(p)).collect();
+        match out.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, variant)) => variant.runs.push(run),
+            None => {
+                let label = label(&paths, &key, run, by.is_empty());
+                out.push((key, Variant { label, runs: vec![run] }));
+            }
+        }
+    }
+    out.into_iter().map(|(_, variant)| variant).collect()
+}
+
+/// A few differing values are named; beyond them the name of the run says more.
+fn label(paths: &[String], key: &[Option<&Value>], run: &Record, automatic: bool) -> String {
+    let short: Vec<String> = paths
+        .iter()
+        .zip(key)
+        .map(|(path, value)| match value {
+            Some(Value::String(text)) => format!("{path}={text}"),
+            Some(value) => format!("{path}={value}"),
+            None => format!("no {path}"),
+        })
+        .collect();
+    let text = short.join(" ");
+    if automatic && (paths.len() > 3 || text.len() > 70 || text.is_empty()) {
+        return run.at("run.name").and_then(Value::as_str).map_or_else(|| run.name(), str::to_owned);
+    }
+    text
+}
+
+/// Columns as wide as their widest cell.
+fn aligned(head: &[String], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = std::iter::once(&head[column]).chain(rows.iter().map(|r| &r[column]));
+        cells.map(|c| c.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    std::iter::once(line(head)).chain(rows.iter().map(|r| line(r))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, seed: u64, margin: f64, accuracy: f64) -> Record {
+        Record {
+            folder: name.into(),
+            recipe: json!({ "run": { "seed": seed, "name": name }, "model": { "identity": { "margin": margin } } }),
+            step: 1,
+            metrics: IndexMap::from([("v.accuracy".to_owned(), accuracy)]),
+            curves: IndexMap::new(),
+            finished: true,
+        }
+    }
+
+    #[test]
+    fn runs_that_differ_by_seed_are_one_variant() {
+        let runs = [run("a", 1, 0.3, 0.9), run("b", 2, 0.3, 0.8), run("c", 1, 0.5, 0.7)];
+        let found = variants(&runs, &[]);
+        let told: Vec<(&str, usize)> = found.iter().map(|v| (v.label.as_str(), v.runs.len())).collect();
+        assert_eq!(told, [("model.identity.margin=0.3", 2), ("model.identity.margin=0.5", 1)]);
+        let by_seed = variants(&runs, &["run.seed".to_owned()]);
+        assert_eq!(by_seed[0].label, "run.seed=1");
+        assert_eq!(by_seed[0].runs.len(), 2);
+    }
+
+    #[test]
+    fn the_deviation_is_that_of_the_sample() {
+        let figure = Figure::of(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!((figure.mean, figure.deviation, figure.count), (2.0, 1.0, 3));
+        assert_eq!(Figure::of(&[0.5]).unwrap().text(), "0.5000");
+        assert!(Figure::of(&[]).is_none());
+    }
+}

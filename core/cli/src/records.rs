@@ -1,0 +1,113 @@
+//! What run folders tell: their recipe, how far they came, and what was measured.
+
+use anyhow::{Context, Result};
+use indexmap::IndexMap;
+use mtl_core::mistake;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// A run folder.
+pub struct Record {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The resolved recipe.
+    pub recipe: Value,
+    /// The newest step in its metrics.
+    pub step: u64,
+    /// The newest figures of evaluation, as `evaluator.metric`.
+    pub metrics: IndexMap<String, f64>,
+    /// All figures by name, as (step, value).
+    pub curves: IndexMap<String, Vec<(u64, f64)>>,
+    /// Its weights are whole.
+    pub finished: bool,
+}
+
+impl Record {
+    /// Reads the run in that folder.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("recipe.resolved.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let recipe: toml::Value = match toml::from_str(&text) {
+            Ok(recipe) => recipe,
+            Err(e) => mistake!("{} is no TOML: {e}", path.display()),
+        };
+        let (mut step, mut metrics, mut curves) = (0, IndexMap::new(), IndexMap::<String, Vec<(u64, f64)>>::new());
+        for line in std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default().lines() {
+            // The last line of a run that was killed may be cut off.
+            let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
+            let at = line.get("step").and_then(Value::as_u64).unwrap_or(0);
+            step = step.max(at);
+            for (name, value) in line.iter().filter_map(|(n, v)| Some((n, v.as_f64()?))) {
+                match name.strip_prefix("eval/") {
+                    Some(metric) => {
+                        let metric = metric.replacen('/', ".", 1);
+                        curves.entry(metric.clone()).or_default().push((at, value));
+                        metrics.insert(metric, value);
+                    }
+                    None if name == "step" => {}
+                    None => curves.entry(name.clone()).or_default().push((at, value)),
+                }
+            }
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe: serde_json::to_value(recipe)?,
+            step,
+            metrics,
+            curves,
+            finished: folder.join("weights.safetensors").exists(),
+        })
+    }
+
+    /// The name of the run.
+    pub fn name(&self) -> String {
+        self.folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// The steps that it is to train.
+    pub fn steps(&self) -> u64 {
+        self.at("run.steps").and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The value of the recipe at a dotted path.
+    pub fn at(&self, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(&self.recipe, |value, key| value.get(key))
+    }
+}
+
+/// The runs among the given folders and in them, sorted by path.
+///
+/// # Errors
+/// A mistake if a folder is not there or holds none.
+pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
+    let mut out = Vec::new();
+    for folder in folders {
+        let mut found = Vec::new();
+        walk(folder, &mut found, 6)?;
+        if found.is_empty() {
+            mistake!("there is no run in {}: no recipe.resolved.toml", folder.display());
+        }
+        found.sort();
+        for path in found {
+            out.push(Record::read(&path)?);
+        }
+    }
+    Ok(out)
+}
+
+fn walk(folder: &Path, out: &mut Vec<PathBuf>, depth: u32) -> Result<()> {
+    if folder.join("recipe.resolved.toml").exists() {
+        out.push(folder.to_owned());
+        return Ok(());
+    }
+    let entries = match folder.read_dir() {
+        Ok(entries) => entries,
+        Err(e) => mistake!("cannot look into {}: {e}", folder.display()),
+    };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        if depth > 0 {
+            walk(&entry.path(), out, depth - 1)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! What a value of a recipe is, what it may be, and who set it.
+
+use super::schema::{range_text, resolve};
+use super::value::{Node, parse};
+use super::*;
+use crate::diagnostic::suggestion;
+use crate::mistake;
+use serde_json::Value as Json;
+
+/// Everything that is known of one path of a recipe.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Explanation {
+    /// The dotted path.
+    pub path: String,
+    /// The value in force; none if nothing sets it and it has no default.
+    pub value: Option<Json>,
+    /// What it is, in the words of its documentation.
+    pub about: Option<String>,
+    /// The type and the allowed range, or the choices.
+    pub expected: Option<String>,
+    /// The default.
+    pub default: Option<Json>,
+    /// The places that set it, in the order in which they were read.
+    pub set_by: Vec<SetBy>,
+}
+
+/// A place that sets a value.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SetBy {
+    /// `file:line`, or the override.
+    pub place: String,
+    /// The value there.
+    pub value: Json,
+    /// Whether it is the one in force.
+    pub in_force: bool,
+}
+
+/// Explains a dotted path.
+///
+/// # Errors
+/// A mistake if a recipe has no such path; it names the nearest ones.
+pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
+    let node = recipe.root.at(path);
+    let schema = schema_at(recipe, path);
+    if node.is_none() && schema.is_none() {
+        let (above, last) = path.rsplit_once('.').unwrap_or(("", path));
+        let parent = if above.is_empty() { Some(&recipe.root) } else { recipe.root.at(above) };
+        let keys: Vec<&str> =
+            parent.and_then(Node::table).map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default();
+        if keys.is_empty() {
+            mistake!("the recipe has no `{path}`, nor `{above}`");
+        }
+        mistake!("the recipe has no `{path}`: {}", suggestion(last, keys));
+    }
+    let mut set_by = Vec::new();
+    for (file, source) in recipe.sources.iter().enumerate() {
+        if source.path.is_some() {
+            let Ok(own) = parse(&source.text, file) else { continue };
+            let Some(found) = own.at(path) else { continue };
+            let in_force = node.is_some_and(|n| n.origin == found.origin);
+            set_by.push(SetBy { place: recipe.sources.locate(&found.origin), value: found.to_json(), in_force });
+        } else if let Some((key, _)) = source.text.split_once('=')
+            && (path == key.trim() || path.starts_with(&format!("{}.", key.trim())))
+        {
+            let in_force = node.is_some_and(|n| n.origin.file == file);
+            let value = node.filter(|_| in_force).map_or(Json::Null, Node::to_json);
+            set_by.push(SetBy { place: format!("{} {}", source.name, source.text), value, in_force });
+        }
+    }
+    let schema = schema.as_ref();
+    Ok(Explanation {
+        path: path.to_owned(),
+        value: node.map(Node::to_json),
+        about: schema.and_then(|s| s.get("description")?.as_str()).map(|text| text.replace('\n', " ")),
+        expected: schema.and_then(expected),
+        default: schema.and_then(|s| s.get("default").filter(|d| !d.is_null()).cloned()),
+        set_by,
+    })
+}
+
+/// The type and range, or the choices, in words.
+fn expected(schema: &Json) -> Option<String> {
+    let choices = |list: &Vec<Json>| {
+        let one = |v: &Json| {
+            let name = v.get("const").or_else(|| v.get("enum")?.get(0)).unwrap_or(v).as_str()?.to_owned();
+            let about = v.get("description").and_then(Json::as_str);
+            Some(about.map_or_else(|| format!("{name:?}"), |a| format!("{name:?}: {}", a.replace('\n', " "))))
+        };
+        let all: Vec<String> = list.iter().filter_map(one).collect();
+        (!all.is_empty()).then(|| format!("one of {}", all.join("; ")))
+    };
+    for key in ["oneOf", "anyOf", "enum"] {
+        if let Some(found) = schema.get(key).and_then(Json::as_array).and_then(choices) {
+            return Some(found);
+        }
+    }
+    let kind = match schema.get("type")? {
+        Json::Array(list) => list.iter().filter_map(Json::as_str).find(|t| *t != "null")?.to_owned(),
+        other => other.as_str()?.to_owned(),
+    };
+    let word = match kind.as_str() {
+        "object" => "a table".to_owned(),
+        "array" => "an array".to_owned(),
+        "integer" => "an integer".to_owned(),
+        other => format!("a {other}"),
+    };
+    let range = range_text(schema);
+    Some(if range == "a number" { word } else { format!("{word}, {range}") })
+}
+
+/// The schema of the value at a path: of the engine's keys, or of the component that the table names.
+fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
+    let keys: Vec<&str> = path.split('.').collect();
+    let (section, rest) = keys.split_first()?;
+    let own = |registration: &Registration| component_schema(registration, &[], &[]);
+    let named = |kinds: &[Kind], node: Option<&Node>| find(kinds, node?.get("component")?.str()?).map(own);
+    let within = |slot: Json, component: Option<Json>, rest: &[&str]| {
+        descend(&slot, rest).or_else(|| descend(&component?, rest))
+    };
+    match (*section, rest) {
+        ("run", rest) => descend(&schema_of::<Run>(), rest),
+        ("ema", rest) => descend(&schema_of::<Ema>(), rest),
+        ("sweep", rest) => descend(&schema_of::<SweepSection>(), rest),
+        ("model", [name, rest @ ..]) => {
+            within(schema_of::<ModelSlot>(), recipe.model.get(*name).map(|s| own(s.registration)), rest)
+        }
+        ("data", [name, "sampler", rest @ ..]) => {
+            within(schema_of::<Named>(), named(&[Kind::Sampler], recipe.root.at(&format!("data.{name}.sampler"))), rest)
+        }
+        ("data", [name, rest @ ..]) => {
+            within(schema_of::<DataSlot>(), recipe.data.get(*name).map(|d| own(d.slot.registration)), rest)
+        }
+        ("loss", [name, rest @ ..]) => {
+            within(schema_of::<LossSlot>(), recipe.loss.get(*name).map(|l| own(l.slot.registration)), rest)
+        }
+        ("evaluate", [name, rest @ ..]) => {
+            within(schema_of::<EvaluateSlot>(), recipe.evaluate.get(*name).map(|e| own(e.registration)), rest)
+        }
+        ("graph", [name, rest @ ..]) => {
+            let apply = recipe.graph.get(*name).and_then(|g| g.common.apply.as_deref());
+            let function = apply.and_then(|f| find(&[Kind::Function], f)).map(own);
+            within(schema_of::<GraphNode>(), function, rest)
+        }
+        ("phase", [name, part @ ("optimizer" | "scheduler"), rest @ ..]) => {
+            let node = recipe.root.at(&format!("phase.{name}.{part}"));
+            let (slot, kind) = match *part {
+                "optimizer" => (schema_of::<OptimizerSlot>(), Kind::Optimizer),
+                _ => (schema_of::<Named>(), Kind::Scheduler),
+            };
+            within(slot, named(&[kind], node), rest)
+        }
+        ("phase", [_, rest @ ..]) => descend(&schema_of::<Phase>(), rest),
+        _ => None,
+    }
+}
+
+fn descend(root: &Json, keys: &[&str]) -> Option<Json> {
+    let mut schema = root;
+    let mut about = None;
+    for key in keys {
+        let table = plain(root, schema);
+        let next = table.get("properties").and_then(|p| p.get(*key));
+        schema = next.or_else(|| table.get("additionalProperties").filter(|a| a.is_object()))?;
+        about = schema.get("description").cloned();
+    }
+    let mut found = plain(root, schema).clone();
+    // The words at the key say more than those at the type.
+    if let (Some(about), Some(map)) = (about, found.as_object_mut()) {
+        map.insert("description".into(), about);
+        if let Some(default) = schema.get("default") {
+            map.insert("default".into(), default.clone());
+        }
+    }
+    (!keys.is_empty()).then_some(found)
+}
+
+/// The schema behind references, and that of a value that may be left out.
+fn plain<'j>(root: &'j Json, schema: &'j Json) -> &'j Json {
+    let schema = resolve(root, schema);
+    let branches = schema.get("anyOf").and_then(Json::as_array);
+    let given = branches.and_then(|b| b.iter().find(|s| s.get("type").and_then(Json::as_str) != Some("null")));
+    match (branches.map(Vec::len), given) {
+        (Some(2), Some(given)) => resolve(root, given),
+        _ => schema,
+    }
+}

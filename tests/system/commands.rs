@@ -1,0 +1,177 @@
+//! Commands that explain, draw, sweep and compare.
+
+use crate::support::{mtlrun, outcome};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// What a command prints; it must succeed.
+#[track_caller]
+fn told(args: &[&str]) -> String {
+    let output = mtlrun(args).output().unwrap();
+    let (code, text) = outcome(&output);
+    assert_eq!(code, 0, "{text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(args: &[&str], words: &[&str]) {
+    let (code, text) = outcome(&mtlrun(args).output().unwrap());
+    assert_eq!(code, 2, "{text}");
+    for word in words {
+        assert!(text.contains(word), "expected {word:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_value_is_explained_with_everyone_who_set_it() {
+    let recipe = "recipes/small_faces.toml";
+    let text = told(&["explain", "model.identity.scale", recipe]);
+    for part in ["= 32.0", "a number", "default  64.0", "recognition.toml", "* recipes/small_faces.toml"] {
+        assert!(text.contains(part), "expected {part:?} in:\n{text}");
+    }
+    let text =
+        told(&["explain", "phase.recognition.optimizer.lr", recipe, "--set", "phase.recognition.optimizer.lr=0.2"]);
+    assert!(text.contains("= 0.2") && text.contains("* --set") && text.contains("at least 0"), "{text}");
+    let text = told(&["explain", "run.precision", recipe]);
+    assert!(text.contains("nobody: it is the default") && text.contains("\"fp16\": "), "{text}");
+    let json = told(&["explain", "data.faces.batch_size", recipe, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["value"], 64);
+    assert_eq!(json["expected"], "an integer, at least 1 and at most 1000000");
+    refused(&["explain", "model.identity.margn", recipe], &["no `model.identity.margn`", "did you mean `margin`"]);
+}
+
+#[test]
+fn recipes_are_compared_resolved() {
+    let text = told(&["show", "recipes/quickstart.toml", "--diff", "recipes/small_faces.toml"]);
+    assert!(text.contains("run.steps: 420 -> 1400"), "{text}");
+    assert!(text.contains("data.faces.component: \"synthetic_faces\" -> \"annotated_faces\""), "{text}");
+    assert_eq!(told(&["show", "recipes/quickstart.toml", "--diff", "recipes/quickstart.toml"]), "");
+}
+
+#[test]
+fn graphs_are_drawn_in_three_formats() {
+    let dir = TempDir::new().unwrap();
+    for (ending, parts) in [
+        ("svg", ["<svg ", "seen_parts", "stroke-dasharray=\"2 3\"", "weight 75"]),
+        ("dot", ["digraph", "seen_parts", "c2, c3, c4", "phase generator"]),
+        ("mmd", ["flowchart TD", "seen_parts", "c2, c3, c4", "phase generator"]),
+    ] {
+        let out = dir.path().join(format!("g.{ending}"));
+        told(&["graph", "recipes/fas_scaf.toml", "--out", out.to_str().unwrap()]);
+        let text = std::fs::read_to_string(out).unwrap();
+        for part in parts {
+            assert!(text.contains(part), "{ending}: expected {part:?} in:\n{text}");
+        }
+    }
+    refused(&["graph", "recipes/fas_scaf.toml", "--out", "g.png"], &[".svg, .dot or .mmd", "g.png"]);
+}
+
+#[test]
+fn a_summary_counts_parameters() {
+    let text = told(&["summary", "recipes/fas_scaf.toml", "--set", "model.icm.sigma=0.1"]);
+    let line = |name: &str| text.lines().find(|l| l.starts_with(name)).unwrap().split_whitespace().collect::<Vec<_>>();
+    let number = |name: &str| line(name)[2].parse::<i64>().unwrap();
+    let arch = crate::support::json("arch.json");
+    let wanted = arch["AgingModule_7"]["n_param"].as_i64().unwrap();
+    assert_eq!(number("icm") + number("decoder"), wanted);
+    assert_eq!(number("critic"), arch["PatchDiscriminator_7_sn_4"]["n_param"].as_i64().unwrap());
+    assert_eq!(line("backbone")[4], "0.0", "frozen modules have no gradients");
+}
+
+#[test]
+fn completions_know_the_commands_of_plugins() {
+    for shell in ["bash", "zsh", "fish"] {
+        let text = told(&["completions", shell]);
+        assert!(text.contains("embed") && text.contains("sweep"), "{shell}");
+    }
+}
+
+fn sweep(out: &Path, more: &[&str]) -> (i32, String, String) {
+    let args = ["sweep", "tests/recipes/made.toml", "--unset", "evaluate.leakage", "--set", "run.steps=2", "--out"];
+    let output = mtlrun(&[&args[..], &[out.to_str().unwrap()], more].concat()).output().unwrap();
+    let (code, text) = outcome(&output);
+    (code, String::from_utf8(output.stdout).unwrap(), text)
+}
+
+#[test]
+fn a_sweep_is_kept_resumed_and_compared() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("sweep");
+    let grid = ["--grid", "seed=1,2", "--grid", "model.identity.margin=0.1,0.4"];
+    let (code, text, _) = sweep(&out, &[&grid[..], &["--dry-run"]].concat());
+    assert_eq!(code, 0);
+    assert!(text.contains("seed=2,model.identity.margin=0.4") && text.contains("4 points"), "{text}");
+    assert!(!out.exists());
+
+    let (code, text, error) = sweep(&out, &grid);
+    assert_eq!(code, 0, "{error}");
+    assert!(text.contains("[4/4] done"), "{text}");
+    // A point that was lost is made again; the others are kept.
+    std::fs::remove_file(out.join("seed=1,model.identity.margin=0.1/weights.safetensors")).unwrap();
+    let (code, text, error) = sweep(&out, &grid);
+    assert_eq!(code, 0, "{error}");
+    assert!(text.contains("[1/4] done") && text.contains("[2/4] kept"), "{text}");
+
+    let folder = out.to_str().unwrap();
+    let runs = told(&["runs", folder]);
+    assert_eq!(runs.lines().filter(|l| l.contains("done") && l.contains("2/2")).count(), 4, "{runs}");
+    let table = told(&["compare", folder, "--metric", "verification.auc"]);
+    assert!(table.contains("model.identity.margin=0.4  2 ") && table.contains("±") && table.contains(" *"), "{table}");
+    let markdown = told(&["compare", folder, "--format", "md"]);
+    assert!(markdown.starts_with("| variant | runs | verification.accuracy") && markdown.contains("**"), "{markdown}");
+    let csv = told(&["compare", folder, "--format", "csv", "--metric", "age.mae"]);
+    assert!(csv.starts_with("variant,runs,age.mae,age.mae.deviation\n\"model.identity.margin=0.1\",2,"), "{csv}");
+    let json: serde_json::Value = serde_json::from_str(&told(&["compare", folder, "--format", "json"])).unwrap();
+    assert_eq!(json[0]["metrics"]["age.mae"]["count"], 2);
+    let by = told(&["compare", folder, "--by", "run.seed"]);
+    assert!(by.contains("run.seed=2  2 "), "{by}");
+    let svg = told(&["compare", folder, "--format", "svg", "--metric", "loss/total"]);
+    assert!(svg.contains("<svg") && svg.contains("polyline") && svg.contains("margin=0.4"), "{svg}");
+    refused(&["compare", folder, "--metric", "verification.acuracy"], &["did you mean `verification.accuracy`"]);
+    refused(&["compare", "/nowhere"], &["/nowhere"]);
+    refused(&["runs", dir.path().join("sweep/seed=1,model.identity.margin=0.1/tb").to_str().unwrap()], &["no run in"]);
+}
+
+#[test]
+fn a_point_that_fails_does_not_stop_the_others() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("sweep");
+    let (code, text, error) = sweep(&out, &["--zip", "data.faces.cache=\"memory\",\"none\"", "--zip", "threads=1,1"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(text.contains("data.faces.cache=memory,threads=1"), "{text}");
+    // A learning rate that diverges in the first step.
+    let (code, text, error) =
+        sweep(&out, &["--grid", "phase.recognition.optimizer.lr=1e30,0.01", "--set", "run.steps=4"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("FAILED") && text.contains("[2/2] done"), "{text}");
+    assert!(error.contains("1 of 2 points failed") && error.contains("diverged"), "{error}");
+    let wrong = |more: &[&str], word: &str| {
+        let (code, _, error) = sweep(&out, more);
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains(word), "expected {word:?} in {error}");
+    };
+    wrong(&[], "a sweep needs points");
+    wrong(&["--grid", "seed"], "PATH=VALUE");
+    wrong(&["--grid", "seed=1,"], "a value is empty");
+    wrong(&["--zip", "seed=1,2", "--zip", "threads=1"], "go together");
+    wrong(&["--grid", "model.identity.margn=1,2"], "margn");
+}
+
+#[test]
+fn a_recipe_holds_its_own_points() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("table.toml");
+    let made = crate::support::root().join("tests/recipes/made.toml");
+    let text = format!(
+        "extends = [{made:?}]\n[sweep.grid]\n\"run.seed\" = [1, 2]\n[sweep.variants]\nplain = {{ unset = [\"evaluate\"] }}\n\
+         channel = {{ set = {{ \"model.decompose.branches\" = \"channel\" }} }}\nother = {{ recipe = {made:?} }}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let found = told(&["sweep", path.to_str().unwrap(), "--dry-run", "--out", "x"]);
+    assert!(found.contains("x/channel,seed=2") && found.contains("6 points"), "{found}");
+    assert!(found.contains("--set model.decompose.branches=\"channel\" --set run.seed=2 --unset sweep"), "{found}");
+    assert!(found.contains("--unset evaluate --unset sweep"), "{found}");
+    let other = found.lines().skip_while(|l| !l.contains("other,seed=1")).nth(1).unwrap();
+    assert!(!other.contains("--unset sweep"), "{other}");
+}
