@@ -175,3 +175,27 @@ fn a_recipe_holds_its_own_points() {
     let other = found.lines().skip_while(|l| !l.contains("other,seed=1")).nth(1).unwrap();
     assert!(!other.contains("--unset sweep"), "{other}");
 }
+
+#[test]
+fn findings_are_told_to_programs() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("bad.toml");
+    let tiny = crate::support::root().join("tests/recipes/tiny.toml");
+    std::fs::write(&path, format!("extends = [{tiny:?}]\n[model.identity]\n# ä\nmargn = 0.5\n")).unwrap();
+    let output = mtlrun(&["check", "--json", path.to_str().unwrap(), "recipes/aifr_scaf.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found[0]["good"], &found[1]["good"]), (&false.into(), &true.into()));
+    let one = &found[0]["found"][0];
+    assert_eq!(one["severity"], "error");
+    assert_eq!(
+        (&one["place"]["line"], &one["place"]["column"], &one["place"]["end_column"]),
+        (&4.into(), &1.into(), &6.into())
+    );
+    assert!(one["place"]["file"].as_str().unwrap().ends_with("bad.toml"));
+    assert!(one["help"][0].as_str().unwrap().contains("margin"), "{one}");
+    let output = mtlrun(&["check", "--json", "/nowhere.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found[0]["found"][0]["message"].as_str().unwrap().contains("/nowhere.toml"));
+}

@@ -63,3 +63,15 @@ fn listing_and_showing() {
     assert_eq!(doctor.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("libtorch         2.11.0"));
 }
+
+#[test]
+fn the_committed_drawing_is_that_of_the_program() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let out = dir.path().join("g.svg");
+    let output = mtlrun(&["graph", "recipes/mtl_scaf.toml", "--out", out.to_str().unwrap()]).output().unwrap();
+    assert_eq!(outcome(&output).0, 0);
+    assert!(
+        std::fs::read(root().join("recipes/graphs/mtl_scaf.svg")).unwrap() == std::fs::read(out).unwrap(),
+        "recipes/graphs/mtl_scaf.svg is stale: run `cargo run -- graph recipes/mtl_scaf.toml --out recipes/graphs/mtl_scaf.svg`"
+    );
+}

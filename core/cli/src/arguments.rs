@@ -113,6 +113,9 @@ pub struct Check {
     /// Open the data as well
     #[arg(long)]
     pub data: bool,
+    /// Print what was found as JSON, for editors and CI
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

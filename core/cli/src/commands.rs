@@ -20,14 +20,6 @@ fn read(path: &Path, overrides: &[Override]) -> Result<Recipe> {
     Ok(Recipe::read(path, overrides)?)
 }
 
-fn warn(recipe: &mut Recipe) {
-    let list = std::mem::take(&mut recipe.warnings);
-    if !list.is_empty() {
-        let found = Diagnostics { list, sources: recipe.sources.clone() };
-        eprint!("{}", found.render(std::io::stderr().is_terminal()));
-    }
-}
-
 pub fn train(args: &Train) -> Result<u8> {
     let Some(path) = &args.recipe else { mistake!("no recipe is named: mtlrun RECIPE, or mtlrun --help") };
     let mut overrides = args.overrides.list();
@@ -59,38 +51,64 @@ pub fn train(args: &Train) -> Result<u8> {
 
 pub fn check(args: &Check) -> Result<u8> {
     let mut worst = 0;
+    let mut told = Vec::new();
     for path in &args.recipes {
-        match check_one(path, args) {
-            Ok(line) => println!("{}: {line}", path.display()),
-            Err(error) => {
-                super::tell(&error);
-                worst = worst.max(mtl_core::diagnostic::exit_code(&error));
-            }
+        let found = check_one(path, args);
+        if let Err(error) = &found {
+            worst = worst.max(mtl_core::diagnostic::exit_code(error));
         }
+        if args.json {
+            told.push(as_json(path, found));
+            continue;
+        }
+        match found {
+            Ok((line, warnings)) => {
+                eprint!("{}", warnings.render(std::io::stderr().is_terminal()));
+                println!("{}: {line}", path.display());
+            }
+            Err(error) => super::tell(&error),
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&told)?);
     }
     Ok(worst)
 }
 
-fn check_one(path: &Path, args: &Check) -> Result<String> {
+fn as_json(path: &Path, found: Result<(String, Diagnostics)>) -> serde_json::Value {
+    let (good, found) = match found {
+        Ok((_, warnings)) => (true, warnings.to_json()),
+        Err(error) => match error.chain().find_map(|e| e.downcast_ref::<Diagnostics>()) {
+            Some(found) => (false, found.to_json()),
+            None => (false, serde_json::json!([{ "severity": "error", "message": format!("{error:#}") }])),
+        },
+    };
+    serde_json::json!({ "recipe": path, "good": good, "found": found })
+}
+
+fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     let mut recipe = read(path, &args.overrides.list())?;
     let graph = Graph::new(&mut recipe)?;
     if args.data {
         let mut dims = recipe.dims.clone();
         let data = session::open_data(&recipe, &mut dims)?;
-        for (name, dataset) in &data {
-            println!("data.{name}: {} samples", dataset.len());
+        if !args.json {
+            for (name, dataset) in &data {
+                println!("data.{name}: {} samples", dataset.len());
+            }
         }
         session::plans(&recipe, &data)?;
     }
-    warn(&mut recipe);
+    let warnings = Diagnostics { list: std::mem::take(&mut recipe.warnings), sources: recipe.sources.clone() };
     let losses = graph.nodes.len() - recipe.graph.len();
-    Ok(format!(
+    let line = format!(
         "good ({} modules, {} nodes, {losses} losses, {} phases, {} evaluators)",
         graph.modules.len(),
         recipe.graph.len(),
         graph.phases.len(),
         recipe.evaluate.len()
-    ))
+    );
+    Ok((line, warnings))
 }
 
 pub fn list(args: &List) -> Result<u8> {

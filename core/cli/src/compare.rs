@@ -73,7 +73,7 @@ pub fn compare(args: &Compare) -> Result<u8> {
         names
     };
     for wanted in &args.metric {
-        if !all.iter().any(|n| *n == wanted) {
+        if !all.contains(&wanted) {
             mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
         }
     }

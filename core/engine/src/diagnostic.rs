@@ -128,6 +128,42 @@ impl Diagnostics {
     }
 }
 
+impl Diagnostics {
+    /// The findings for other programs: severity, message, help, and places as file, line and column from 1, the
+    /// column in characters.
+    pub fn to_json(&self) -> serde_json::Value {
+        let place = |origin: &Origin, label: &str| {
+            let source = self.sources.get(origin.file);
+            let at = |byte: usize| {
+                let mut byte = byte.min(source.text.len());
+                while !source.text.is_char_boundary(byte) {
+                    byte -= 1;
+                }
+                let before = &source.text[..byte];
+                let start = before.rfind('\n').map_or(0, |n| n + 1);
+                (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+            };
+            let ((line, column), (end_line, end_column)) = (at(origin.span.start), at(origin.span.end));
+            serde_json::json!({
+                "file": source.path.as_ref().map_or_else(|| source.name.clone(), |p| p.display().to_string()),
+                "line": line, "column": column, "end_line": end_line, "end_column": end_column, "label": label,
+            })
+        };
+        self.list
+            .iter()
+            .map(|d| {
+                serde_json::json!({
+                    "severity": if d.severity == Severity::Error { "error" } else { "warning" },
+                    "message": d.message,
+                    "place": d.origin.as_ref().map(|o| place(o, &d.label)),
+                    "related": d.related.iter().map(|(o, label)| place(o, label)).collect::<Vec<_>>(),
+                    "help": d.help,
+                })
+            })
+            .collect()
+    }
+}
+
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.render(false).trim_end())
