@@ -278,6 +278,9 @@ fn wrong_ages_pictures_and_runs() {
     wrong(&[run, face, "--to", "50..20", "--out", out], &["a range goes up"]);
     wrong(&[run, face, "--to", "old", "--out", out], &["groups, ages such as 20,40,60", "`old`"]);
     wrong(&[run, face, "--out", "x.jpg"], &[".png or .gif", "x.jpg"]);
+    let own = t.faces.join("images/0000");
+    wrong(&[run, face, "--out", own.to_str().unwrap()], &["would write over the input", "0000_30_0.png"]);
+    wrong(&[run, face, "--out", face], &["would write over the input"]);
     wrong(&[run, "/nowhere/face.png", "--out", out], &["there is no picture /nowhere/face.png"]);
     let text = t.folder.path().join("text.png");
     std::fs::write(&text, "no picture").unwrap();

@@ -310,7 +310,7 @@ fn weights_and_checkpoints_of_another_recipe() {
     let other = Faces::new(4, 2);
     let output = mtlrun(&other.tiny(&run, &["-q", "--resume"])).output().unwrap();
     refused(outcome(&output), &["the recipe differs", "data.faces.list"]);
-    refused(outcome(&mtlrun(&["eval", dir.path().to_str().unwrap()]).output().unwrap()), &["no run folder"]);
+    refused(outcome(&mtlrun(&["eval", faces.folder.path().to_str().unwrap()]).output().unwrap()), &["no run folder"]);
     refused(
         outcome(&mtlrun(&["eval", run.to_str().unwrap(), "--checkpoint", "99"]).output().unwrap()),
         &["no such checkpoint"],

@@ -113,6 +113,11 @@ fn a_sweep_is_kept_resumed_and_compared() {
     assert_eq!(code, 0, "{error}");
     assert!(text.contains("[1/4] done") && text.contains("[2/4] kept"), "{text}");
 
+    // A finished run of another recipe is no result of this sweep.
+    let (code, text, error) = sweep(&out, &[&grid[..], &["--set", "model.embed.dropout=0.1"]].concat());
+    assert_eq!(code, 1, "{text}");
+    assert!(error.contains("4 of 4 points failed") && error.contains("the recipe differs"), "{error}");
+
     let folder = out.to_str().unwrap();
     let runs = told(&["runs", folder]);
     assert_eq!(runs.lines().filter(|l| l.contains("done") && l.contains("2/2")).count(), 4, "{runs}");
@@ -129,6 +134,7 @@ fn a_sweep_is_kept_resumed_and_compared() {
     let svg = told(&["compare", folder, "--format", "svg", "--metric", "loss/total"]);
     assert!(svg.contains("<svg") && svg.contains("polyline") && svg.contains("margin=0.4"), "{svg}");
     refused(&["compare", folder, "--metric", "verification.acuracy"], &["did you mean `verification.accuracy`"]);
+    refused(&["compare", folder, "--by", "run.sed"], &["no run has a value at `run.sed`"]);
     refused(&["compare", "/nowhere"], &["/nowhere"]);
     refused(&["runs", dir.path().join("sweep/seed=1,model.identity.margin=0.1/tb").to_str().unwrap()], &["no run in"]);
 }
@@ -154,6 +160,10 @@ fn a_point_that_fails_does_not_stop_the_others() {
     wrong(&[], "a sweep needs points");
     wrong(&["--grid", "seed"], "PATH=VALUE");
     wrong(&["--grid", "seed=1,"], "a value is empty");
+    wrong(&["--grid", "=1"], "no path");
+    wrong(&["--grid", "seed=1,1"], "two points would be called `seed=1`");
+    wrong(&["--grid", "seed=1,2", "--grid", "run.seed=3"], "given twice");
+    wrong(&["--grid", "seed=1,2", "--zip", "seed=3,4"], "in the grid and in the zip");
     wrong(&["--zip", "seed=1,2", "--zip", "threads=1"], "go together");
     wrong(&["--grid", "model.identity.margn=1,2"], "margn");
 }
@@ -172,6 +182,12 @@ fn a_recipe_holds_its_own_points() {
     assert!(found.contains("x/channel,seed=2") && found.contains("6 points"), "{found}");
     assert!(found.contains("--set model.decompose.branches=\"channel\" --set run.seed=2 --unset sweep"), "{found}");
     assert!(found.contains("--unset evaluate --unset sweep"), "{found}");
+    let empty = dir.path().join("empty.toml");
+    std::fs::write(&empty, format!("extends = [{made:?}]\n[sweep.grid]\n\"run.seed\" = []\n")).unwrap();
+    refused(&["sweep", empty.to_str().unwrap(), "--dry-run"], &["`run.seed` has no values"]);
+    let up = dir.path().join("up.toml");
+    std::fs::write(&up, format!("extends = [{made:?}]\n[sweep.variants]\n\"../up\" = {{}}\n")).unwrap();
+    refused(&["sweep", up.to_str().unwrap(), "--dry-run"], &["`../up` is no name of a folder"]);
     let other = found.lines().skip_while(|l| !l.contains("other,seed=1")).nth(1).unwrap();
     assert!(!other.contains("--unset sweep"), "{other}");
 }

@@ -150,7 +150,9 @@ fn first_outputs(wanted: &Value, out: &std::path::Path) {
         ("seen_years.groups", "group_logits"),
         ("seen_years.age", "dex_age"),
     ] {
-        for (i, (a, b)) in values(port).iter().zip(numbers(&wanted[theirs])).enumerate() {
+        let (found, wanted) = (values(port), numbers(&wanted[theirs]));
+        assert_eq!(found.len(), wanted.len(), "{port}");
+        for (i, (a, b)) in found.iter().zip(wanted).enumerate() {
             assert!((a - b).abs() <= 1e-8 * b.abs().max(1.0), "{port}[{i}]: found {a}, expected {b}");
         }
     }

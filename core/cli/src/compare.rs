@@ -60,7 +60,21 @@ impl Figure {
 
 /// Compares runs.
 pub fn compare(args: &Compare) -> Result<u8> {
-    let found = records::find(&args.runs)?;
+    let (found, unfinished): (Vec<Record>, Vec<Record>) =
+        records::find(&args.runs)?.into_iter().partition(|run| run.finished);
+    if !unfinished.is_empty() {
+        let names: Vec<String> =
+            unfinished.iter().map(|r| format!("{} ({}/{})", r.folder.display(), r.step, r.steps())).collect();
+        eprintln!("note: not finished, and left out: {}", names.join(", "));
+    }
+    if found.is_empty() {
+        mistake!("none of the runs is finished");
+    }
+    for path in &args.by {
+        if found.iter().all(|run| run.at(path).is_none()) {
+            mistake!("no run has a value at `{path}`, which --by names: see `mtlrun show` for the paths");
+        }
+    }
     let variants = variants(&found, &args.by);
     if args.format == Format::Svg {
         print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
@@ -89,24 +103,22 @@ pub fn compare(args: &Compare) -> Result<u8> {
             metrics.iter().map(|metric| Figure::of(&values(metric) as &Vec<f64>)).collect()
         })
         .collect();
-    let unfinished: Vec<String> = found
-        .iter()
-        .filter(|r| !r.finished)
-        .map(|r| format!("{} ({}/{})", r.folder.display(), r.step, r.steps()))
-        .collect();
-    if !unfinished.is_empty() {
-        eprintln!("note: not finished: {}", unfinished.join(", "));
-    }
-    let best: Vec<Option<usize>> = (0..metrics.len())
+    let best: Vec<Option<f64>> = (0..metrics.len())
         .map(|m| {
-            let sign = if smaller_is_better(metrics[m]) { -1.0 } else { 1.0 };
-            let known = figures.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row[m]?.mean)));
-            known.filter(|_| variants.len() > 1).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+            let means = figures.iter().filter_map(|row| Some(row[m]?.mean)).filter(|mean| mean.is_finite());
+            let best = match direction(metrics[m])? {
+                Better::Larger => means.max_by(f64::total_cmp),
+                Better::Smaller => means.min_by(f64::total_cmp),
+            };
+            best.filter(|_| variants.len() > 1)
         })
         .collect();
     let cell = |row: usize, m: usize, mark: &dyn Fn(String) -> String| match figures[row][m] {
-        Some(figure) if best[m] == Some(row) => mark(figure.text()),
-        Some(figure) => figure.text(),
+        Some(figure) => {
+            let all = figure.count == variants[row].runs.len();
+            let text = if all { figure.text() } else { format!("{} (of {})", figure.text(), figure.count) };
+            if best[m] == Some(figure.mean) { mark(text) } else { text }
+        }
         None => "–".into(),
     };
     let table = |mark: &dyn Fn(String) -> String| -> Vec<Vec<String>> {
@@ -134,7 +146,9 @@ pub fn compare(args: &Compare) -> Result<u8> {
                 metrics.iter().map(|m| format!("{m},{m}.deviation")).collect::<Vec<_>>().join(",")
             );
             for (variant, row) in variants.iter().zip(&figures) {
-                let numbers = row.iter().map(|f| f.map_or(",".into(), |f| format!("{},{}", f.mean, f.deviation)));
+                // One run has no deviation.
+                let deviation = |f: &Figure| if f.count > 1 { f.deviation.to_string() } else { String::new() };
+                let numbers = row.iter().map(|f| f.map_or(",".into(), |f| format!("{},{}", f.mean, deviation(&f))));
                 let label = variant.label.replace('"', "\"\"");
                 println!("\"{label}\",{},{}", variant.runs.len(), numbers.collect::<Vec<_>>().join(","));
             }
@@ -183,10 +197,26 @@ fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Resul
         .collect()
 }
 
-/// Errors and losses are better when smaller.
-fn smaller_is_better(metric: &str) -> bool {
-    let last = metric.rsplit('.').next().unwrap_or(metric);
-    ["mae", "eer", "error", "loss", "deviation"].iter().any(|word| last.contains(word))
+/// Which way a figure is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Better {
+    Larger,
+    Smaller,
+}
+
+/// Which way a figure is better, by the words of its name; none where that cannot be told.
+fn direction(metric: &str) -> Option<Better> {
+    let last = metric.split_once('.').map_or(metric, |(_, name)| name);
+    let has = |words: &[&str]| words.iter().any(|word| last.contains(word));
+    if has(&["mae", "eer", "error", "loss"]) {
+        return Some(Better::Smaller);
+    }
+    // What a probe reads from features is good or bad as the experiment will have it.
+    if has(&["features", "unchanged", "real_", "threshold", "commonest", "deviation"]) {
+        return None;
+    }
+    has(&["accuracy", "auc", "tar", "rank_correlation", "rising", "cosine", "verified", "psnr", "ssim"])
+        .then_some(Better::Larger)
 }
 
 /// Groups runs by the values in which their recipes differ, or by the given paths.
@@ -212,25 +242,35 @@ fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
             }
         }
     }
-    out.into_iter().map(|(_, variant)| variant).collect()
+    // Where names do not tell variants apart, everything that differs does.
+    let labels: Vec<String> = out.iter().map(|(_, v)| v.label.clone()).collect();
+    out.into_iter()
+        .map(|(key, mut variant)| {
+            if labels.iter().filter(|l| **l == variant.label).count() > 1 {
+                variant.label = spelled(&paths, &key);
+            }
+            variant
+        })
+        .collect()
 }
 
 /// A few differing values are named; beyond them the name of the run says more.
 fn label(paths: &[String], key: &[Option<&Value>], run: &Record, automatic: bool) -> String {
-    let short: Vec<String> = paths
-        .iter()
-        .zip(key)
-        .map(|(path, value)| match value {
-            Some(Value::String(text)) => format!("{path}={text}"),
-            Some(value) => format!("{path}={value}"),
-            None => format!("no {path}"),
-        })
-        .collect();
-    let text = short.join(" ");
+    let text = spelled(paths, key);
     if automatic && (paths.len() > 3 || text.len() > 70 || text.is_empty()) {
         return run.at("run.name").and_then(Value::as_str).map_or_else(|| run.name(), str::to_owned);
     }
     text
+}
+
+/// The values that differ, each with its path.
+fn spelled(paths: &[String], key: &[Option<&Value>]) -> String {
+    let each = paths.iter().zip(key).map(|(path, value)| match value {
+        Some(Value::String(text)) => format!("{path}={text}"),
+        Some(value) => format!("{path}={value}"),
+        None => format!("no {path}"),
+    });
+    each.collect::<Vec<_>>().join(" ")
 }
 
 /// Columns as wide as their widest cell.
@@ -271,6 +311,28 @@ mod tests {
         let by_seed = variants(&runs, &["run.seed".to_owned()]);
         assert_eq!(by_seed[0].label, "run.seed=1");
         assert_eq!(by_seed[0].runs.len(), 2);
+    }
+
+    #[test]
+    fn names_that_do_not_tell_variants_apart_are_spelled_out() {
+        let mut runs = [run("exp", 1, 0.3, 0.9), run("exp", 1, 0.4, 0.9)];
+        for (run, extra) in runs.iter_mut().zip([1, 2]) {
+            run.recipe["model"] = json!({ "a": { "x": extra, "y": extra, "z": extra, "w": extra } });
+        }
+        let labels: Vec<String> = variants(&runs, &[]).into_iter().map(|v| v.label).collect();
+        assert_eq!(
+            labels,
+            ["model.a.x=1 model.a.y=1 model.a.z=1 model.a.w=1", "model.a.x=2 model.a.y=2 model.a.z=2 model.a.w=2"]
+        );
+    }
+
+    #[test]
+    fn what_is_better_is_told_only_where_it_is_known() {
+        assert_eq!(direction("age.mae"), Some(Better::Smaller));
+        assert_eq!(direction("verification.tar_at_far_0.01"), Some(Better::Larger));
+        for neutral in ["leakage.identity_features_age_r2", "ageing.threshold", "ageing.psnr_unchanged", "mine.thing"] {
+            assert_eq!(direction(neutral), None, "{neutral}");
+        }
     }
 
     #[test]

@@ -37,6 +37,10 @@ impl Record {
             let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
             let at = line.get("step").and_then(Value::as_u64).unwrap_or(0);
             step = step.max(at);
+            // What was measured and is no number hides what was measured before.
+            for name in line.iter().filter(|(_, v)| v.is_null()).filter_map(|(n, _)| n.strip_prefix("eval/")) {
+                metrics.shift_remove(&name.replacen('/', ".", 1));
+            }
             for (name, value) in line.iter().filter_map(|(n, v)| Some((n, v.as_f64()?))) {
                 match name.strip_prefix("eval/") {
                     Some(metric) => {
@@ -80,7 +84,7 @@ impl Record {
 /// # Errors
 /// A mistake if a folder is not there or holds none.
 pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
-    let mut out = Vec::new();
+    let (mut out, mut seen) = (Vec::new(), std::collections::HashSet::new());
     for folder in folders {
         let mut found = Vec::new();
         walk(folder, &mut found, 6)?;
@@ -89,7 +93,9 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
         }
         found.sort();
         for path in found {
-            out.push(Record::read(&path)?);
+            if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                out.push(Record::read(&path)?);
+            }
         }
     }
     Ok(out)

@@ -5,14 +5,17 @@ use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use mtl_core::mistake;
 use mtl_core::recipe::{Override, Recipe, SECTIONS};
+use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// More points than this are a slip of the hand.
 const MAX_POINTS: usize = 10_000;
+/// Longest name of a point in bytes; file systems take 255, and its log has an ending.
+const MAX_NAME: usize = 250;
 
 /// One run of a sweep.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,13 +27,23 @@ struct Point {
     unset: Vec<String>,
 }
 
+/// A point to be run, and what is known of it beforehand.
+struct Job<'a> {
+    point: &'a Point,
+    /// It was finished before, by this recipe.
+    kept: bool,
+    /// The recipe says how many threads it takes.
+    threads: bool,
+}
+
 /// How a point ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     /// It was finished before.
     Kept,
     Done,
-    Failed,
+    /// And why.
+    Failed(String),
 }
 
 /// Runs every point that is not finished.
@@ -41,63 +54,82 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     if args.dry_run {
         for point in &points {
             println!("{}", out.join(&point.name).display());
-            println!("  mtlrun {}", arguments(point, &out, args, false).join(" "));
+            let job = Job { point, kept: false, threads: false };
+            println!("  mtlrun {}", arguments(&job, &out, args, false).join(" "));
         }
         println!("{} points", points.len());
         return Ok(0);
     }
     // Mistakes show before the first run starts.
-    for point in &points {
-        let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
-        let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
-        let mut recipe = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>())
-            .with_context(|| format!("the point {}", point.name))?;
-        mtl_core::graph::Graph::new(&mut recipe).with_context(|| format!("the point {}", point.name))?;
+    let recipes = points.iter().map(|point| checked(point, args)).collect::<Result<Vec<_>>>()?;
+    let jobs: Vec<Job<'_>> = points
+        .iter()
+        .zip(&recipes)
+        .map(|(point, recipe)| {
+            let folder = out.join(&point.name);
+            // A finished run of another recipe is no result of this sweep: going on with it tells what differs.
+            let changes = mtl_core::runs::compare(&folder, recipe, false);
+            let same = changes.is_ok_and(|c| !c.iter().any(|line| line.trim_start().starts_with("run.steps")));
+            let kept = folder.join("weights.safetensors").exists() && same;
+            Job { point, kept, threads: recipe.run.threads.is_some() }
+        })
+        .collect();
+    if let Err(e) = std::fs::create_dir_all(&out) {
+        mistake!("cannot make the folder {}: {e}", out.display());
     }
-    std::fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
     let next = AtomicUsize::new(0);
-    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; points.len()]);
+    let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..args.jobs.clamp(1, points.len()) {
+        for _ in 0..args.jobs.clamp(1, jobs.len()) {
             scope.spawn(|| {
-                while let Some((at, point)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, points.get(i)?)))
-                {
-                    let outcome = run(point, &out, args).unwrap_or_else(|error| {
-                        eprintln!("error: {}: {error:#}", point.name);
-                        Outcome::Failed
-                    });
-                    let word = match outcome {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(at) else { return };
+                    let outcome = run(job, &out, args).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+                    let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",
-                        Outcome::Failed => "FAILED",
+                        Outcome::Failed(_) => "FAILED",
                     };
-                    println!("[{}/{}] {word:<6} {}", at + 1, points.len(), point.name);
-                    if let Ok(mut outcomes) = outcomes.lock() {
-                        outcomes[at] = Some(outcome);
+                    println!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name);
+                    if let Outcome::Failed(why) = outcome {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((job.point.name.clone(), why));
                     }
                 }
             });
         }
     });
-    let outcomes = outcomes.into_inner().unwrap_or_default();
-    let failed: Vec<&Point> =
-        points.iter().zip(&outcomes).filter(|(_, o)| **o == Some(Outcome::Failed)).map(|(p, _)| p).collect();
     println!("compare them: mtlrun compare {}", out.display());
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if failed.is_empty() {
         return Ok(0);
     }
     eprintln!("{} of {} points failed; a second `mtlrun sweep` goes on with them:", failed.len(), points.len());
-    for point in failed {
-        let log = out.join(format!("{}.log", point.name));
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let why = text.lines().rev().find(|l| l.contains("error")).unwrap_or("no message").trim().to_owned();
-        eprintln!("  {}: {why} ({})", point.name, log.display());
+    for (name, why) in failed {
+        eprintln!("  {name}: {why} ({})", log_of(&out, &name).display());
     }
     Ok(1)
 }
 
-fn arguments(point: &Point, out: &Path, args: &Sweep, resume: bool) -> Vec<String> {
+/// The recipe of a point, its wiring checked.
+fn checked(point: &Point, args: &Sweep) -> Result<Recipe> {
+    let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
+    let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
+    let told = |e| {
+        eprintln!("the point {}:", point.name);
+        e
+    };
+    let mut recipe = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>()).map_err(told)?;
+    mtl_core::graph::Graph::new(&mut recipe).map_err(told)?;
+    Ok(recipe)
+}
+
+fn log_of(out: &Path, name: &str) -> PathBuf {
+    out.join(format!("{name}.log"))
+}
+
+fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<String> {
+    let point = job.point;
     let mut list = vec![point.recipe.display().to_string()];
     for (flag, values) in [
         ("--set", &args.overrides.set),
@@ -111,46 +143,49 @@ fn arguments(point: &Point, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     if resume {
         list.push("--resume".into());
     }
-    if args.jobs > 1 && !args.overrides.set.iter().any(|s| s.starts_with("run.threads")) {
+    if args.jobs > 1 && !job.threads {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         list.extend(["--threads".to_owned(), (cores / args.jobs).max(1).to_string()]);
     }
     list
 }
 
-fn run(point: &Point, out: &Path, args: &Sweep) -> Result<Outcome> {
-    let folder = out.join(&point.name);
-    if folder.join("weights.safetensors").exists() {
+fn run(job: &Job<'_>, out: &Path, args: &Sweep) -> Result<Outcome> {
+    if job.kept {
         return Ok(Outcome::Kept);
     }
-    let started = folder.join("recipe.resolved.toml").exists();
-    let log = out.join(format!("{}.log", point.name));
+    let started = out.join(&job.point.name).join("recipe.resolved.toml").exists();
+    let log = log_of(out, &job.point.name);
     let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+    let before = file.metadata().map_or(0, |m| m.len() as usize);
     let program = std::env::current_exe().context("where this program is")?;
     let status = Command::new(program)
-        .args(arguments(point, out, args, started))
+        .args(arguments(job, out, args, started))
         .stdin(std::process::Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
         .status()
         .context("starting a run")?;
-    Ok(if status.success() { Outcome::Done } else { Outcome::Failed })
+    if status.success() {
+        return Ok(Outcome::Done);
+    }
+    let text = std::fs::read_to_string(&log).unwrap_or_default();
+    let own = text.get(before..).unwrap_or_default();
+    let why = own.lines().find(|line| line.starts_with("error")).map_or_else(|| status.to_string(), str::to_owned);
+    Ok(Outcome::Failed(why))
 }
 
 /// All points: variants times the grid times the rows of the zip.
 fn points(args: &Sweep) -> Result<Vec<Point>> {
     let own = Recipe::read(&args.recipe, &args.overrides.list())?;
     let section = own.sweep.unwrap_or_default();
-    let text = |value: &serde_json::Value| -> String {
-        match value {
-            serde_json::Value::String(text) => format!("{text:?}"),
-            other => other.to_string(),
-        }
+    let listed = |of: &IndexMap<String, Vec<serde_json::Value>>| -> Result<IndexMap<String, Vec<String>>> {
+        let each = |(path, values): (&String, &Vec<serde_json::Value>)| {
+            Ok((full(path), values.iter().map(inline).collect::<Result<_>>()?))
+        };
+        of.iter().map(each).collect()
     };
-    let listed = |of: &IndexMap<String, Vec<serde_json::Value>>| -> IndexMap<String, Vec<String>> {
-        of.iter().map(|(path, values)| (path.clone(), values.iter().map(text).collect())).collect()
-    };
-    let (mut grid, mut zip) = (listed(&section.grid), listed(&section.zip));
+    let (mut grid, mut zip) = (listed(&section.grid)?, listed(&section.zip)?);
     for (given, into, flag) in [(&args.grid, &mut grid, "--grid"), (&args.zip, &mut zip, "--zip")] {
         for one in given {
             let Some((path, values)) = one.split_once('=') else {
@@ -160,8 +195,22 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
             if values.iter().any(String::is_empty) {
                 mistake!("{flag} {one}: a value is empty");
             }
-            into.insert(full(path), values);
+            if path.trim().is_empty() {
+                mistake!("{flag} {one}: there is no path before the `=`");
+            }
+            if let Some(known) = into.insert(full(path), values)
+                && !section.grid.contains_key(path)
+                && !section.zip.contains_key(path)
+            {
+                mistake!("`{}` is given twice, once with {}", full(path), known.join(","));
+            }
         }
+    }
+    if let Some((path, _)) = grid.iter().chain(&zip).find(|(_, values)| values.is_empty()) {
+        mistake!("`{path}` has no values in the sweep");
+    }
+    if let Some(path) = grid.keys().find(|path| zip.contains_key(*path)) {
+        mistake!("`{path}` stands in the grid and in the zip: in one of them");
     }
     let rows = zip.values().next().map_or(1, Vec::len);
     if let Some((path, values)) = zip.iter().find(|(_, v)| v.len() != rows) {
@@ -172,13 +221,16 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
     let mut points: Vec<Point> = if section.variants.is_empty() {
         root
     } else {
-        let made = section.variants.iter().map(|(name, variant)| Point {
-            name: name.clone(),
-            recipe: variant.recipe.as_ref().map_or_else(|| args.recipe.clone(), |r| r.0.clone()),
-            set: variant.set.iter().map(|(path, value)| format!("{path}={}", text(value))).collect(),
-            unset: variant.unset.clone(),
+        let made = section.variants.iter().map(|(name, variant)| {
+            let set = variant.set.iter().map(|(path, value)| Ok(format!("{path}={}", inline(value)?)));
+            Ok(Point {
+                name: name.clone(),
+                recipe: variant.recipe.as_ref().map_or_else(|| args.recipe.clone(), |r| r.0.clone()),
+                set: set.collect::<Result<_>>()?,
+                unset: variant.unset.clone(),
+            })
         });
-        made.collect()
+        made.collect::<Result<_>>()?
     };
     for (path, values) in &grid {
         points = points.iter().flat_map(|p| values.iter().map(|v| with(p, &[(path, v)]))).collect();
@@ -195,12 +247,37 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
             args.recipe.display()
         );
     }
+    let mut names = HashSet::new();
+    for point in &points {
+        let folder = Path::new(&point.name).components().map(|c| matches!(c, Component::Normal(_)));
+        if folder.collect::<Vec<_>>() != [true] || point.name.len() > MAX_NAME {
+            mistake!("`{}` is no name of a folder of at most {MAX_NAME} bytes: name the variant otherwise", point.name);
+        }
+        if !names.insert(&point.name) {
+            mistake!(
+                "two points would be called `{}` and share a run folder: their values differ only in what a name leaves \
+                 out. Give them as [sweep.variants] with names of their own",
+                point.name
+            );
+        }
+    }
     for point in &mut points {
         if point.recipe == args.recipe && own.root.get("sweep").is_some() {
             point.unset.push("sweep".into());
         }
     }
     Ok(points)
+}
+
+/// A value as TOML writes it in one line.
+fn inline(value: &serde_json::Value) -> Result<String> {
+    Ok(match value {
+        serde_json::Value::Object(_) | serde_json::Value::Array(_) => {
+            toml::Value::try_from(value).context("a value of the sweep")?.to_string()
+        }
+        serde_json::Value::String(text) => toml::Value::String(text.clone()).to_string(),
+        other => other.to_string(),
+    })
 }
 
 fn too_many(count: usize) -> Result<()> {

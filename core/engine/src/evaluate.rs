@@ -4,6 +4,7 @@ use crate::data::draw::Draw;
 use crate::data::{Transform, image::Picture};
 use crate::graph::{Feed, Model, Wire};
 use crate::log::tensorboard::Image;
+use crate::mistake;
 use crate::recipe::Recipe;
 use anyhow::{Context, Result, anyhow};
 use indexmap::IndexMap;
@@ -82,10 +83,10 @@ impl<'a> Measure<'a> {
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         let Wire::Data { stream, .. } = self.wire(feed)? else {
-            return Err(anyhow!("`{feed}` is a node: an evaluator feeds a data port"));
+            mistake!("`{feed}` is a node: pictures are fed to a data port");
         };
         let [channels, height, width] = self.sample_shape(feed)?[..] else {
-            return Err(anyhow!("`{feed}` carries no images"));
+            mistake!("`{feed}` carries no images [3, height, width]");
         };
         let transforms = &self.transforms[stream];
         let load = |range: Range<usize>| -> Result<Tensor> {
@@ -175,7 +176,10 @@ impl<'a> Measure<'a> {
     }
 
     fn wire(&self, text: &str) -> Result<Wire> {
-        self.model.graph.wire(text).map_err(|e| anyhow!("{e}"))
+        match self.model.graph.wire(text) {
+            Ok(wire) => Ok(wire),
+            Err(e) => mistake!("`{text}`: {e}"),
+        }
     }
 
     /// Runs the graph in evaluation mode on given values; gives the wanted wires on the CPU.
@@ -197,12 +201,12 @@ impl<'a> Measure<'a> {
             for wire in graph.nodes[n].inputs.iter().flatten().filter(|_| needed) {
                 if matches!(wire, Wire::Data { .. }) && !known.contains(wire) {
                     let names: Vec<&str> = given.iter().map(|(n, _)| *n).collect();
-                    return Err(anyhow!(
+                    mistake!(
                         "`{}` needs `{}`, but the evaluation feeds {} only",
                         graph.nodes[n].name,
                         graph.wire_name(*wire),
                         names.join(", ")
-                    ));
+                    );
                 }
             }
         }

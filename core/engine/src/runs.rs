@@ -175,6 +175,8 @@ fn may_change(path: &str) -> bool {
         || path.starts_with("run.checkpoint")
         || (path.starts_with("data.") && (path.ends_with(".workers") || path.ends_with(".prefetch")))
         || (path.starts_with("evaluate.") && path.ends_with(".every"))
+        // A run that goes on has its weights from its checkpoint.
+        || (path.starts_with("model.") && path.contains(".weights."))
 }
 
 /// Checks that a run may go on with this recipe; returns what changed of what may.

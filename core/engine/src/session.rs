@@ -6,7 +6,7 @@ use crate::data::{Dataset, Open, Plan, stream_seed};
 use crate::evaluate::Evaluator;
 use crate::graph::{Graph, Model};
 use crate::mistake;
-use crate::recipe::{EvaluateSlot, Override, Recipe, Slot};
+use crate::recipe::{EvaluateSlot, Override, Recipe, Slot, Value};
 use crate::runs;
 use crate::train::weight_kind;
 use crate::weights::load_into;
@@ -15,6 +15,21 @@ use indexmap::IndexMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Device;
+
+/// Puts the run that a folder of runs stands for into the recipe, so that its record says which one it was.
+pub fn pin_weights(recipe: &mut Recipe) -> Result<()> {
+    let mut pinned = Vec::new();
+    for (name, slot) in &mut recipe.model {
+        if let Some(run) = slot.common.weights.as_mut().and_then(|w| w.run.as_mut()) {
+            run.0 = runs::resolve(run).with_context(|| format!("`model.{name}.weights`"))?;
+            pinned.push((format!("model.{name}.weights.run"), run.0.display().to_string()));
+        }
+    }
+    for (path, run) in pinned {
+        recipe.root.replace(&path, Value::String(run));
+    }
+    Ok(())
+}
 
 /// The device that a recipe names.
 pub fn device(name: &str) -> Result<Device> {

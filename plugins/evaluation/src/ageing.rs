@@ -147,10 +147,16 @@ impl Evaluator for Ageing {
         let (centres, names) = (age_groups::centres(edges), age_groups::names(edges));
         let groups = centres.len();
         let faces = source::one_each(&labels, self.faces);
-        let aged = self.age(measure, &pictures, &faces, groups)?;
-
         let estimator = open_run(&self.estimator.run, &Which::Last, &[]).context("the run that judges ages")?;
         let recogniser = open_run(&self.recogniser.run, &Which::Last, &[]).context("the run that judges identity")?;
+        let judged = Measure::new(&estimator.model, &estimator.recipe, 1)?.dim("age_groups");
+        if judged != Some(groups as i64) {
+            mistake!(
+                "the run {} tells {} age groups apart and this one has {groups}: judge by a run of as many",
+                self.estimator.run.display(),
+                judged.map_or("no".into(), |n| n.to_string())
+            );
+        }
         let teachers: Vec<String> = [&self.estimator.run, &self.recogniser.run]
             .into_iter()
             .filter(|run| measure.starts_from(run))
@@ -163,6 +169,7 @@ impl Evaluator for Ageing {
             );
         }
 
+        let aged = self.age(measure, &pictures, &faces, groups)?;
         let (seen, seen_groups) = self.estimator.judge(&estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
         let inputs = self.recogniser.judge(&recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
         let looks = self.recogniser.judge(&recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;

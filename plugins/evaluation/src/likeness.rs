@@ -4,11 +4,15 @@ use anyhow::{Result, ensure};
 use mtl_core::data::image::Picture;
 use tch::{Device, Kind, Tensor};
 
-/// Peak signal-to-noise ratio in decibels, of the mean over all pixels and channels; infinite for equal pictures.
+/// The ratio of pictures that are the same within rounding, in decibels.
+const EQUAL: f64 = 100.0;
+
+/// Peak signal-to-noise ratio in decibels, of the mean over all pixels and channels; at most 100, which equal pictures
+/// have, so that means over many pictures stay finite.
 pub fn psnr(a: &Picture, b: &Picture) -> Result<f64> {
     same_size(a, b)?;
     let squares: f64 = a.data.iter().zip(&b.data).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
-    Ok(10.0 * (255.0 * 255.0 * a.data.len() as f64 / squares).log10())
+    Ok((10.0 * (255.0 * 255.0 * a.data.len() as f64 / squares).log10()).min(EQUAL))
 }
 
 /// Mean structural similarity (Wang et al. 2004, eq. 13): Gaussian windows of 11 pixels and deviation 1.5, K1 0.01,
@@ -29,8 +33,10 @@ pub fn ssim(a: &Picture, b: &Picture) -> Result<f64> {
     let (xx, yy) = (covariance(&x, &x, &mx, &mx)?, covariance(&y, &y, &my, &my)?);
     let xy = covariance(&x, &y, &mx, &my)?;
     let (c1, c2) = ((0.01f64 * 255.0).powi(2), (0.03f64 * 255.0).powi(2));
-    let top = (mx.f_mul(&my)? * 2.0 + c1).f_mul(&(xy * 2.0 + c2))?;
-    let bottom = (mx.f_square()? + my.f_square()? + c1).f_mul(&(xx + yy + c2))?;
+    let twice = |t: &Tensor, c: f64| t.f_mul_scalar(2.0)?.f_add_scalar(c);
+    let top = twice(&mx.f_mul(&my)?, c1)?.f_mul(&twice(&xy, c2)?)?;
+    let means = mx.f_square()?.f_add(&my.f_square()?)?.f_add_scalar(c1)?;
+    let bottom = means.f_mul(&xx.f_add(&yy)?.f_add_scalar(c2)?)?;
     Ok(top.f_div(&bottom)?.f_mean(Kind::Double)?.f_double_value(&[])?)
 }
 
@@ -84,7 +90,7 @@ mod tests {
     #[test]
     fn equal_pictures_are_alike_and_noise_is_not() {
         let a = picture(|i| (i * 7 % 251) as u8);
-        assert_eq!(psnr(&a, &a).unwrap(), f64::INFINITY);
+        assert_eq!(psnr(&a, &a).unwrap(), 100.0);
         assert!((ssim(&a, &a).unwrap() - 1.0).abs() < 1e-12);
         let shifted = picture(|i| (i * 7 % 251) as u8 / 2 + 10);
         let other = picture(|i| (i * i * 31 % 241) as u8);

@@ -92,6 +92,7 @@ impl Age {
             age: self.age.clone(),
             output: self.output.clone(),
         };
+        self.spare(&files, form)?;
         let mut run = open_run(&self.run, &self.checkpoint, overrides)?;
         configure(&run.recipe)?;
         if !ager.fits(&run.model.graph) {
@@ -147,6 +148,21 @@ impl Age {
         self.tell(&files, &names, seen.as_deref(), &written, run.step)
     }
 
+    /// Refuses to write over an input.
+    fn spare(&self, files: &[PathBuf], form: Form) -> Result<()> {
+        let real = |path: &Path| path.canonicalize().ok();
+        let folder = real(&self.out).filter(|_| form == Form::Folder);
+        let inputs: Vec<PathBuf> = files.iter().filter_map(|f| real(f)).collect();
+        let beside = |file: &PathBuf| folder.is_some() && file.parent() == folder.as_deref();
+        if let Some(file) = inputs.iter().find(|f| real(&self.out).as_ref() == Some(*f) || beside(f)) {
+            mistake!("--out {} would write over the input {}: name another", self.out.display(), file.display());
+        }
+        if self.out.parent().is_some_and(|p| p.is_file()) {
+            mistake!("--out {} is below a file", self.out.display());
+        }
+        Ok(())
+    }
+
     /// The ages that are asked for; none for the groups.
     fn years(&self, form: Form) -> Result<Option<Vec<f32>>> {
         let text = self.to.trim();
@@ -186,19 +202,19 @@ impl Age {
     }
 
     fn strips(&self, files: &[PathBuf], rows: &[Tensor], columns: i64) -> Result<Vec<PathBuf>> {
+        let grid = self.out.join("grid.png");
         let mut written: Vec<PathBuf> = Vec::new();
         for (file, row) in files.iter().zip(rows) {
             let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
             let numbered = (2..).map(|n| format!("{stem}-{n}"));
             let name = std::iter::once(stem.clone()).chain(numbered).map(|n| self.out.join(format!("{n}.png")));
-            let Some(path) = name.into_iter().find(|p| !written.contains(p)) else { continue };
+            let Some(path) = name.into_iter().find(|p| !written.contains(p) && *p != grid) else { continue };
             write_atomically(&path, &sheet(row, columns)?.png()?)?;
             written.push(path);
         }
         if rows.len() > 1 {
-            let path = self.out.join("grid.png");
-            write_atomically(&path, &sheet(&Tensor::f_cat(rows, 0)?, columns)?.png()?)?;
-            written.push(path);
+            write_atomically(&grid, &sheet(&Tensor::f_cat(rows, 0)?, columns)?.png()?)?;
+            written.push(grid);
         }
         Ok(written)
     }

@@ -112,9 +112,10 @@ impl Ager {
         }
     }
 
-    /// The wires by the key that names them; years only where the graph has them.
+    /// The wires by the keys that name them where an evaluator holds this as `ager`.
     pub fn wires(&self) -> Vec<(&'static str, String)> {
-        vec![("image", self.image.clone()), ("group", self.group.clone()), ("output", self.output.clone())]
+        let named = [("ager.image", &self.image), ("ager.group", &self.group), ("ager.output", &self.output)];
+        named.into_iter().map(|(key, wire)| (key, wire.clone())).collect()
     }
 
     /// Whether the graph has the parts that ageing needs.

@@ -21,11 +21,12 @@ pub fn wiring(wired: &[&str]) -> Vec<String> {
 
 /// The share of each age group in the wanted age: `[batch, groups]`.
 ///
-/// A group is itself alone. An age in years lies between the centres of two groups and is shared out linearly, so
+/// A group is itself alone; one that is not known (negative) has no share.  An age in years lies between the centres of two groups and is shared out linearly, so
 /// that it can be moved continuously; below the first and above the last centre it is that group alone.
 pub fn shares(call: &Call<'_>, groups: i64, kind: Kind) -> Result<Tensor> {
     if let Some(group) = call.optional("group") {
-        return Ok(group.f_one_hot(groups)?.f_to_kind(kind)?);
+        let all = Tensor::f_arange(groups, (Kind::Int64, group.device()))?;
+        return Ok(group.f_unsqueeze(1)?.f_eq_tensor(&all)?.f_to_kind(kind)?);
     }
     let Some(age) = call.optional("age") else { bail!("neither `group` nor `age` is wired") };
     of_years(age, groups, kind)

@@ -195,7 +195,8 @@ pub struct Weights {
     /// A file: safetensors, or PyTorch's `.pth` and `.pt`.
     #[serde(default)]
     pub file: Option<RecipePath>,
-    /// Only names that start with this, which is cut off; without it the module's own name and a point.
+    /// Only names that start with this, which is cut off; "" takes all names. Without it the module's own name and a
+    /// point.
     #[serde(default)]
     pub prefix: Option<String>,
     /// A change of names: `mtlface`, or a TOML file (relative to the working directory) of "from" = "to" lines.

@@ -170,6 +170,18 @@ impl Node {
         path.split('.').try_fold(self, |node, key| node.get(key))
     }
 
+    /// Puts another value under a dotted path that is there; its place stays.
+    pub fn replace(&mut self, path: &str, value: Value) {
+        let mut node = self;
+        for key in path.split('.') {
+            match node.table_mut().and_then(|t| t.get_mut(key)) {
+                Some(entry) => node = &mut entry.node,
+                None => return,
+            }
+        }
+        node.value = value;
+    }
+
     /// An empty table.
     pub fn empty(origin: Origin) -> Self {
         Self { value: Value::Table(Table::new()), origin }

@@ -43,6 +43,11 @@ pub struct TrainOptions {
 pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     let signals = Signals::listen()?;
     let mut graph = Graph::new(&mut recipe)?;
+    // A run that goes on does not need them any more.
+    let pinned = session::pin_weights(&mut recipe);
+    if options.existing != Existing::Resume {
+        pinned?;
+    }
     let declared: Vec<_> =
         recipe.model.iter().filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w))).collect();
     let warnings = std::mem::take(&mut recipe.warnings);

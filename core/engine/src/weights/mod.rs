@@ -297,8 +297,8 @@ pub fn load_declared(
             starts.dedup();
             starts.truncate(12);
             mistake!(
-                "{} has no weights under `{prefix}` for `model.{name}`: its names begin with {}. Say prefix = \"…\", or \
-                 rename = \"mtlface\" for released weights",
+                "{} has no weights under `{prefix}` for `model.{name}`: its names begin with {}. Say prefix = \"…\" \
+                 (\"\" takes all names), or rename = \"mtlface\" for released weights",
                 file.display(),
                 starts.join(", ")
             );

@@ -5,15 +5,17 @@
 //! nothing. Anything else is an error that names what was asked for.
 //!
 //! Every opcode makes at most one value and reads at least one byte, what is copied is short, objects live in one list
-//! and refer to each other by number, and each dictionary is looked into once: time and memory are bounded by the
-//! length of the input, and no nesting, not even a cycle, is followed deeply.
+//! and refer to each other by number, and each dictionary is looked into once: time and memory are bounded by a
+//! multiple of the length of the input, which is limited, and no nesting, not even a cycle, is followed deeply.
 
 use anyhow::{Result, bail, ensure};
 use std::collections::{HashMap, HashSet};
 use tch::Kind;
 
-/// Pickles beyond this size are refused: that of a network with a million parameters' names is below a tenth of it.
-const MAX_BYTES: usize = 256 << 20;
+/// Pickles beyond this size are refused: it has room for the names and shapes of some hundred thousand tensors.
+const MAX_BYTES: usize = 32 << 20;
+/// More tensors than any network has.
+const MAX_TENSORS: usize = 1 << 20;
 /// Nesting of dictionaries beyond this is not looked into.
 const MAX_DEPTH: usize = 8;
 /// Dimensions of a tensor, as PyTorch's own limit.
@@ -502,10 +504,18 @@ impl<'a> Machine<'a> {
         out: &mut Vec<(String, Layout)>,
     ) -> Result<()> {
         match (self.object(value), value) {
-            (Some(Object::Tensor(layout)), _) => out.push((path.to_owned(), layout.clone())),
+            (Some(Object::Tensor(layout)), _) => {
+                ensure!(out.len() < MAX_TENSORS, "more than {MAX_TENSORS} tensors");
+                out.push((path.to_owned(), layout.clone()));
+            }
             (Some(Object::Dict(pairs)), Value::Object(number)) if depth > 0 && seen.insert(number) => {
-                let named: Vec<(&str, Value)> =
-                    pairs.iter().filter_map(|(key, value)| Some((self.str(*key)?, *value))).collect();
+                // A key that is too long is no name; its text is not looked at, however often it stands here.
+                let short = |key: &Value| matches!(key, Value::Text(start, end) if end - start < MAX_NAME);
+                let named: Vec<(&str, Value)> = pairs
+                    .iter()
+                    .filter(|(key, _)| short(key))
+                    .filter_map(|(key, value)| Some((self.str(*key)?, *value)))
+                    .collect();
                 let inner = named.iter().find(|(name, value)| {
                     *name == "state_dict" && matches!(self.object(*value), Some(Object::Dict(_)))
                 });

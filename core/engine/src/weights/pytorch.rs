@@ -1,7 +1,7 @@
 //! Weights in the files of `torch.save`: a zip archive of a pickle and one entry a storage.
 
 use super::Tensors;
-use super::pickle::{self, Layout};
+use super::pickle::{self, Layout, Storage};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
@@ -26,48 +26,53 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Tensors> {
         bail!("the archive has no data.pkl: it is no file of torch.save")
     };
     let root = pickled.trim_end_matches("data.pkl").to_owned();
-    let order = entry(&mut archive, &format!("{root}byteorder"), bytes.len())?;
+    // Entries may claim the same bytes: together they may not be larger than the file.
+    let mut left = bytes.len();
+    let order = entry(&mut archive, &format!("{root}byteorder"), &mut left)?;
     if order.is_some_and(|o| o != b"little") {
         bail!("its numbers are big-endian, which is not read here: save it on another machine");
     }
-    let text = entry(&mut archive, &pickled, bytes.len())?.context("the pickle is missing")?;
+    let text = entry(&mut archive, &pickled, &mut left)?.context("the pickle is missing")?;
     let layouts = pickle::tensors(&text).with_context(|| pickled.clone())?;
     ensure!(!layouts.is_empty(), "it holds no tensors under names");
-    let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut storages: HashMap<String, (Storage, Tensor)> = HashMap::new();
     let mut out = Tensors::new();
     for (name, layout) in layouts {
         let key = &layout.storage.key;
         if !storages.contains_key(key) {
-            let data = entry(&mut archive, &format!("{root}data/{key}"), bytes.len())?;
+            let data = entry(&mut archive, &format!("{root}data/{key}"), &mut left)?;
             let data = data.with_context(|| format!("the archive lacks data/{key}, which holds `{name}`"))?;
-            storages.insert(key.clone(), data);
+            let flat = numbers(&layout.storage, &data).with_context(|| format!("`{name}`"))?;
+            storages.insert(key.clone(), (layout.storage.clone(), flat));
         }
-        let tensor = tensor(&layout, &storages[key]).with_context(|| format!("`{name}`"))?;
-        out.insert(name, tensor);
+        let (storage, flat) = &storages[key];
+        ensure!(*storage == layout.storage, "`{name}`: its storage is said to be of two kinds or lengths");
+        out.insert(name.clone(), view(&layout, flat).with_context(|| format!("`{name}`"))?);
     }
     out.sort_keys();
     Ok(out)
 }
 
 /// The bytes of an entry; none if it is not there. Their checksum is compared.
-fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, left: &mut usize) -> Result<Option<Vec<u8>>> {
     let file = match archive.by_name(name) {
         Ok(file) => file,
         Err(ZipError::FileNotFound) => return Ok(None),
         Err(e) => bail!("the entry {name} cannot be read: {e}"),
     };
     ensure!(
-        file.compression() == zip::CompressionMethod::Stored && file.size() <= most as u64,
+        file.compression() == zip::CompressionMethod::Stored,
         "the entry {name} is compressed, which torch.save never does"
     );
+    ensure!(file.size() <= *left as u64, "the entry {name} has {} bytes, more than the file holds", file.size());
     let mut data = Vec::with_capacity(file.size() as usize);
-    file.take(most as u64).read_to_end(&mut data).with_context(|| format!("the entry {name}"))?;
+    file.take(*left as u64).read_to_end(&mut data).with_context(|| format!("the entry {name}"))?;
+    *left -= data.len();
     Ok(Some(data))
 }
 
-/// The tensor of that layout, contiguous.
-fn tensor(layout: &Layout, data: &[u8]) -> Result<Tensor> {
-    let Layout { storage, offset, size, stride } = layout;
+/// All numbers of a storage.
+fn numbers(storage: &Storage, data: &[u8]) -> Result<Tensor> {
     let width = storage.kind.elt_size_in_bytes();
     ensure!(
         Some(data.len()) == storage.count.checked_mul(width),
@@ -75,6 +80,12 @@ fn tensor(layout: &Layout, data: &[u8]) -> Result<Tensor> {
         data.len(),
         storage.count
     );
+    Ok(Tensor::f_from_data_size(data, &[storage.count as i64], storage.kind)?)
+}
+
+/// The tensor of that layout. It shares the numbers with all others of its storage.
+fn view(layout: &Layout, flat: &Tensor) -> Result<Tensor> {
+    let Layout { storage, offset, size, stride } = layout;
     ensure!(size.len() == stride.len(), "{} sizes and {} strides", size.len(), stride.len());
     ensure!(*offset >= 0 && size.iter().chain(stride).all(|n| *n >= 0), "a negative size, stride or offset");
     // The last element that is touched, and the number of elements: repeated ones may not blow up the file.
@@ -90,8 +101,7 @@ fn tensor(layout: &Layout, data: &[u8]) -> Result<Tensor> {
         storage.count
     );
     ensure!(count as u64 <= storage.count as u64, "sizes {size:?} repeat numbers, which no weights do");
-    let flat = Tensor::f_from_data_size(data, &[storage.count as i64], storage.kind)?;
-    Ok(flat.f_as_strided(size, stride, *offset)?.f_contiguous()?)
+    Ok(flat.f_as_strided(size, stride, *offset)?)
 }
 
 #[cfg(test)]
@@ -194,10 +204,20 @@ mod tests {
         let shapes =
             [&b"ctorch\nSize\nq\x00]q\x01("[..], &b"K\x01".repeat(100_000), b"e\x85q\x02", &b"h\x00h\x02R".repeat(n)]
                 .concat();
+        // One long text as the key of very many entries.
+        let mut keys =
+            [&b"}X"[..], &1_000_000u32.to_le_bytes(), &b"a".repeat(1_000_000), b"q\x00r\x01\x00\x00\x000("].concat();
+        keys.extend(b"h\x00h\x00".repeat(n));
+        keys.extend(b"u.");
         let claims_much = b"X\xff\xff\xff\xff".to_vec();
-        for (what, bytes) in
-            [("nested", nested), ("cycle", cycle), ("wide", wide), ("shapes", shapes), ("claims much", claims_much)]
-        {
+        for (what, bytes) in [
+            ("nested", nested),
+            ("cycle", cycle),
+            ("wide", wide),
+            ("shapes", shapes),
+            ("keys", keys),
+            ("claims much", claims_much),
+        ] {
             let start = Instant::now();
             let found = pickle::tensors(&bytes);
             assert!(found.map_or(0, |f| f.len()) == 0, "{what}");
@@ -233,7 +253,7 @@ mod tests {
         ) {
             let bytes = std::fs::read(file("kinds.pth")).unwrap();
             let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes.as_slice())).unwrap();
-            let mut bytes = super::entry(&mut archive, "kinds/data.pkl", usize::MAX).unwrap().unwrap();
+            let mut bytes = super::entry(&mut archive, "kinds/data.pkl", &mut bytes.len()).unwrap().unwrap();
             for (at, value) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = value;

@@ -8,8 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::{Mutex, PoisonError};
 
-/// The targets of MTLFace's released code: values of a label as `numpy.random.seed(s)` and `randint` draw them; the
-/// sample of that value is drawn by the run's seed. `balanced` gives every value its exact share instead.
+/// Values of a label as `numpy.random.seed(s)` and `randint` draw them, which make up the targets of MTLFace's released
+/// code (it goes through them in an order of its own); the sample of a value is drawn by the run's seed. `balanced`
+/// gives every value its exact share instead.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PublishedTargets {
