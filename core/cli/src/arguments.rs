@@ -214,11 +214,11 @@ pub struct Eval {
 
 #[derive(Debug, Args)]
 pub struct Sweep {
-    /// The recipe; its [sweep] gives points as well
+    /// The recipe; its section sweep gives points as well
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
-    /// Every value with every value of the other grids; a path without a section is meant in [run]
+    /// Every value with every value of the other grids; a path without a section is one of run
     #[arg(long, value_name = "PATH=VALUE,…")]
     pub grid: Vec<String>,
     /// Values that go together, first with first

@@ -157,7 +157,7 @@ pub struct DataSlot {
     #[schemars(range(min = 1, max = 1024))]
     pub prefetch: u32,
     /// Its sizes, such as the number of identities, hold for the recipe; without it they are its own affair, and
-    /// another stream or [dims] gives them.
+    /// another stream or `[dims]` gives them.
     #[serde(default = "yes")]
     pub declares: bool,
 }
