@@ -101,19 +101,40 @@ def age_loss(output, age, edges):
     return F.mse_loss(years, age) + F.cross_entropy(groups, (age[:, None] > edges).sum(1))
 
 
-def main():
+def arguments(batch):
     p = argparse.ArgumentParser()
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--identities", type=int, default=1000)
+    p.add_argument("--batch", type=int, default=batch)
     p.add_argument("--size", type=int, default=112)
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--bf16", action="store_true")
     p.add_argument("--channels-last", action="store_true")
-    p.add_argument("--profile", action="store_true", help="also print time by operator")
-    a = p.parse_args()
+    return p
+
+
+def prepare(a):
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
+
+
+def timed(step, steps, start):
+    step()
+    first = time.time() - start
+    times = []
+    for _ in range(steps):
+        begin = time.time()
+        step()
+        times.append(time.time() - begin)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": statistics.median(times), "first": first, "peak_mb": peak}
+
+
+def main():
+    p = arguments(batch=16)
+    p.add_argument("--identities", type=int, default=1000)
+    p.add_argument("--profile", action="store_true", help="also print time by operator")
+    a = p.parse_args()
+    prepare(a)
     flat = 512 * (a.size // 16) ** 2
     backbone, decompose = Backbone(), Decomposition()
     embed = nn.Sequential(nn.BatchNorm2d(512), nn.Dropout(0.5), nn.Flatten(), nn.Linear(flat, 512), nn.BatchNorm1d(512))
@@ -153,19 +174,12 @@ def main():
         optimizer.step()
         return total.item()
 
-    step()
-    first = time.time() - START
-    times = []
-    for _ in range(a.steps):
-        begin = time.time()
-        step()
-        times.append(time.time() - begin)
+    found = timed(step, a.steps, START)
     if a.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
             step()
         print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": statistics.median(times), "first": first, "peak_mb": peak}))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

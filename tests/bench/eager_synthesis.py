@@ -6,17 +6,14 @@ the embedding is computed; --frozen leaves that out. Prints one JSON line: secon
 to the first step done, peak memory in MB.
 """
 
-import argparse
 import json
-import resource
-import statistics
 import time
 
 START = time.time()
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from eager import Ages, Backbone, Decomposition  # noqa: E402
+from eager import Ages, Backbone, Decomposition, arguments, prepare, timed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import spectral_norm  # noqa: E402
 
@@ -117,17 +114,10 @@ class Critic(nn.Module):
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--size", type=int, default=112)
-    p.add_argument("--steps", type=int, default=8)
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--bf16", action="store_true")
-    p.add_argument("--channels-last", action="store_true")
+    p = arguments(batch=4)
     p.add_argument("--frozen", action="store_true", help="no gradients that nobody uses, no embedding")
     a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(1)
+    prepare(a)
     flat = 512 * (a.size // 16) ** 2
     encoder, age, generator, critic = Encoder(flat).eval(), Ages(flat), Generator(), Critic()
     if a.frozen:
@@ -164,15 +154,7 @@ def main():
         g_optim.step()
         return total.item()
 
-    step()
-    first = time.time() - START
-    times = []
-    for _ in range(a.steps):
-        begin = time.time()
-        step()
-        times.append(time.time() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": statistics.median(times), "first": first, "peak_mb": peak}))
+    print(json.dumps(timed(step, a.steps, START)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 //! Face age synthesis as a user runs it: a teacher, a generator on its weights, pictures of other ages.
 
-use crate::support::{TensorFile, mtlrun, outcome, reference, root};
+use crate::support::{TensorFile, mtlrun, outcome, reference, refused, root};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -65,14 +65,6 @@ fn age(more: &[&str]) -> (i32, String, String) {
     let output = mtlrun(&[&["age"], more].concat()).output().unwrap();
     let (code, text) = outcome(&output);
     (code, String::from_utf8_lossy(&output.stdout).into_owned(), text)
-}
-
-#[track_caller]
-fn refused(result: (i32, String), words: &[&str]) {
-    assert_eq!(result.0, 2, "{}", result.1);
-    for word in words {
-        assert!(result.1.contains(word), "expected {word:?} in:\n{}", result.1);
-    }
 }
 
 #[test]

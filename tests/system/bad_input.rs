@@ -1,6 +1,6 @@
 //! What a user can do wrong: the exit code is 2 and the words say where and what to do.
 
-use crate::support::{Faces, mtlrun, outcome, root};
+use crate::support::{Faces, mtlrun, outcome, refused, root};
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
@@ -9,15 +9,6 @@ fn train(faces: &Faces, more: &[&str]) -> (i32, String) {
     let dir = TempDir::new().unwrap();
     let more = [&["-q"], more].concat();
     outcome(&mtlrun(&faces.tiny(&dir.path().join("run"), &more)).output().unwrap())
-}
-
-#[track_caller]
-fn refused(result: (i32, String), words: &[&str]) {
-    let (code, text) = result;
-    assert_eq!(code, 2, "{text}");
-    for word in words {
-        assert!(text.contains(word), "expected {word:?} in:\n{text}");
-    }
 }
 
 /// Checks the tiny recipe with more TOML after it.

@@ -1,6 +1,6 @@
 //! Commands that explain, draw, sweep and compare.
 
-use crate::support::{mtlrun, outcome};
+use crate::support::{self, mtlrun, outcome};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -15,11 +15,7 @@ fn told(args: &[&str]) -> String {
 
 #[track_caller]
 fn refused(args: &[&str], words: &[&str]) {
-    let (code, text) = outcome(&mtlrun(args).output().unwrap());
-    assert_eq!(code, 2, "{text}");
-    for word in words {
-        assert!(text.contains(word), "expected {word:?} in:\n{text}");
-    }
+    support::refused(outcome(&mtlrun(args).output().unwrap()), words);
 }
 
 #[test]
@@ -72,7 +68,7 @@ fn a_summary_counts_parameters() {
     let text = told(&["summary", "recipes/fas_scaf.toml", "--set", "model.icm.sigma=0.1"]);
     let line = |name: &str| text.lines().find(|l| l.starts_with(name)).unwrap().split_whitespace().collect::<Vec<_>>();
     let number = |name: &str| line(name)[2].parse::<i64>().unwrap();
-    let arch = crate::support::json("arch.json");
+    let arch = support::json("arch.json");
     let wanted = arch["AgingModule_7"]["n_param"].as_i64().unwrap();
     assert_eq!(number("icm") + number("decoder"), wanted);
     assert_eq!(number("critic"), arch["PatchDiscriminator_7_sn_4"]["n_param"].as_i64().unwrap());
@@ -172,7 +168,7 @@ fn a_point_that_fails_does_not_stop_the_others() {
 fn a_recipe_holds_its_own_points() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("table.toml");
-    let made = crate::support::root().join("tests/recipes/made.toml");
+    let made = support::root().join("tests/recipes/made.toml");
     let text = format!(
         "extends = [{made:?}]\n[sweep.grid]\n\"run.seed\" = [1, 2]\n[sweep.variants]\nplain = {{ unset = [\"evaluate\"] }}\n\
          channel = {{ set = {{ \"model.decompose.branches\" = \"channel\" }} }}\nother = {{ recipe = {made:?} }}\n"
@@ -196,7 +192,7 @@ fn a_recipe_holds_its_own_points() {
 fn findings_are_told_to_programs() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("bad.toml");
-    let tiny = crate::support::root().join("tests/recipes/tiny.toml");
+    let tiny = support::root().join("tests/recipes/tiny.toml");
     std::fs::write(&path, format!("extends = [{tiny:?}]\n[model.identity]\n# ä\nmargn = 0.5\n")).unwrap();
     let output = mtlrun(&["check", "--json", path.to_str().unwrap(), "recipes/aifr_scaf.toml"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -5,9 +5,7 @@
 //! leave three digits for another order of summation. In single precision the original is itself as far from its
 //! double-precision run as the bounds say below.
 
-use crate::support::{
-    TensorFile, close, elements, entry, fill, filled_networks, images, json, mtlrun, ours, outcome, relative,
-};
+use crate::support::{TensorFile, close, elements, entry, fill, filled_networks, images, json, ours, relative, traced};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -53,25 +51,7 @@ fn fixture() -> &'static Fixture {
 
 fn trace(more: &[&str]) -> Value {
     let f = fixture();
-    let mut args: Vec<String> = [
-        "trace",
-        "recipes/aifr_scaf.toml",
-        "--rename",
-        "mtlface",
-        "--set",
-        "model.embed.dropout=0.0",
-        "--inputs",
-        f.inputs.to_str().unwrap(),
-        "--weights",
-        f.weights.to_str().unwrap(),
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    args.extend(more.iter().map(|s| (*s).to_owned()));
-    let output = mtlrun(&args).output().unwrap();
-    let (code, text) = outcome(&output);
-    assert_eq!(code, 0, "{text}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    traced("recipes/aifr_scaf.toml", &f.inputs, &f.weights, &["model.embed.dropout=0.0"], more)
 }
 
 struct Reference {

@@ -241,3 +241,26 @@ pub fn elements(networks: &Networks, side: i64, name: &str) -> f64 {
     }
     panic!("{name} is in no network")
 }
+
+/// Asserts that a command was refused as the user's mistake, in words that hold all of these.
+#[track_caller]
+pub fn refused((code, text): (i32, String), words: &[&str]) {
+    assert_eq!(code, 2, "{text}");
+    for word in words {
+        assert!(text.contains(word), "expected {word:?} in:\n{text}");
+    }
+}
+
+/// The report of `mtlrun trace` on a recipe, with weights under their published names.
+#[track_caller]
+pub fn traced(recipe: &str, inputs: &Path, weights: &Path, sets: &[&str], more: &[&str]) -> serde_json::Value {
+    let mut command = mtlrun(&["trace", recipe, "--rename", "mtlface"]);
+    command.arg("--inputs").arg(inputs).arg("--weights").arg(weights);
+    for set in sets {
+        command.args(["--set", set]);
+    }
+    let output = command.args(more).output().unwrap();
+    let (code, text) = outcome(&output);
+    assert_eq!(code, 0, "{text}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}

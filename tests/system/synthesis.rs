@@ -3,7 +3,7 @@
 //! Tolerances in double precision are those of the recognition step. The released code leaves the age estimator in
 //! training mode and shares 0.1 of a group's channels, which two keys of the recipe reproduce.
 
-use crate::support::{TensorFile, close, elements, entry, filled_networks, images, json, mtlrun, ours, outcome};
+use crate::support::{TensorFile, close, elements, entry, filled_networks, images, json, ours, traced};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -58,17 +58,8 @@ fn fixture() -> &'static Fixture {
 
 fn trace(more: &[&str]) -> Value {
     let f = fixture();
-    let mut args: Vec<String> =
-        ["trace", "recipes/fas_scaf.toml", "--rename", "mtlface", "--inputs"].map(str::to_owned).to_vec();
-    args.extend([f.inputs.to_str().unwrap(), "--weights", f.weights.to_str().unwrap()].map(str::to_owned));
-    for set in ["model.icm.sigma=0.1", "graph.seen_years.mode=train", "dims.identities=10"] {
-        args.extend(["--set".to_owned(), set.to_owned()]);
-    }
-    args.extend(more.iter().map(|s| (*s).to_owned()));
-    let output = mtlrun(&args).output().unwrap();
-    let (code, text) = outcome(&output);
-    assert_eq!(code, 0, "{text}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    let sets = ["model.icm.sigma=0.1", "graph.seen_years.mode=train", "dims.identities=10"];
+    traced("recipes/fas_scaf.toml", &f.inputs, &f.weights, &sets, more)
 }
 
 fn count(name: &str) -> f64 {

@@ -6,7 +6,7 @@ use mtl_core::component::{Kind, Registration, named, of_kind};
 use mtl_core::diagnostic::{Diagnostics, suggestion};
 use mtl_core::evaluate::Measure;
 use mtl_core::files::write_atomically;
-use mtl_core::graph::{Graph, drawing};
+use mtl_core::graph::{Graph, Model, drawing};
 use mtl_core::mistake;
 use mtl_core::recipe::{Override, Recipe, difference, recipe_schema, to_toml};
 use mtl_core::runs::Existing;
@@ -202,7 +202,7 @@ pub fn graph(args: &GraphArgs) -> Result<u8> {
 pub fn summary(args: &Summary) -> Result<u8> {
     let mut recipe = read(&args.recipe, &args.overrides.list())?;
     let graph = Graph::new(&mut recipe)?;
-    let counts = drawing::parameters(&recipe, &graph)?;
+    let counts = Model::counts(&recipe, &graph, 1)?;
     let mebibytes = |numbers: i64| numbers as f64 * 4.0 / f64::from(1 << 20);
     println!(
         "{:<14} {:<24} {:>12} {:>12} {:>14} {:>14}",
@@ -278,18 +278,13 @@ pub fn eval(args: &Eval) -> Result<u8> {
         let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
         let path = run.folder.join(format!("eval/{name}.step-{}.json", run.step));
         write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;
-        let mut pictures = Vec::new();
-        for (picture, image) in &report.pictures {
-            let path = run.folder.join(format!("eval/{name}.{picture}.step-{}.png", run.step));
-            write_atomically(&path, &image.png()?)?;
-            pictures.push((picture, path));
-        }
+        let pictures = report.write_pictures(&run.folder, name, run.step)?;
         if !args.json {
             println!("{name} (step {})", run.step);
             for (metric, value) in &report.metrics {
                 println!("  {metric:<26} {value:.4}");
             }
-            for (picture, path) in &pictures {
+            for ((picture, _), path) in report.pictures.iter().zip(&pictures) {
                 println!("  {picture:<26} {}", path.display());
             }
             println!("  {:<26} {}", "all of it", path.display());

@@ -2,6 +2,7 @@
 
 use crate::data::draw::Draw;
 use crate::data::{Transform, image::Picture};
+use crate::files::write_atomically;
 use crate::graph::{Feed, Model, Wire};
 use crate::log::tensorboard::Image;
 use crate::mistake;
@@ -43,6 +44,18 @@ pub struct Report {
     pub pictures: Vec<(String, Image)>,
 }
 
+impl Report {
+    /// Writes the pictures to `eval/NAME.PICTURE.step-STEP.png` of a run folder; returns the files, in order.
+    pub fn write_pictures(&self, folder: &Path, name: &str, step: u64) -> Result<Vec<PathBuf>> {
+        let write = |(picture, image): &(String, Image)| {
+            let path = folder.join(format!("eval/{name}.{picture}.step-{step}.png"));
+            write_atomically(&path, &image.png()?)?;
+            Ok(path)
+        };
+        self.pictures.iter().map(write).collect()
+    }
+}
+
 /// What an evaluator may use.
 pub struct Measure<'a> {
     model: &'a Model,
@@ -62,13 +75,14 @@ impl<'a> Measure<'a> {
             transforms.push(opened.into_iter().filter(|t| t.in_evaluation()).collect());
         }
         let weights = recipe.model.values().filter_map(|slot| slot.common.weights.as_ref()?.run.as_ref());
-        let starts = weights.filter_map(|run| crate::runs::resolve(run).ok()?.canonicalize().ok()).collect();
+        let starts = weights.map(|run| run.0.clone()).collect();
         Ok(Self { model, threads: threads.max(1), transforms, starts })
     }
 
     /// Whether a module of the model started from the weights of that run.
     pub fn starts_from(&self, run: &Path) -> bool {
-        crate::runs::resolve(run).and_then(|r| Ok(r.canonicalize()?)).is_ok_and(|r| self.starts.contains(&r))
+        let real = |run: &Path| crate::runs::resolve(run).ok()?.canonicalize().ok();
+        real(run).is_some_and(|run| self.starts.iter().any(|start| real(start).as_ref() == Some(&run)))
     }
 
     /// Prepares pictures as the recipe's data port takes them and hands them on in batches, in order.

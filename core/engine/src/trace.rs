@@ -72,7 +72,7 @@ pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
     };
     let model = Model::build(&recipe, graph, placement)?;
     let loaded = load_into(model.tensors(), &tensors)?;
-    let missing: Vec<&String> = loaded.missing.iter().filter(|n| !n.ends_with("num_batches_tracked")).collect();
+    let missing = loaded.lacking();
     if !missing.is_empty() {
         mistake!("{} lacks {} weights, such as `{}`", options.weights.display(), missing.len(), missing[0]);
     }

@@ -6,7 +6,7 @@ use mtl_core::data::image::Picture;
 use mtl_core::evaluate::{Evaluator, Measure, Report};
 use mtl_core::log::pictures::pixels;
 use mtl_core::recipe::RecipePath;
-use mtl_core::session::{OpenRun, Which, open_run, threads};
+use mtl_core::session::{Which, open_run, threads};
 use mtl_core::{mistake, register};
 use mtl_faces::age_groups;
 use mtl_faces::made::{MadeFaces, Pair};
@@ -101,8 +101,7 @@ type Read<'a> = &'a (dyn Fn(usize) -> Result<Picture> + Sync);
 
 impl Estimator {
     /// Ages in years, and age groups.
-    fn judge(&self, run: &OpenRun, count: usize, read: Read<'_>) -> Result<(Vec<f64>, Vec<usize>)> {
-        let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
+    fn judge(&self, measure: &Measure<'_>, count: usize, read: Read<'_>) -> Result<(Vec<f64>, Vec<usize>)> {
         let (mut ages, mut groups) = (Vec::new(), Vec::new());
         measure.pictures(&self.image, count, read, 64, &mut |batch| {
             let out = measure.run(&[(self.image.as_str(), batch)], &[&self.age, &self.groups])?;
@@ -116,8 +115,7 @@ impl Estimator {
 
 impl Recogniser {
     /// Embeddings.
-    fn judge(&self, run: &OpenRun, count: usize, read: Read<'_>) -> Result<Vec<Vec<f32>>> {
-        let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
+    fn judge(&self, measure: &Measure<'_>, count: usize, read: Read<'_>) -> Result<Vec<Vec<f32>>> {
         let mut out = Vec::new();
         measure.pictures(&self.image, count, read, 64, &mut |batch| {
             out.extend(rows(&measure.run(&[(self.image.as_str(), batch)], &[&self.embedding])?[0])?);
@@ -143,13 +141,15 @@ impl Evaluator for Ageing {
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
-        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let edges = age_groups::of_run(measure)?;
         let (centres, names) = (age_groups::centres(edges), age_groups::names(edges));
         let groups = centres.len();
         let faces = source::one_each(&labels, self.faces);
         let estimator = open_run(&self.estimator.run, &Which::Last, &[]).context("the run that judges ages")?;
         let recogniser = open_run(&self.recogniser.run, &Which::Last, &[]).context("the run that judges identity")?;
-        let judged = Measure::new(&estimator.model, &estimator.recipe, 1)?.dim("age_groups");
+        let estimator = &Measure::new(&estimator.model, &estimator.recipe, threads(&estimator.recipe))?;
+        let recogniser = &Measure::new(&recogniser.model, &recogniser.recipe, threads(&recogniser.recipe))?;
+        let judged = estimator.dim("age_groups");
         if judged != Some(groups as i64) {
             mistake!(
                 "the run {} tells {} age groups apart and this one has {groups}: judge by a run of as many",
@@ -170,10 +170,10 @@ impl Evaluator for Ageing {
         }
 
         let aged = self.age(measure, &pictures, &faces, groups)?;
-        let (seen, seen_groups) = self.estimator.judge(&estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
-        let inputs = self.recogniser.judge(&recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
-        let looks = self.recogniser.judge(&recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;
-        let (threshold, real) = self.threshold(&recogniser, &pictures, &source::pairs(&labels, self.pairs, 1)?)?;
+        let (seen, seen_groups) = self.estimator.judge(estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
+        let inputs = self.recogniser.judge(recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
+        let looks = self.recogniser.judge(recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;
+        let (threshold, real) = self.threshold(recogniser, &pictures, &source::pairs(&labels, self.pairs, 1)?)?;
         let cosines: Vec<f64> =
             looks.iter().enumerate().map(|(i, e)| cosine(e, &inputs[i / groups])).collect::<Result<_>>()?;
 
@@ -196,7 +196,7 @@ impl Evaluator for Ageing {
             ("real_verified", real),
             ("threshold", threshold),
         ];
-        let truth = self.against_truth(&recogniser, &pictures, &faces, &aged, &looks, &centres)?;
+        let truth = self.against_truth(recogniser, &pictures, &faces, &aged, &looks, &centres)?;
         if let Some(truth) = &truth {
             for (k, name) in Truth::NAMES.iter().enumerate() {
                 metrics.push((name, mean(&mut truth.iter().map(|t| t.0[k]))));
@@ -246,8 +246,8 @@ impl Truth {
 impl Ageing {
     /// Every face at every group, face by face.
     fn age(&self, measure: &Measure<'_>, pictures: &Pictures, faces: &[usize], groups: usize) -> Result<Vec<Picture>> {
-        let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
-        let strips = self.ager.strips(measure, faces.len(), &|i| pictures.read(faces[i]), &wanted)?;
+        let read = |i: usize| pictures.read(faces[i]);
+        let strips = self.ager.strips(measure, faces.len(), &read, &Wanted::groups(groups))?;
         let mut out = Vec::new();
         for strip in strips {
             let aged = strip.f_narrow(0, 1, groups as i64)?;
@@ -261,7 +261,7 @@ impl Ageing {
 
     /// The cosine that at most the given rate of real pairs of different people reach, and how many real pairs of
     /// one person do.
-    fn threshold(&self, judge: &OpenRun, pictures: &Pictures, pairs: &[Pair]) -> Result<(f64, f64)> {
+    fn threshold(&self, judge: &Measure<'_>, pictures: &Pictures, pairs: &[Pair]) -> Result<(f64, f64)> {
         let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.a, p.b]).collect();
         used.sort_unstable();
         used.dedup();
@@ -284,7 +284,7 @@ impl Ageing {
     /// Made faces: each aged picture and its source beside the true picture at the centre of the group.
     fn against_truth(
         &self,
-        judge: &OpenRun,
+        judge: &Measure<'_>,
         pictures: &Pictures,
         faces: &[usize],
         aged: &[Picture],

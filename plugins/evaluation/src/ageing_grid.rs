@@ -54,9 +54,8 @@ impl Evaluator for AgeingGrid {
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let shown = source::one_each(&labels, self.faces);
-        let groups = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?.len() + 1;
-        let wanted: Vec<Wanted> = (0..groups as i64).map(Wanted::Group).collect();
-        let rows = self.ager.strips(measure, shown.len(), &|i| pictures.read(shown[i]), &wanted)?;
+        let groups = age_groups::of_run(measure)?.len() + 1;
+        let rows = self.ager.strips(measure, shown.len(), &|i| pictures.read(shown[i]), &Wanted::groups(groups))?;
         let grid = sheet(&Tensor::f_cat(&rows, 0)?, groups as i64 + 1)?;
         Ok(Report { pictures: vec![("grid".into(), grid)], ..Report::default() })
     }

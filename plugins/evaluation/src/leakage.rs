@@ -63,7 +63,7 @@ impl Evaluator for Leakage {
 
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
-        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let edges = age_groups::of_run(measure)?;
         let known: Vec<usize> = (0..labels.len()).filter(|i| labels[*i].age.is_some()).collect();
         let mut wanted = vec![self.identity_features.as_str()];
         wanted.extend(self.age_features.as_deref());

@@ -1,6 +1,7 @@
 //! The age groups of MTLFace (section 3.2 and the released code): the upper edge belongs to the group.
 
 use anyhow::{Result, bail};
+use mtl_core::evaluate::Measure;
 
 /// The edges between `groups` age groups, in years. The group of an age is the number of edges strictly below it.
 ///
@@ -15,6 +16,14 @@ pub fn edges(groups: i64) -> Result<&'static [f32]> {
         8 => &[12.0, 18.0, 25.0, 35.0, 45.0, 55.0, 65.0],
         other => bail!("age groups are defined for 4 to 8 of them, found age_groups = {other}"),
     })
+}
+
+/// The edges between the age groups of a run that is measured; seven groups where its recipe names no number.
+///
+/// # Errors
+/// As [`edges`].
+pub fn of_run(measure: &Measure<'_>) -> Result<&'static [f32]> {
+    edges(measure.dim("age_groups").unwrap_or(7))
 }
 
 /// The group of an age.

@@ -4,6 +4,7 @@ use crate::label::Label;
 use anyhow::{Context, Result};
 use mtl_core::data::draw::Draw;
 use mtl_core::data::image::Picture;
+use mtl_core::log::tensorboard::Image;
 use mtl_core::mistake;
 use mtl_core::recipe::RecipePath;
 use mtl_made_faces::{Identity, Sex, VERSION, render};
@@ -181,14 +182,17 @@ impl Collection {
 
     /// The true picture of the same person and capture at another age.
     pub fn at_age(&self, index: usize, age: f32) -> Result<Picture> {
-        let shot = self.shots[index];
-        Picture::new(self.size, self.size, render(&self.people[shot.person], age, shot.capture, self.size).rgb)
+        Picture::new(self.size, self.size, self.render(self.shots[index], age))
+    }
+
+    fn render(&self, shot: Shot, age: f32) -> Vec<u8> {
+        render(&self.people[shot.person], age, shot.capture, self.size).rgb
     }
 
     /// The picture.
     pub fn picture(&self, index: usize) -> Result<Picture> {
         let shot = self.shots[index];
-        let draw = || render(&self.people[shot.person], shot.age, shot.capture, self.size).rgb;
+        let draw = || self.render(shot, shot.age);
         let pixels = match &self.kept {
             Kept::Nothing => draw(),
             Kept::Memory(all) => all[index].get_or_init(|| draw().into()).to_vec(),
@@ -266,12 +270,8 @@ pub struct Pair {
 
 /// Pixels as a PNG file.
 pub fn png(pixels: &[u8], size: usize) -> Result<Vec<u8>> {
-    use image::ImageEncoder;
-    let mut bytes = Vec::new();
-    image::codecs::png::PngEncoder::new(&mut bytes)
-        .write_image(pixels, size as u32, size as u32, image::ExtendedColorType::Rgb8)
-        .context("encoding a PNG")?;
-    Ok(bytes)
+    let (width, height) = (size as u32, size as u32);
+    Image { width, height, channels: 3, data: pixels.to_vec() }.png().context("encoding a PNG")
 }
 
 #[cfg(test)]

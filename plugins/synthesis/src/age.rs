@@ -108,7 +108,7 @@ impl Age {
             ager.by_years(&mut run.model.graph);
         }
         let measure = Measure::new(&run.model, &run.recipe, threads(&run.recipe))?;
-        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let edges = age_groups::of_run(&measure)?;
         let (names, wanted): (Vec<String>, Vec<Wanted>) = match years {
             Some(years) => years.into_iter().map(|y| (y.to_string(), Wanted::Years(y))).unzip(),
             None => age_groups::names(edges).into_iter().zip((0..).map(Wanted::Group)).unzip(),

@@ -45,6 +45,13 @@ pub enum Wanted {
     Years(f32),
 }
 
+impl Wanted {
+    /// Every one of so many groups, in order.
+    pub fn groups(count: usize) -> Vec<Self> {
+        (0..count as i64).map(Self::Group).collect()
+    }
+}
+
 impl Ager {
     /// Ages `[batch, 3, height, width]`, each picture to its own wanted age.
     ///
@@ -53,7 +60,7 @@ impl Ager {
     pub fn run(&self, measure: &Measure<'_>, pictures: &Tensor, wanted: &[Wanted]) -> Result<Tensor> {
         let output = [self.output.as_str()];
         let (by_group, by_age) = (measure.needs(&output, &self.group)?, measure.needs(&output, &self.age)?);
-        let edges = age_groups::edges(measure.dim("age_groups").unwrap_or(7))?;
+        let edges = age_groups::of_run(measure)?;
         let centres = age_groups::centres(edges);
         let years = |w: &Wanted| match w {
             Wanted::Group(g) => centres.get(*g as usize).copied().unwrap_or(0.0),
@@ -120,7 +127,6 @@ impl Ager {
 
     /// Whether the graph has the parts that ageing needs.
     pub fn fits(&self, graph: &Graph) -> bool {
-        [&self.image, &self.output].into_iter().all(|w| graph.wire(w).is_ok())
-            && matches!(graph.wire(&self.output), Ok(Wire::Node { .. }))
+        graph.wire(&self.image).is_ok() && matches!(graph.wire(&self.output), Ok(Wire::Node { .. }))
     }
 }

@@ -62,7 +62,7 @@ torch.save(checkpoint, path("checkpoint.pth"))
 
 class Evil:
     def __reduce__(self):
-        return os.system, ("touch /tmp/mtlrun-was-here",)
+        return os.system, ("touch was-run",)
 
 
 torch.save({"weight": torch.ones(2), "extra": Evil()}, path("evil.pth"))

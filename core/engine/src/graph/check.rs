@@ -204,15 +204,8 @@ impl Checker<'_> {
                     ),
                 }
             }
-            let block = match node.target {
-                Target::Module(m) => Some(&*self.recipe.model[m].config),
-                Target::Loss => {
-                    node.name.strip_prefix("loss.").and_then(|n| self.recipe.loss.get(n)).map(|l| &*l.slot.config)
-                }
-                Target::Function => self.recipe.graph[node.name.as_str()].function.as_deref(),
-            };
             let wired: Vec<&str> = wires.keys().map(String::as_str).collect();
-            for problem in block.map(|b| b.wiring(&wired)).unwrap_or_default() {
+            for problem in node.block(self.recipe).map(|b| b.wiring(&wired)).unwrap_or_default() {
                 self.out.push(
                     Diagnostic::error(format!("`{}` ({}): {problem}", node.name, node.component))
                         .at(&node.origin, "this node"),

@@ -8,8 +8,8 @@ mod plan;
 pub use model::{Feed, Model, Module, Outputs, StepHooks, Values};
 pub use plan::{Op, Plan, Reference};
 
-use crate::component::{Dim, Ports, Sizes, shape::Shape};
-use crate::recipe::{Mode, Origin};
+use crate::component::{Block, Dim, Ports, Sizes, shape::Shape};
+use crate::recipe::{Mode, Origin, Recipe};
 use indexmap::IndexMap;
 
 /// Where an input comes from.
@@ -121,6 +121,17 @@ pub struct Graph {
     pub dims: IndexMap<String, Dim>,
 }
 
+impl GraphNode {
+    /// The component of the node, in the recipe that the graph is of.
+    pub fn block<'r>(&self, recipe: &'r Recipe) -> Option<&'r dyn Block> {
+        match self.target {
+            Target::Module(m) => Some(&*recipe.model.get_index(m)?.1.config),
+            Target::Function => recipe.graph.get(&self.name)?.function.as_deref(),
+            Target::Loss => Some(&*recipe.loss.get(self.name.strip_prefix("loss.")?)?.slot.config),
+        }
+    }
+}
+
 impl Graph {
     /// The wire of that text: `node`, `node.port` or `data.port`.
     pub fn wire(&self, text: &str) -> Result<Wire, String> {
@@ -152,39 +163,29 @@ impl Graph {
     /// The nodes that the given ones need, themselves included; `through_stops` also looks behind nodes that
     /// stop gradients.
     pub fn needed(&self, roots: &[usize], through_stops: bool) -> Vec<bool> {
-        let mut needed = vec![false; self.nodes.len()];
-        let mut open = roots.to_vec();
-        while let Some(node) = open.pop() {
-            if std::mem::replace(&mut needed[node], true) {
-                continue;
-            }
-            if self.nodes[node].ports.stops_gradient && !through_stops {
-                continue;
-            }
-            for wire in self.nodes[node].inputs.iter().flatten() {
-                if let Wire::Node { node, .. } = wire {
-                    open.push(*node);
-                }
-            }
-        }
-        needed
+        let open = roots.iter().map(|node| Wire::Node { node: *node, port: 0 }).collect();
+        self.reached(open, &[], through_stops)
     }
 
     /// The nodes that the given wires need when the values of others are known already.
     pub fn needed_beyond(&self, wires: &[Wire], known: &[Wire]) -> Vec<bool> {
-        let mut needed = vec![false; self.nodes.len()];
-        let mut open: Vec<Wire> = wires.to_vec();
+        self.reached(wires.to_vec(), known, true)
+    }
+
+    /// The nodes on the way up from the `open` wires, as far as the known ones and, unless it goes through them, the
+    /// nodes that stop gradients.
+    fn reached(&self, mut open: Vec<Wire>, known: &[Wire], through_stops: bool) -> Vec<bool> {
+        let mut reached = vec![false; self.nodes.len()];
         while let Some(wire) = open.pop() {
-            if known.contains(&wire) {
-                continue;
-            }
             if let Wire::Node { node, .. } = wire
-                && !std::mem::replace(&mut needed[node], true)
+                && !known.contains(&wire)
+                && !std::mem::replace(&mut reached[node], true)
+                && (through_stops || !self.nodes[node].ports.stops_gradient)
             {
                 open.extend(self.nodes[node].inputs.iter().flatten());
             }
         }
-        needed
+        reached
     }
 
     /// Puts true sizes in the place of names that were open until the data was opened.

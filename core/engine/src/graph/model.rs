@@ -109,10 +109,7 @@ impl Model {
         for node in &graph.nodes {
             let block = match node.target {
                 Target::Module(_) => None,
-                Target::Function => recipe.graph.get(&node.name).and_then(|e| e.function.as_deref()),
-                Target::Loss => {
-                    node.name.strip_prefix("loss.").and_then(|n| recipe.loss.get(n)).map(|l| &*l.slot.config)
-                }
+                Target::Function | Target::Loss => node.block(recipe),
             };
             functions.push(match block {
                 Some(block) => {
@@ -137,6 +134,17 @@ impl Model {
 
     /// Shapes of all parameters and buffers without memory; open sizes are replaced by the given one.
     pub fn shapes(recipe: &Recipe, graph: &Graph, open: i64) -> Result<IndexMap<String, Vec<i64>>> {
+        Ok(Self::outline(recipe, graph, open)?.tensors().into_iter().map(|(name, t)| (name, t.size())).collect())
+    }
+
+    /// The number of parameters of each module; open sizes count as the given one.
+    pub fn counts(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Vec<i64>> {
+        let numbers = |module: &Module| module.parameters().iter().map(|t| t.numel() as i64).sum();
+        Ok(Self::outline(recipe, graph, open)?.modules.iter().map(numbers).collect())
+    }
+
+    /// The model without memory.
+    fn outline(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Self> {
         let mut graph = graph.clone();
         let named: IndexMap<String, i64> = graph
             .dims
@@ -153,8 +161,7 @@ impl Model {
             seed: 0,
             shapes_only: true,
         };
-        let model = Self::build(recipe, graph, placement)?;
-        Ok(model.tensors().into_iter().map(|(name, t)| (name, t.size())).collect())
+        Self::build(recipe, graph, placement)
     }
 
     /// Where tensors are.

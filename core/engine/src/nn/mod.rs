@@ -23,33 +23,28 @@ pub struct Conv {
     pub stride: i64,
     /// Zero padding on every side.
     pub padding: i64,
-    /// Whether a bias is added.
-    pub bias: bool,
     /// Starting weights.
     pub init: Init,
-    /// Starting bias; without it 0.
-    pub bias_bound: Option<f64>,
+    /// Starting bias; without it none is added.
+    pub bias: Option<Init>,
 }
 
 impl Conv {
     /// Kernel, stride and padding; no bias, Xavier-uniform weights.
     pub fn new(kernel: i64, stride: i64, padding: i64) -> Self {
-        Self { kernel, stride, padding, bias: false, init: Init::XavierUniform, bias_bound: None }
+        Self { kernel, stride, padding, init: Init::XavierUniform, bias: None }
     }
 
     /// With a bias, and the default start of PyTorch's layer: weights and bias uniform in ±1/sqrt(fan in).
     pub fn plain(input: i64, kernel: i64, stride: i64, padding: i64) -> Self {
         let bound = 1.0 / ((input * kernel * kernel) as f64).sqrt();
-        Self { bias: true, init: Init::Uniform(bound), bias_bound: Some(bound), ..Self::new(kernel, stride, padding) }
+        let init = Init::Uniform(bound);
+        Self { init, bias: Some(init), ..Self::new(kernel, stride, padding) }
     }
 
     /// With a bias of 0 and weights drawn from a normal distribution.
     pub fn normal(deviation: f64, kernel: i64, padding: i64) -> Self {
-        Self { bias: true, init: Init::Normal(deviation), ..Self::new(kernel, 1, padding) }
-    }
-
-    fn bias_init(&self) -> Init {
-        self.bias_bound.map_or(Init::Const(0.0), Init::Uniform)
+        Self { init: Init::Normal(deviation), bias: Some(Init::Const(0.0)), ..Self::new(kernel, 1, padding) }
     }
 }
 
@@ -57,7 +52,7 @@ impl Conv2d {
     /// Weights `[output, input, kernel, kernel]`.
     pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
         let weight = p.param("weight", &[output, input, conv.kernel, conv.kernel], conv.init, Role::Weight)?;
-        let bias = conv.bias.then(|| p.param("bias", &[output], conv.bias_init(), Role::Bias)).transpose()?;
+        let bias = conv.bias.map(|init| p.param("bias", &[output], init, Role::Bias)).transpose()?;
         let winograd = p.placement().winograd && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
         Ok(Self { weight, bias, stride: conv.stride, padding: conv.padding, winograd })
     }
@@ -90,10 +85,10 @@ pub struct SpectralConv2d {
 }
 
 impl SpectralConv2d {
-    /// Weights `[output, input, kernel, kernel]`; the settings' bias is always made.
+    /// Weights `[output, input, kernel, kernel]`; without a bias in the settings it starts at 0.
     pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
         let shape = [output, input, conv.kernel, conv.kernel];
-        let bias = p.param("bias", &[output], conv.bias_init(), Role::Bias)?;
+        let bias = p.param("bias", &[output], conv.bias.unwrap_or(Init::Const(0.0)), Role::Bias)?;
         let weight = p.param("weight_orig", &shape, conv.init, Role::Weight)?;
         let u = p.buffer("weight_u", &[output], Init::Normal(1.0))?;
         let v = p.buffer("weight_v", &[input * conv.kernel * conv.kernel], Init::Normal(1.0))?;

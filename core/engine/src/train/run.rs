@@ -428,8 +428,8 @@ impl Run {
         for (name, report) in measured? {
             for (picture, image) in &report.pictures {
                 self.board.image(&format!("eval/{name}/{picture}"), image, step as i64)?;
-                let path = self.folder.join(format!("eval/{name}.{picture}.step-{step}.png"));
-                write_atomically(&path, &image.png()?)?;
+            }
+            for path in report.write_pictures(&self.folder, &name, step)? {
                 self.progress.line(&format!("step {step}  {name}: {}", path.display()));
             }
             if report.metrics.is_empty() {

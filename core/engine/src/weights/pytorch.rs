@@ -160,13 +160,11 @@ mod tests {
 
     #[test]
     fn a_pickle_that_calls_a_program_is_refused_and_named() {
-        let mark = std::path::Path::new("/tmp/mtlrun-was-here");
-        let before = mark.exists();
         let error = read(&file("evil.pth")).unwrap_err();
         assert_eq!(exit_code(&error), 2);
         let text = format!("{error:#}");
         assert!(text.contains("posix.system") && text.contains("Nothing was run"), "{text}");
-        assert_eq!(mark.exists(), before);
+        assert!(!std::path::Path::new("was-run").exists(), "the program that it asks for leaves a file here");
     }
 
     #[test]

@@ -21,7 +21,6 @@ struct Balanced {
 impl SamplerConfig for Balanced {
     fn open(&self, data: &dyn Dataset, seed: u64) -> Result<Box<dyn Sampler>> {
         let parts = classes(data, &self.by, self.allow_empty)?;
-        let parts = parts.into_iter().map(|classes| classes.into_values().collect()).collect();
         Ok(Box::new(Turns { parts, seed, orders: Orders::new() }))
     }
 }

@@ -47,11 +47,11 @@ fn shuffled(n: usize, seed: u64, part: usize, epoch: u64) -> Vec<u32> {
     Draw::new(&[seed, part as u64, epoch]).permutation(n)
 }
 
-/// For each part of the data, the samples of each value of a label that is known (not negative).
+/// For each part of the data, the samples of each value of a label that is known (not negative), by value.
 ///
 /// # Errors
 /// A mistake if the data has no such label, or, unless `allow_empty`, a value of a closed list has no sample.
-fn classes(data: &dyn Dataset, by: &str, allow_empty: bool) -> Result<Vec<BTreeMap<i64, Vec<u32>>>> {
+fn classes(data: &dyn Dataset, by: &str, allow_empty: bool) -> Result<Vec<Vec<Vec<u32>>>> {
     let Some(Column { labels, names }) = data.column(by) else {
         mistake!("the dataset has no label `{by}` to balance by");
     };
@@ -74,7 +74,7 @@ fn classes(data: &dyn Dataset, by: &str, allow_empty: bool) -> Result<Vec<BTreeM
                 empty.join(", ")
             );
         }
-        parts.push(classes);
+        parts.push(classes.into_values().collect());
     }
     Ok(parts)
 }

@@ -25,10 +25,8 @@ struct PublishedTargets {
 impl SamplerConfig for PublishedTargets {
     fn open(&self, data: &dyn Dataset, seed: u64) -> Result<Box<dyn Sampler>> {
         let parts = classes(data, &self.by, false)?;
-        let parts = parts
-            .into_iter()
-            .map(|classes| (Mutex::new(Values::new(self.seed, classes.len() as u32)), classes.into_values().collect()))
-            .collect();
+        let values = |count: usize| Mutex::new(Values::new(self.seed, count as u32));
+        let parts = parts.into_iter().map(|classes| (values(classes.len()), classes)).collect();
         Ok(Box::new(Targets { parts, seed }))
     }
 }

@@ -5,7 +5,7 @@ mod svg;
 mod text;
 
 use super::{Graph, Model, Target, Wire};
-use crate::component::shape::shape_text;
+use crate::component::{Ports, shape::shape_text};
 use crate::mistake;
 use crate::recipe::Recipe;
 use anyhow::Result;
@@ -71,22 +71,6 @@ pub fn draw(recipe: &Recipe, graph: &Graph, path: &Path) -> Result<String> {
     })
 }
 
-/// The number of parameters of each module; open sizes count as the given number.
-pub fn parameters(recipe: &Recipe, graph: &Graph) -> Result<Vec<i64>> {
-    let shapes = Model::shapes(recipe, graph, 1)?;
-    let buffers = ["running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v"];
-    Ok(graph
-        .modules
-        .iter()
-        .map(|module| {
-            let start = format!("{}.", module.name);
-            let own = shapes.iter().filter(|(name, _)| name.starts_with(&start));
-            let own = own.filter(|(name, _)| !buffers.iter().any(|b| name.ends_with(b)));
-            own.map(|(_, shape)| shape.iter().product::<i64>()).sum()
-        })
-        .collect())
-}
-
 /// A count in three digits: 47.0 M.
 pub fn short(count: i64) -> String {
     match count as f64 {
@@ -96,8 +80,14 @@ pub fn short(count: i64) -> String {
     }
 }
 
+/// The outputs with their symbolic shapes.
+fn patterns(ports: &Ports) -> String {
+    let each = ports.outputs.iter().map(|p| format!("{} [{}]", p.name, p.pattern));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
-    let counts = parameters(recipe, graph)?;
+    let counts = Model::counts(recipe, graph, 1)?;
     let mut items: Vec<Item> = Vec::new();
     // A box a stream, for what is drawn as a wire; labels stand in the boxes that use them.
     let pictures = |stream: usize, port: usize| graph.streams[stream].shapes[port].len() > 1;
@@ -110,13 +100,7 @@ fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
             name: stream.name.clone(),
             role: Role::Data,
             lines: std::iter::once(slot.registration.name.to_owned()).chain(lines).collect(),
-            about: stream
-                .ports
-                .outputs
-                .iter()
-                .map(|p| format!("{} [{}]", p.name, p.pattern))
-                .collect::<Vec<_>>()
-                .join(", "),
+            about: patterns(&stream.ports),
             phases: Vec::new(),
             frozen: false,
             stops: false,
@@ -134,13 +118,7 @@ fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
             name: node.name.clone(),
             role: Role::Function,
             lines: Vec::new(),
-            about: node
-                .ports
-                .outputs
-                .iter()
-                .map(|p| format!("{} [{}]", p.name, p.pattern))
-                .collect::<Vec<_>>()
-                .join(", "),
+            about: patterns(&node.ports),
             phases: Vec::new(),
             frozen: false,
             stops: node.ports.stops_gradient,
@@ -171,12 +149,8 @@ fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
         }
         for (port, wire) in node.ports.inputs.iter().zip(&node.inputs) {
             match wire {
-                Some(Wire::Data { stream, port: p }) if !pictures(*stream, *p) => {
-                    lines.push(format!(
-                        "{} ← {}",
-                        port.name,
-                        graph.wire_name(Wire::Data { stream: *stream, port: *p })
-                    ));
+                Some(wire @ Wire::Data { stream, port: p }) if !pictures(*stream, *p) => {
+                    lines.push(format!("{} ← {}", port.name, graph.wire_name(*wire)));
                 }
                 Some(Wire::Data { stream, port: p }) => {
                     let label = graph.streams[*stream].ports.outputs[*p].name.clone();
@@ -191,12 +165,10 @@ fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
             }
         }
         if node.target != Target::Loss {
-            for (p, (port, shape)) in
-                node.ports.outputs.iter().zip(&node.shapes).enumerate().filter(|(p, _)| used(n, *p))
-            {
-                let name = if node.ports.outputs.len() > 1 { format!("{} ", port.name) } else { "→ ".into() };
-                let _ = p;
-                lines.push(format!("{name}{}", shape_text(shape)));
+            let several = node.ports.outputs.len() > 1;
+            let outputs = node.ports.outputs.iter().zip(&node.shapes).enumerate();
+            for (_, (port, shape)) in outputs.filter(|(p, _)| used(n, *p)) {
+                lines.push(format!("{} {}", if several { &port.name } else { "→" }, shape_text(shape)));
             }
         }
         item.lines = lines;
