@@ -17,15 +17,17 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# For each task: our recipe and its streams of pictures, the script of the same step, its batch, its variants.
+# For each task: our recipe and its streams of pictures, the script of the same step, its batch, its variants, and the
+# modules besides the encoder that can compute in bf16.
 TASKS = {
-    "recognition": ("ir50_112.toml", ["faces"], "eager.py", 16, {"eager, channels_last": ["--channels-last"]}),
+    "recognition": ("ir50_112.toml", ["faces"], "eager.py", 16, {"eager, channels_last": ["--channels-last"]}, []),
     "synthesis": (
         "fas_ir50_112.toml",
         ["faces", "targets"],
         "eager_synthesis.py",
         4,
         {"eager, only what is used": ["--frozen"], "the same, channels_last": ["--frozen", "--channels-last"]},
+        ["icm", "decoder", "critic"],
     ),
 }
 
@@ -77,15 +79,24 @@ def main():
         print("| precision | program | s a step | first step after, s | peak MB | times plain eager |")
         print("|---|---|---|---|---|---|")
         for precision in a.precision:
-            names = ["plain eager", *TASKS[a.task][4], "mtlrun, direct convolutions", "mtlrun"]
+            # Only convolutions in float32 can be Winograd's.
+            own = {
+                "mtlrun, direct convolutions": ["--set", "run.winograd=false"],
+                "mtlrun, Winograd's convolutions": ["--set", "run.winograd=true"],
+            }
+            if precision == "bf16":
+                own, modules = {"mtlrun": []}, TASKS[a.task][5]
+                if modules:
+                    amp = [word for m in modules for word in ("--set", f"model.{m}.precision=amp")]
+                    own[f"mtlrun, bf16 in {', '.join(modules)} too"] = amp
+            names = ["plain eager", *TASKS[a.task][4], *own]
             rows = {name: [] for name in names}
             for _ in range(a.rounds):
                 rows["plain eager"].append(eager(a, precision))
                 for name, more in TASKS[a.task][4].items():
                     rows[name].append(eager(a, precision, *more))
-                direct = ours(a, faces, precision, "--set", "run.winograd=false")
-                rows["mtlrun, direct convolutions"].append(direct)
-                rows["mtlrun"].append(ours(a, faces, precision))
+                for name, more in own.items():
+                    rows[name].append(ours(a, faces, precision, *more))
             base = min(r["seconds"] for r in rows["plain eager"])
             for name, found in rows.items():
                 best = {k: min(r[k] for r in found) for k in found[0]}

@@ -10,6 +10,7 @@ mod runs;
 mod schema;
 mod support;
 mod synthesis;
+mod validators;
 
 // Components register themselves when their crates are linked.
 use mtl_evaluation as _;

@@ -351,3 +351,40 @@ checkpoint = {{ keep_last = 9, every = 1 }}
     assert_eq!(found, [false, true, false, true, false]);
     assert!((2..=6).all(|s| changed("backbone.input_layer.0.weight", s)));
 }
+
+#[test]
+fn a_run_is_reproduced_from_its_record_bit_by_bit() {
+    let faces = Faces::new(4, 3);
+    let dir = TempDir::new().unwrap();
+    let run = dir.path().join("run");
+    faces.train(&run, &["-q"]);
+    let again = |more: &[&str]| {
+        let args = [&["reproduce", run.to_str().unwrap(), "-q", "--overwrite"], more].concat();
+        let output = mtlrun(&args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = again(&[]);
+    assert!(code == Some(0) && text.contains("are the same bit by bit"), "{text}");
+    assert!(dir.path().join("run.reproduced/weights.safetensors").exists());
+    // The last bit of one recorded loss turned: told by name, step and both values.
+    let path = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|l| l.contains("\"step\":3") && l.contains("loss/identity")).unwrap();
+    let mut changed: serde_json::Value = serde_json::from_str(line).unwrap();
+    let value = changed["loss/identity"].as_f64().unwrap();
+    changed["loss/identity"] = f64::from_bits(value.to_bits() + 1).into();
+    std::fs::write(&path, text.replace(line, &changed.to_string())).unwrap();
+    let (code, told) = again(&[]);
+    assert!(code == Some(1) && told.contains("NOT reproduced: `loss/identity` at step 3"), "{told}");
+    // Before that step all is the same.
+    assert_eq!(again(&["--steps", "2"]).0, Some(0));
+    // Another machine is named.
+    let path = run.join("run.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["machine"]["cpu"] = "another".into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    assert!(again(&["--steps", "2"]).1.contains("processor differs: \"another\" then"));
+    std::fs::write(&path, "{").unwrap();
+    let (code, text) = outcome(&mtlrun(&["reproduce", run.to_str().unwrap()]).output().unwrap());
+    assert!(code == 2 && text.contains("run.json is damaged"), "{text}");
+}

@@ -4,13 +4,40 @@ use crate::support::{mtlrun, outcome, root};
 use std::path::{Path, PathBuf};
 
 #[test]
-fn the_committed_schema_is_that_of_the_program() {
-    let output = mtlrun(&["schema"]).output().unwrap();
-    let committed = std::fs::read_to_string(root().join("schemas/recipe.schema.json")).unwrap();
-    assert!(
-        committed == String::from_utf8(output.stdout).unwrap(),
-        "schemas/recipe.schema.json is stale: run `cargo run -- schema --out schemas`"
-    );
+fn the_committed_schemas_are_those_of_the_program() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let output = mtlrun(&["schema", "--out", dir.path().to_str().unwrap()]).output().unwrap();
+    assert_eq!(outcome(&output).0, 0);
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(dir.path()), names(&root().join("schemas")));
+    for name in names(dir.path()) {
+        assert!(
+            std::fs::read(root().join("schemas").join(&name)).unwrap()
+                == std::fs::read(dir.path().join(&name)).unwrap(),
+            "schemas/{} is stale: run `cargo run -- schema --out schemas`",
+            name.display()
+        );
+    }
+}
+
+#[test]
+fn a_component_has_a_schema_of_its_own() {
+    let output = mtlrun(&["schema", "--component", "head/cosface"]).output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let validator = jsonschema::draft7::new(&schema).unwrap();
+    assert!(validator.is_valid(&serde_json::json!({ "component": "cosface", "margin": 0.4 })));
+    assert!(!validator.is_valid(&serde_json::json!({ "component": "cosface", "margin": 1.4 })));
+    assert!(!validator.is_valid(&serde_json::json!({ "component": "arcface" })));
+    for (given, said) in
+        [("head/cosfac", "did you mean `cosface`"), ("heads/x", "did you mean `head`"), ("x", "KIND/NAME")]
+    {
+        let (code, text) = outcome(&mtlrun(&["schema", "--component", given]).output().unwrap());
+        assert!(code == 2 && text.contains(said), "{text}");
+    }
 }
 
 fn recipes(folder: &Path, out: &mut Vec<PathBuf>) {

@@ -43,6 +43,8 @@ pub enum Command {
     Runs(Runs),
     /// Compare what runs have measured, mean and deviation over seeds
     Compare(Compare),
+    /// Train a recorded run again and compare its numbers bit by bit
+    Reproduce(Reproduce),
     /// Write completions for a shell
     Completions(Completions),
     /// Tell what this machine and this build can do
@@ -158,7 +160,10 @@ pub struct Explain {
 
 #[derive(Debug, Args)]
 pub struct Schema {
-    /// The folder for recipe.schema.json; without it the schema is printed
+    /// Only the table of this component, such as head/cosface
+    #[arg(long, value_name = "KIND/NAME")]
+    pub component: Option<String>,
+    /// The folder for recipe.schema.json and a schema a kind; without it the schema is printed
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -233,6 +238,24 @@ pub struct Sweep {
     /// Only show the points
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Reproduce {
+    /// The run folder
+    pub run: PathBuf,
+    /// Only so many steps
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// The folder of the new run; without it `RUN.reproduced`
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Empty that folder first
+    #[arg(long)]
+    pub overwrite: bool,
+    /// No progress
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use mtl_core::evaluate::Measure;
 use mtl_core::files::write_atomically;
 use mtl_core::graph::{Graph, Model, drawing};
 use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe, difference, recipe_schema, to_toml};
+use mtl_core::recipe::{Override, Recipe, difference, kind_schema, recipe_schema, table_schema, to_toml};
 use mtl_core::runs::Existing;
 use mtl_core::session;
 use mtl_core::trace::{TraceOptions, trace as run_trace};
@@ -233,16 +233,41 @@ pub fn summary(args: &Summary) -> Result<u8> {
 }
 
 pub fn schema(args: &Schema) -> Result<u8> {
-    let text = format!("{}\n", serde_json::to_string_pretty(&recipe_schema())?);
-    match &args.out {
-        Some(folder) => {
-            let path = folder.join("recipe.schema.json");
-            write_atomically(&path, text.as_bytes())?;
-            println!("{}", path.display());
+    let schemas: Vec<(String, serde_json::Value)> = match &args.component {
+        None => {
+            let kinds = Kind::TABLES.into_iter().map(|kind| (kind.name().to_owned(), kind_schema(kind)));
+            std::iter::once(("recipe".to_owned(), recipe_schema())).chain(kinds).collect()
         }
-        None => print!("{text}"),
+        Some(text) => {
+            let registration = component(text)?;
+            vec![(format!("{}.{}", registration.kind, registration.name), table_schema(registration))]
+        }
+    };
+    for (name, schema) in schemas {
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema)?);
+        let Some(folder) = &args.out else {
+            print!("{text}");
+            break;
+        };
+        let path = folder.join(format!("{name}.schema.json"));
+        write_atomically(&path, text.as_bytes())?;
+        println!("{}", path.display());
     }
     Ok(0)
+}
+
+/// The component that `KIND/NAME` means.
+fn component(text: &str) -> Result<&'static Registration> {
+    let Some((kind, name)) = text.split_once('/') else {
+        mistake!("--component is KIND/NAME, such as head/cosface; found `{text}`");
+    };
+    let Some(kind) = named(kind).filter(|kind| Kind::TABLES.contains(kind)) else {
+        mistake!("there is no kind `{kind}` of tables: {}", suggestion(kind, Kind::TABLES.iter().map(|k| k.name())));
+    };
+    match of_kind(kind).into_iter().find(|r| r.name == name) {
+        Some(found) => Ok(found),
+        None => mistake!("there is no {kind} `{name}`: {}", suggestion(name, of_kind(kind).iter().map(|r| r.name))),
+    }
 }
 
 pub fn trace(args: &Trace) -> Result<u8> {

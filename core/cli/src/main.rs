@@ -6,6 +6,7 @@ mod compare;
 mod curves;
 mod doctor;
 mod records;
+mod reproduce;
 mod sweep;
 
 // The crates register their components when they are linked in.
@@ -70,6 +71,7 @@ fn run() -> anyhow::Result<u8> {
         Some(Command::Sweep(args)) => sweep::sweep(&args),
         Some(Command::Runs(args)) => compare::runs(&args),
         Some(Command::Compare(args)) => compare::compare(&args),
+        Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
         Some(Command::Completions(args)) => {
             clap_complete::generate(args.shell, &mut command(), "mtlrun", &mut std::io::stdout());
             Ok(0)

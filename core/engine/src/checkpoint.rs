@@ -5,7 +5,7 @@
 //! files and is written last, in a folder of another name that is renamed when all of it is on the disk. So a
 //! folder `step-N` is complete, whatever happens.
 
-use crate::files::{sync_folder, write_durably};
+use crate::files::{stream_durably, sync_folder};
 use crate::mistake;
 use crate::weights::{self, Tensors};
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use tch::Tensor;
@@ -34,7 +35,7 @@ pub struct State {
     pub metrics: IndexMap<String, f64>,
 }
 
-/// A copy of everything that a run needs to go on.
+/// Everything that a run needs to go on, as it was at one step.
 pub struct Snapshot {
     /// The state.
     pub state: State,
@@ -55,6 +56,11 @@ pub fn copies<'t>(tensors: impl IntoIterator<Item = (String, &'t Tensor)>) -> Re
         .collect()
 }
 
+/// Hands on tensors without copying them, when nothing will change the originals any more.
+pub fn shared<'t>(tensors: impl IntoIterator<Item = (String, &'t Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    tensors.into_iter().map(|(name, t)| Ok((name, t.f_detach()?))).collect()
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     step: u64,
@@ -67,8 +73,28 @@ struct FileEntry {
     sha256: String,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+fn hex(digest: Sha256) -> String {
+    digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A file of which length and digest are taken while it is written.
+struct Tee<'a> {
+    file: &'a mut dyn Write,
+    digest: &'a mut Sha256,
+    bytes: &'a mut u64,
+}
+
+impl Write for Tee<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.digest.update(&buffer[..written]);
+        *self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Which checkpoints are kept.
@@ -105,19 +131,20 @@ pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf> {
 fn write_into(folder: &Path, snapshot: &Snapshot) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     let mut manifest = Manifest { step: snapshot.state.step, files: IndexMap::new() };
-    let mut put = |name: &str, bytes: Vec<u8>| -> Result<()> {
-        write_durably(&folder.join(name), &bytes)?;
-        let entry = FileEntry { bytes: bytes.len() as u64, sha256: hex(&bytes) };
-        manifest.files.insert(name.to_owned(), entry);
+    let mut put = |name: &str, content: &dyn Fn(&mut dyn Write) -> Result<()>| -> Result<()> {
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        stream_durably(&folder.join(name), |file| content(&mut Tee { file, digest: &mut digest, bytes: &mut bytes }))?;
+        manifest.files.insert(name.to_owned(), FileEntry { bytes, sha256: hex(digest) });
         Ok(())
     };
-    put("weights.safetensors", weights::to_bytes(&snapshot.weights)?)?;
-    put("optimizer.safetensors", weights::to_bytes(&snapshot.optimizer)?)?;
+    put("weights.safetensors", &|file| weights::stream(&snapshot.weights, file))?;
+    put("optimizer.safetensors", &|file| weights::stream(&snapshot.optimizer, file))?;
     if !snapshot.averages.is_empty() {
-        put("averages.safetensors", weights::to_bytes(&snapshot.averages)?)?;
+        put("averages.safetensors", &|file| weights::stream(&snapshot.averages, file))?;
     }
-    put("state.json", serde_json::to_vec_pretty(&snapshot.state)?)?;
-    write_durably(&folder.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+    put("state.json", &|file| Ok(serde_json::to_writer_pretty(file, &snapshot.state)?))?;
+    let manifest = serde_json::to_vec_pretty(&manifest)?;
+    stream_durably(&folder.join("manifest.json"), |file| Ok(file.write_all(&manifest)?))?;
     sync_folder(folder)
 }
 
@@ -164,7 +191,7 @@ pub fn read(folder: &Path) -> Result<Saved> {
                 bytes.len()
             );
         }
-        if hex(&bytes) != entry.sha256 {
+        if hex(Sha256::new_with_prefix(&bytes)) != entry.sha256 {
             mistake!(
                 "the checkpoint file {} is damaged: its SHA-256 is not that of its manifest. Remove the folder to use \
                  an older one",

@@ -2,16 +2,21 @@
 
 use anyhow::{Context, Result};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Writes a file under another name, makes it durable, then renames it.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_atomically(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// [`write_atomically`] for what is made piece by piece.
+pub fn stream_atomically(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let temporary = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-    let written = write_durably(&temporary, bytes)
+    let written = stream_durably(&temporary, content)
         .and_then(|()| fs::rename(&temporary, path).with_context(|| format!("renaming to {}", path.display())))
         .and_then(|()| sync_folder(folder));
     if written.is_err() {
@@ -21,10 +26,13 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes a file and waits until it is on the disk.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).with_context(|| format!("making {}", path.display()))?;
-    file.write_all(bytes).with_context(|| format!("writing {} bytes to {}", bytes.len(), path.display()))?;
-    file.sync_all().with_context(|| format!("syncing {}", path.display()))
+pub fn stream_durably(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("making {}", path.display()))?;
+    let mut buffered = BufWriter::with_capacity(1 << 20, file);
+    content(&mut buffered)
+        .and_then(|()| Ok(buffered.flush()?))
+        .with_context(|| format!("writing {}", path.display()))?;
+    buffered.get_ref().sync_all().with_context(|| format!("syncing {}", path.display()))
 }
 
 /// Makes renames in a folder durable.

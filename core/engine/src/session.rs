@@ -64,7 +64,7 @@ pub fn placement(recipe: &Recipe) -> Result<Placement> {
         device: device(&recipe.run.device)?,
         kind: weight_kind(recipe.run.precision),
         channels_last: recipe.run.channels_last,
-        winograd: recipe.run.winograd,
+        winograd: recipe.run.winograd(),
         seed: recipe.run.seed as u64,
         shapes_only: false,
     })

@@ -66,7 +66,7 @@ pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
         device: Device::Cpu,
         kind,
         channels_last: recipe.run.channels_last,
-        winograd: recipe.run.winograd,
+        winograd: recipe.run.winograd(),
         seed: recipe.run.seed as u64,
         shapes_only: false,
     };

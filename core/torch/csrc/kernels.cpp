@@ -1,6 +1,7 @@
 // Autograd functions that libtorch has no operator for.
 #include "shim.h"
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace {
@@ -21,19 +22,39 @@ struct ReverseGradient : Function<ReverseGradient> {
 };
 
 // The loops are compiled for several instruction sets; the loader picks the best that the machine has.
-#define MTL_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+#define MTL_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default"), optimize("O3")))
 
-#define PRELU_ROWS(NAME, T)                                                                              \
-  MTL_CLONES void NAME(const T *x, const T *g, const T *w, T *gx, T *gw, int64_t rows, int64_t channels) { \
+// bfloat16 is the upper half of a float; back again with rounding to the nearest, ties to even, and NaN kept.
+inline float widen(uint16_t v) {
+  uint32_t bits = uint32_t(v) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+inline uint16_t narrow(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return v == v ? uint16_t(rounded) : uint16_t(0x7fc0);
+}
+inline float widen(float v) { return v; }
+inline double widen(double v) { return v; }
+
+// T is the type of features in memory, C that of the sums and of the slopes.
+#define PRELU_ROWS(NAME, T, C, NARROW)                                                                   \
+  MTL_CLONES void NAME(const T *__restrict x, const T *__restrict g, const C *__restrict w, T *__restrict gx, \
+                       C *__restrict gw, int64_t rows, int64_t channels) {                                \
     for (int64_t r = 0; r < rows; r++, x += channels, g += channels, gx += channels)                      \
       for (int64_t c = 0; c < channels; c++) {                                                            \
-        bool positive = x[c] > 0;                                                                         \
-        gx[c] = positive ? g[c] : w[c] * g[c];                                                            \
-        gw[c] += positive ? T(0) : x[c] * g[c];                                                           \
+        C value = widen(x[c]), grad = widen(g[c]);                                                        \
+        bool positive = value > 0;                                                                        \
+        gx[c] = NARROW(positive ? grad : w[c] * grad);                                                    \
+        gw[c] += positive ? C(0) : value * grad;                                                          \
       }                                                                                                   \
   }
-PRELU_ROWS(prelu_rows_f32, float)
-PRELU_ROWS(prelu_rows_f64, double)
+PRELU_ROWS(prelu_rows_f32, float, float, )
+PRELU_ROWS(prelu_rows_f64, double, double, )
+PRELU_ROWS(prelu_rows_bf16, uint16_t, float, narrow)
 
 void prelu_rows(const float *x, const float *g, const float *w, float *gx, float *gw, int64_t rows, int64_t c) {
   prelu_rows_f32(x, g, w, gx, gw, rows, c);
@@ -41,29 +62,37 @@ void prelu_rows(const float *x, const float *g, const float *w, float *gx, float
 void prelu_rows(const double *x, const double *g, const double *w, double *gx, double *gw, int64_t rows, int64_t c) {
   prelu_rows_f64(x, g, w, gx, gw, rows, c);
 }
+void prelu_rows(const uint16_t *x, const uint16_t *g, const float *w, uint16_t *gx, float *gw, int64_t rows, int64_t c) {
+  prelu_rows_bf16(x, g, w, gx, gw, rows, c);
+}
 
 // Both gradients in one pass over channels-last memory; libtorch writes the slope's gradient at full size first
 // and then sums it. The rows are cut into a fixed number of parts, whose sums are added in order: the result does
 // not depend on the number of threads.
-template <typename T>
+template <typename T, typename C>
 void prelu_backward(const at::Tensor &x, const at::Tensor &g, const at::Tensor &w, at::Tensor &gx, at::Tensor &gw) {
   constexpr int64_t parts = 64;
   int64_t channels = x.size(1), rows = x.numel() / channels;
   auto sums = at::zeros({parts, channels}, w.options());
+  auto from = static_cast<const T *>(x.const_data_ptr()), grads = static_cast<const T *>(g.const_data_ptr());
+  auto to = static_cast<T *>(gx.mutable_data_ptr());
   at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; p++) {
-      int64_t from = rows * p / parts, to = rows * (p + 1) / parts, at = from * channels;
-      prelu_rows(x.const_data_ptr<T>() + at, g.const_data_ptr<T>() + at, w.const_data_ptr<T>(),
-                 gx.mutable_data_ptr<T>() + at, sums.mutable_data_ptr<T>() + p * channels, to - from, channels);
+      int64_t first = rows * p / parts, last = rows * (p + 1) / parts, at = first * channels;
+      prelu_rows(from + at, grads + at, w.const_data_ptr<C>(), to + at, sums.mutable_data_ptr<C>() + p * channels,
+                 last - first, channels);
     }
   });
   gw = sums.sum(0);
 }
 
 struct PRelu : Function<PRelu> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight) {
-    ctx->save_for_backward({input, weight});
-    return at::prelu(input, weight);
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight, bool bf16) {
+    auto x = bf16 ? input.to(at::kBFloat16) : input;
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["kind"] = input.scalar_type();
+    c10::impl::ExcludeDispatchKeyGuard plain(c10::autocast_dispatch_keyset);
+    return at::prelu(x, weight.to(x.scalar_type()));
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
@@ -71,10 +100,12 @@ struct PRelu : Function<PRelu> {
     auto g = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
     auto gx = at::empty_like(x), gw = at::Tensor();
     if (x.scalar_type() == at::kDouble)
-      prelu_backward<double>(x, g, w, gx, gw);
+      prelu_backward<double, double>(x, g, w, gx, gw);
+    else if (x.scalar_type() == at::kFloat)
+      prelu_backward<float, float>(x, g, w, gx, gw);
     else
-      prelu_backward<float>(x, g, w, gx, gw);
-    return {gx, gw};
+      prelu_backward<uint16_t, float>(x, g, w, gx, gw);
+    return {gx.to(ctx->saved_data["kind"].toScalarType()), gw, at::Tensor()};
   }
 };
 }  // namespace
@@ -89,12 +120,16 @@ char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out) {
 
 char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out) {
   MTL_BEGIN
-  auto kind = input->scalar_type();
-  bool own = input->is_cpu() && input->dim() == 4 && weight->dim() == 1 && weight->size(0) == input->size(1) &&
-             (kind == at::kFloat || kind == at::kDouble) && weight->scalar_type() == kind &&
-             input->is_contiguous(at::MemoryFormat::ChannelsLast) && at::GradMode::is_enabled() &&
-             weight->requires_grad();
-  *out = new at::Tensor(own ? PRelu::apply(*input, *weight) : at::prelu(*input, *weight));
+  auto kind = input->scalar_type(), slopes = weight->scalar_type();
+  bool cast = at::autocast::is_autocast_enabled(at::kCPU);
+  // Under autocast to bfloat16 libtorch computes this in bfloat16, and so is it here.
+  bool bf16 = cast && at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16 && slopes == at::kFloat &&
+              (kind == at::kFloat || kind == at::kBFloat16);
+  bool full = !cast && (kind == at::kFloat || kind == at::kDouble) && slopes == kind;
+  bool own = (bf16 || full) && input->is_cpu() && input->dim() == 4 && weight->dim() == 1 &&
+             weight->size(0) == input->size(1) && input->is_contiguous(at::MemoryFormat::ChannelsLast) &&
+             at::GradMode::is_enabled() && (input->requires_grad() || weight->requires_grad());
+  *out = new at::Tensor(own ? PRelu::apply(*input, *weight, bf16) : at::prelu(*input, *weight));
   MTL_END
 }
 

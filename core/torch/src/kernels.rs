@@ -81,4 +81,33 @@ mod tests {
             }
         }
     }
+
+    /// Under autocast to bfloat16, whatever the type of the input: values and gradients stay within roundings of
+    /// 1/256 of those in single precision, and the gradients have the types of what they belong to.
+    #[test]
+    fn prelu_in_bfloat16_is_that_of_single_precision_rounded() {
+        crate::seed(3).unwrap();
+        let input = crate::channels_last(&Tensor::randn([3, 5, 7, 6], (Kind::Float, Device::Cpu))).unwrap();
+        let slopes = Tensor::randn([5], (Kind::Float, Device::Cpu));
+        let run = |kind: Kind, cast: Kind| {
+            let x = input.to_kind(Kind::BFloat16).to_kind(kind).set_requires_grad(true);
+            let w = slopes.copy().set_requires_grad(true);
+            let y = {
+                let _cast = crate::Autocast::new(Device::Cpu, cast).unwrap();
+                prelu(&x, &w).unwrap()
+            };
+            y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+            assert_eq!((x.grad().kind(), w.grad().kind()), (kind, Kind::Float));
+            (y.kind(), [y.detach(), x.grad(), w.grad()].map(|t| t.to_kind(Kind::Double)))
+        };
+        let (_, exact) = run(Kind::Float, Kind::Float);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (made, rounded) = run(kind, Kind::BFloat16);
+            assert_eq!(made, Kind::BFloat16);
+            for (a, b) in rounded.iter().zip(&exact) {
+                let apart = (a - b).norm().double_value(&[]) / b.norm().double_value(&[]);
+                assert!(apart > 0.0 && apart < 1.0 / 128.0, "{kind:?}: {apart}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The checks that every change has to pass, cheapest first.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -49,8 +50,8 @@ fn components(runs: &dyn Fn(&[&str]) -> bool) -> Result<()> {
     .into())
 }
 
-/// Runs the steps in `root` and stops at the first that fails.
-pub fn run(root: &Path, steps: &[Step]) -> Result<()> {
+/// Runs the steps in `root`, each with `variables` as well, and stops at the first that fails.
+pub fn run(root: &Path, steps: &[Step], variables: &[(&str, &OsStr)]) -> Result<()> {
     let all = Instant::now();
     for (index, step) in steps.iter().enumerate() {
         println!("[{}/{}] {}: {}", index + 1, steps.len(), step.name, step.command_line());
@@ -58,6 +59,7 @@ pub fn run(root: &Path, steps: &[Step]) -> Result<()> {
         let status = Command::new(step.program)
             .args(step.args)
             .envs(step.env.iter().copied())
+            .envs(variables.iter().copied())
             .current_dir(root)
             .status()
             .with_context(|| format!("cannot run {}", step.program))?;
@@ -101,7 +103,7 @@ mod tests {
             step("second", "false", &["--now"]),
             step("third", "touch", &["third"]),
         ];
-        let error = run(dir.path(), &steps).unwrap_err().to_string();
+        let error = run(dir.path(), &steps, &[]).unwrap_err().to_string();
         assert!(error.starts_with("second failed"), "{error}");
         assert!(error.ends_with("WORD=\"two words\" false --now"), "{error}");
         assert!(dir.path().join("first").exists());
@@ -111,8 +113,8 @@ mod tests {
     #[test]
     fn a_step_sees_its_variables() {
         let dir = tempfile::tempdir().unwrap();
-        let steps = [step("only", "sh", &["-c", "test \"$WORD\" = 'two words'"])];
-        run(dir.path(), &steps).unwrap();
+        let steps = [step("only", "sh", &["-c", "test \"$WORD$MORE\" = 'two wordsandmore'"])];
+        run(dir.path(), &steps, &[("MORE", OsStr::new("andmore"))]).unwrap();
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod needs;
 mod quickstart;
 mod setup;
 mod unpack;
+mod validators;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,7 +68,9 @@ fn run(chore: Chore) -> Result<()> {
             // A missing component is told before a download that may take minutes.
             checks::require_components()?;
             setup::run(&root, false)?;
-            checks::run(&root, &checks::steps())
+            let validators = validators::ensure(&cache::root()?)?;
+            let variables: Vec<_> = validators.iter().map(|place| ("MTLRUN_CLIENTS", place.as_os_str())).collect();
+            checks::run(&root, &checks::steps(), &variables)
         }
         Chore::Quickstart { arguments } => {
             setup::run(&root, false)?;

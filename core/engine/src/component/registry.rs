@@ -58,6 +58,17 @@ impl Kind {
     pub const MODULES: [Kind; 6] =
         [Kind::Backbone, Kind::Decomposition, Kind::Head, Kind::Icm, Kind::Decoder, Kind::Discriminator];
 
+    /// The kinds whose components are tables of a recipe: all but commands.
+    pub const TABLES: [Kind; 14] = {
+        let mut kinds = [Kind::Dataset; 14];
+        let mut i = 0;
+        while i < kinds.len() {
+            kinds[i] = Self::ALL[i];
+            i += 1;
+        }
+        kinds
+    };
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

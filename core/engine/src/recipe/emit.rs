@@ -3,7 +3,7 @@
 use super::sections::*;
 use super::value::Node;
 use super::{Named, component_schema, schema_of};
-use crate::component::{Kind, of_kind};
+use crate::component::{Kind, Registration, of_kind};
 use serde_json::{Map, Value as Json, json};
 
 /// The TOML text of a merged recipe; reading it gives the same recipe.
@@ -41,42 +41,24 @@ fn walk(path: &str, old: Option<&Json>, new: Option<&Json>, out: &mut Vec<(Strin
 /// checked after merging. A table that names a component is closed to that component's keys.
 pub fn recipe_schema() -> Json {
     let mut definitions = Map::new();
-    let named = |kind: Kind| of_kind(kind).into_iter().map(|r| r.name).collect::<Vec<_>>();
-    let module_slot = slot::<ModelSlot>("model", &Kind::MODULES, &mut definitions, &[]);
-    let data_slot = slot::<DataSlot>(
-        "data",
-        &[Kind::Dataset],
-        &mut definitions,
-        &[
-            ("sampler", json!({ "$ref": "#/definitions/sampler" })),
-            ("transforms", json!({ "type": "array", "items": { "$ref": "#/definitions/transform" } })),
-        ],
-    );
-    let sampler = slot::<Named>("sampler", &[Kind::Sampler], &mut definitions, &[]);
-    let transform = slot::<Named>("transform", &[Kind::Transform], &mut definitions, &[]);
-    let loss = slot::<LossSlot>("loss", &[Kind::Loss], &mut definitions, &[]);
-    let optimizer = slot::<OptimizerSlot>("optimizer", &[Kind::Optimizer], &mut definitions, &[]);
-    let scheduler = slot::<Named>("scheduler", &[Kind::Scheduler], &mut definitions, &[]);
-    let evaluate = slot::<EvaluateSlot>("evaluate", &[Kind::Evaluator], &mut definitions, &[]);
-    for (name, schema) in
-        [("sampler", sampler), ("transform", transform), ("optimizer", optimizer), ("scheduler", scheduler)]
-    {
+    for (name, kind) in [
+        ("sampler", Kind::Sampler),
+        ("transform", Kind::Transform),
+        ("optimizer", Kind::Optimizer),
+        ("scheduler", Kind::Scheduler),
+    ] {
+        let schema = table_of(name, &[kind], &mut definitions);
         definitions.insert(name.into(), schema);
     }
+    let module_slot = table_of("model", &Kind::MODULES, &mut definitions);
+    let data_slot = table_of("data", &[Kind::Dataset], &mut definitions);
+    let loss = table_of("loss", &[Kind::Loss], &mut definitions);
+    let evaluate = table_of("evaluate", &[Kind::Evaluator], &mut definitions);
+    let node = table_of("graph", &[Kind::Function], &mut definitions);
     let mut phase = open(schema_of::<Phase>(), &mut definitions);
     if let Some(p) = phase.get_mut("properties").and_then(Json::as_object_mut) {
         p.insert("optimizer".into(), json!({ "$ref": "#/definitions/optimizer" }));
         p.insert("scheduler".into(), json!({ "$ref": "#/definitions/scheduler" }));
-    }
-    let mut node = open(schema_of::<GraphNode>(), &mut definitions);
-    if let Some(map) = node.as_object_mut() {
-        map.remove("additionalProperties");
-        if let Some(p) = map.get_mut("properties").and_then(Json::as_object_mut) {
-            p.insert(
-                "apply".into(),
-                json!({ "description": "The function to apply.", "type": "string", "enum": named(Kind::Function) }),
-            );
-        }
     }
     let run = open(schema_of::<Run>(), &mut definitions);
     let ema = open(schema_of::<Ema>(), &mut definitions);
@@ -108,6 +90,108 @@ pub fn recipe_schema() -> Json {
     })
 }
 
+/// The schema of a table that names a component of one kind.
+pub fn kind_schema(kind: Kind) -> Json {
+    let mut definitions = Map::new();
+    if kind == Kind::Dataset {
+        for (name, kind) in [("sampler", Kind::Sampler), ("transform", Kind::Transform)] {
+            let schema = table_of(name, &[kind], &mut definitions);
+            definitions.insert(name.into(), schema);
+        }
+    }
+    let table = table_of(kind.name(), &[kind], &mut definitions);
+    rooted(&format!("A {kind} in a recipe of mtlrun"), table, definitions)
+}
+
+/// The schema of a table that names this component.
+pub fn table_schema(registration: &Registration) -> Json {
+    let whole = kind_schema(registration.kind);
+    let name = format!("{}.{}", registration.kind, registration.name);
+    let table = whole.pointer(&format!("/definitions/{name}")).cloned().unwrap_or_default();
+    let mut definitions = whole.get("definitions").and_then(Json::as_object).cloned().unwrap_or_default();
+    definitions.retain(|key, _| !key.starts_with(&format!("{}.", registration.kind)));
+    rooted(&format!("The {} `{}`", registration.kind, registration.name), table, definitions)
+}
+
+/// A document of its own: the schema with its title and the definitions that it refers to.
+fn rooted(title: &str, table: Json, mut definitions: Map<String, Json>) -> Json {
+    definitions.sort_keys();
+    let (mut wanted, mut new) = (Vec::new(), references(&table));
+    while let Some(name) = new.pop() {
+        if !wanted.contains(&name) {
+            new.extend(definitions.get(&name).map(references).unwrap_or_default());
+            wanted.push(name);
+        }
+    }
+    definitions.retain(|name, _| wanted.contains(name));
+    let mut out = Map::new();
+    out.insert("$schema".into(), "http://json-schema.org/draft-07/schema#".into());
+    out.insert("title".into(), title.into());
+    out.extend(table.as_object().cloned().unwrap_or_default());
+    if !definitions.is_empty() {
+        out.insert("definitions".into(), definitions.into());
+    }
+    out.into()
+}
+
+/// The definitions that a schema refers to.
+fn references(schema: &Json) -> Vec<String> {
+    match schema {
+        Json::Array(list) => list.iter().flat_map(references).collect(),
+        Json::Object(map) => {
+            let own = map.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix("#/definitions/"));
+            own.map(str::to_owned).into_iter().chain(map.values().flat_map(references)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The table of components of these kinds: the engine's keys that go with them and the components' own.
+fn table_of(name: &str, kinds: &[Kind], definitions: &mut Map<String, Json>) -> Json {
+    match kinds {
+        [Kind::Dataset] => {
+            let nested = [
+                ("sampler", json!({ "$ref": "#/definitions/sampler" })),
+                ("transforms", json!({ "type": "array", "items": { "$ref": "#/definitions/transform" } })),
+            ];
+            slot::<DataSlot>(name, kinds, definitions, &nested)
+        }
+        [Kind::Loss] => slot::<LossSlot>(name, kinds, definitions, &[]),
+        [Kind::Evaluator] => slot::<EvaluateSlot>(name, kinds, definitions, &[]),
+        [Kind::Optimizer] => slot::<OptimizerSlot>(name, kinds, definitions, &[]),
+        [Kind::Sampler | Kind::Transform | Kind::Scheduler] => slot::<Named>(name, kinds, definitions, &[]),
+        [Kind::Function] => node(name, definitions),
+        _ => slot::<ModelSlot>(name, kinds, definitions, &[]),
+    }
+}
+
+/// A node of the graph calls a module or applies a function, and only then has keys of its own.
+fn node(name: &str, definitions: &mut Map<String, Json>) -> Json {
+    let mut table = slot_by::<GraphNode>("apply", name, &[Kind::Function], definitions, &[]);
+    let common = open(schema_of::<GraphNode>(), definitions);
+    let mut called = common.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
+    called.shift_remove("apply");
+    definitions.insert(
+        format!("{name}.call"),
+        json!({ "type": "object", "properties": called, "additionalProperties": false }),
+    );
+    if let Some(branches) = table.get_mut("allOf").and_then(Json::as_array_mut) {
+        branches.push(json!({
+            "if": { "required": ["call"] },
+            "then": { "$ref": format!("#/definitions/{name}.call") },
+        }));
+    }
+    for r in of_kind(Kind::Function) {
+        let pointer = format!("{name}.{}", r.name);
+        if let Some(p) =
+            definitions.get_mut(&pointer).and_then(|d| d.get_mut("properties")).and_then(Json::as_object_mut)
+        {
+            p.shift_remove("call");
+        }
+    }
+    table
+}
+
 /// A type's schema without its requirements; its own definitions move to the common ones.
 fn open(mut schema: Json, definitions: &mut Map<String, Json>) -> Json {
     if let Some(map) = schema.as_object_mut() {
@@ -118,12 +202,64 @@ fn open(mut schema: Json, definitions: &mut Map<String, Json>) -> Json {
             definitions.extend(own);
         }
     }
+    exact(&mut schema);
+    definitions.values_mut().for_each(exact);
     schema
+}
+
+/// The ranges that a format means in words only, so that validators know them, and no null, which TOML has not.
+fn exact(schema: &mut Json) {
+    match schema {
+        Json::Array(list) => list.iter_mut().for_each(exact),
+        Json::Object(map) => {
+            let most = match map.get("format").and_then(Json::as_str) {
+                Some("uint8") => Some(u64::from(u8::MAX)),
+                Some("uint16") => Some(u64::from(u16::MAX)),
+                Some("uint32") => Some(u64::from(u32::MAX)),
+                _ => None,
+            };
+            if let Some(most) = most.filter(|_| !map.contains_key("maximum")) {
+                map.insert("maximum".into(), most.into());
+            }
+            if let Some(Json::Array(types)) = map.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".into(), only);
+                }
+            }
+            if let Some(Json::Array(branches)) = map.get_mut("anyOf") {
+                branches.retain(|b| b.get("type").and_then(Json::as_str) != Some("null"));
+                if let [only] = branches.as_slice() {
+                    // Beside a reference draft-07 reads nothing else, but beside an `allOf` of it.
+                    let only = only.clone();
+                    map.shift_remove("anyOf");
+                    map.insert("allOf".into(), json!([only]));
+                }
+            }
+            if map.get("default").is_some_and(Json::is_null) {
+                map.shift_remove("default");
+            }
+            map.values_mut().for_each(exact);
+        }
+        _ => {}
+    }
 }
 
 /// A table that names one of several components: the union of their keys for completion, and for each
 /// component its exact, closed schema.
 fn slot<C: schemars::JsonSchema>(
+    name: &str,
+    kinds: &[Kind],
+    definitions: &mut Map<String, Json>,
+    nested: &[(&str, Json)],
+) -> Json {
+    slot_by::<C>("component", name, kinds, definitions, nested)
+}
+
+/// [`slot`] with another key that names the component.
+fn slot_by<C: schemars::JsonSchema>(
+    key: &str,
     name: &str,
     kinds: &[Kind],
     definitions: &mut Map<String, Json>,
@@ -138,16 +274,18 @@ fn slot<C: schemars::JsonSchema>(
     for r in &components {
         let schema = open(component_schema(r, &[], &[]), definitions);
         let own = schema.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
-        for (key, value) in &own {
+        for (own_key, value) in &own {
             let description = value.get("description").and_then(Json::as_str).unwrap_or_default();
-            union.entry(key.clone()).or_insert_with(|| json!({ "description": format!("({}) {description}", r.name) }));
+            union
+                .entry(own_key.clone())
+                .or_insert_with(|| json!({ "description": format!("({}) {description}", r.name) }));
         }
         let mut properties = common.clone();
-        properties.insert("component".into(), json!({ "const": r.name }));
+        properties.insert(key.into(), json!({ "const": r.name }));
         properties.extend(own);
         let definition = format!("{name}.{}", r.name);
         branches.push(json!({
-            "if": { "properties": { "component": { "const": r.name } }, "required": ["component"] },
+            "if": { "properties": { key: { "const": r.name } }, "required": [key] },
             "then": { "$ref": format!("#/definitions/{definition}") },
         }));
         definitions.insert(
@@ -161,6 +299,7 @@ fn slot<C: schemars::JsonSchema>(
         );
     }
     let names: Vec<&str> = components.iter().map(|r| r.name).collect();
-    union.insert("component".into(), json!({ "description": "The component.", "type": "string", "enum": names }));
+    let about = union.get(key).and_then(|k| k.get("description")).cloned().unwrap_or_default();
+    union.insert(key.into(), json!({ "description": about, "type": "string", "enum": names }));
     json!({ "type": "object", "properties": union, "additionalProperties": false, "allOf": branches })
 }

@@ -105,7 +105,7 @@ fn expected(schema: &Json) -> Option<String> {
         other => format!("a {other}"),
     };
     let range = range_text(schema);
-    Some(if range == "a number" { word } else { format!("{word}, {range}") })
+    Some(if range == "a finite number" { word } else { format!("{word}, {range}") })
 }
 
 /// The schema of the value at a path: of the engine's keys, or of the component that the table names.

@@ -9,7 +9,7 @@ mod sections;
 mod value;
 
 pub use decode::{DecodeError, decode};
-pub use emit::{difference, recipe_schema, to_toml};
+pub use emit::{difference, kind_schema, recipe_schema, table_schema, to_toml};
 pub use explain::{Explanation, SetBy, explain};
 pub use load::{Merged, Override, load};
 pub use schema::{RecipePath, Walk, schema_of};

@@ -39,6 +39,9 @@ impl std::ops::Deref for RecipePath {
     }
 }
 
+/// Whole numbers below this are exact as floats; `1e5` may stand where an integer is wanted, as in JSON Schema.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
 /// What the walk needs besides the schema.
 pub struct Walk<'a> {
     /// The texts, for the folders of relative paths.
@@ -60,6 +63,13 @@ impl Walk<'_> {
         }
         if let Some(valid) = schema.get("enum").and_then(Json::as_array) {
             return self.choice(valid.iter(), node, what);
+        }
+        if let Value::Float(v) = node.value
+            && v.fract() == 0.0
+            && v.abs() < WHOLE
+            && types(schema).contains(&"integer")
+        {
+            node.value = Value::Integer(v as i64);
         }
         if !self.type_fits(schema, node, what) {
             return;
@@ -123,13 +133,8 @@ impl Walk<'_> {
             return true;
         }
         let wanted = expected(schema).unwrap_or_else(|| "something else".into());
-        let mut d = Diagnostic::error(format!("`{what}` must be {wanted}, found {}", node.value.type_name()))
+        let d = Diagnostic::error(format!("`{what}` must be {wanted}, found {}", node.value.type_name()))
             .at(&node.origin, node.value.short());
-        if let (Value::Float(v), true) = (&node.value, wanted.contains("integer"))
-            && v.fract() == 0.0
-        {
-            d = d.help(format!("write {} without a point", *v as i64));
-        }
         self.out.push(d);
         false
     }
@@ -148,7 +153,14 @@ impl Walk<'_> {
             _ => return,
         };
         let limit = |key: &str| schema.get(key).and_then(Json::as_f64);
-        let bad = number.is_nan()
+        let most = match schema.get("format").and_then(Json::as_str) {
+            Some("uint8") => f64::from(u8::MAX),
+            Some("uint16") => f64::from(u16::MAX),
+            Some("uint32") => f64::from(u32::MAX),
+            _ => f64::MAX,
+        };
+        let bad = !number.is_finite()
+            || number > most
             || limit("minimum").is_some_and(|m| number < m)
             || limit("maximum").is_some_and(|m| number > m)
             || limit("exclusiveMinimum").is_some_and(|m| number <= m)
@@ -344,7 +356,7 @@ pub(crate) fn range_text(schema: &Json) -> String {
     .into_iter()
     .flatten()
     .collect();
-    if parts.is_empty() { "a number".into() } else { parts.join(" and ") }
+    if parts.is_empty() { "a finite number".into() } else { parts.join(" and ") }
 }
 
 /// The first sentence of a schema's description.

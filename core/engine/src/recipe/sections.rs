@@ -62,9 +62,10 @@ pub struct Run {
     #[serde(default = "yes")]
     pub channels_last: bool,
     /// 3x3 convolutions in float32 on the CPU take Winograd's algorithm: fewer multiplications, and rounding errors
-    /// some ten times larger. Without it they are direct sums. Needs `channels_last`.
-    #[serde(default = "yes")]
-    pub winograd: bool,
+    /// some ten times larger. Without it they are direct sums, which are the faster ones on processors with AVX-512;
+    /// where the key is not given, the processor decides. Needs `channels_last`.
+    #[serde(default)]
+    pub winograd: Option<bool>,
     /// Steps between lines of metrics.
     #[serde(default = "ten")]
     #[schemars(range(min = 1))]
@@ -81,6 +82,13 @@ pub struct Run {
     /// Saved states.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+}
+
+impl Run {
+    /// Whether 3x3 convolutions take Winograd's algorithm.
+    pub fn winograd(&self) -> bool {
+        self.winograd.unwrap_or_else(|| mtl_torch::cpu_capability().is_ok_and(|c| !c.starts_with("AVX512")))
+    }
 }
 
 fn cpu() -> String {

@@ -1,7 +1,7 @@
 //! A whole run: data, steps, evaluation, logs and checkpoints.
 
 use super::{Signals, Trainer};
-use crate::checkpoint::{self, Best, Retention, Snapshot, State, Writer, copies};
+use crate::checkpoint::{self, Best, Retention, Snapshot, State, Writer, copies, shared};
 use crate::data::{Batch, Dataset, Loader, Plan};
 use crate::evaluate::Measure;
 use crate::files::write_atomically;
@@ -23,6 +23,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use tch::Tensor;
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -290,7 +291,7 @@ impl Run {
             let stop = signals.asked();
             let better = self.improved(&due, step);
             if step == total || stop.is_some() || better.is_some() || (every > 0 && step.is_multiple_of(every)) {
-                self.save(better)?;
+                self.save(better, step == total || stop.is_some())?;
             }
             self.writer.check()?;
             // A signal in the last step finds the run done.
@@ -307,7 +308,7 @@ impl Run {
     /// error they are saved.
     fn saving<T>(&mut self, result: Result<T>) -> Result<T> {
         if result.is_err() && self.state.step > 0 {
-            self.save(None)?;
+            self.save(None, true)?;
         }
         result
     }
@@ -482,7 +483,8 @@ impl Run {
         better.then(|| Best { step, metric: metric.clone(), value })
     }
 
-    fn save(&mut self, best: Option<Best>) -> Result<()> {
+    /// Saves the state of this step. The `last` save of a process copies nothing, since no step changes it any more.
+    fn save(&mut self, best: Option<Best>, last: bool) -> Result<()> {
         if self.saved_at == Some(self.state.step) {
             return Ok(());
         }
@@ -492,15 +494,15 @@ impl Run {
                 bail!("`loss/{}` is {value} at step {}: nothing is saved", loss.name, self.state.step);
             }
         }
-        let averages = match &self.trainer.averages {
-            Some(a) => copies(a.state())?,
-            None => Vec::new(),
-        };
+        let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
         let snapshot = Snapshot {
             state: self.state.clone(),
-            weights: copies(self.trainer.model.tensors())?,
-            optimizer: copies(self.trainer.state())?,
-            averages,
+            weights: take(self.trainer.model.tensors())?,
+            optimizer: take(self.trainer.state())?,
+            averages: match &self.trainer.averages {
+                Some(averages) => take(averages.state())?,
+                None => Vec::new(),
+            },
         };
         if best.is_some() {
             self.best = best.clone();
@@ -515,10 +517,10 @@ impl Run {
         let saved = self.writer.finish();
         let logged = (|| {
             if matches!(result, Ok(0)) {
-                let tensors = copies(self.trainer.model.tensors())?;
+                let tensors = shared(self.trainer.model.tensors())?;
                 crate::weights::write(&self.folder.join("weights.safetensors"), &tensors)?;
                 if let Some(averages) = &self.trainer.averages {
-                    crate::weights::write(&self.folder.join("averages.safetensors"), &copies(averages.state())?)?;
+                    crate::weights::write(&self.folder.join("averages.safetensors"), &shared(averages.state())?)?;
                 }
                 self.board.session_end(true)?;
             }

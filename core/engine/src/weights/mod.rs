@@ -3,12 +3,14 @@
 pub mod pickle;
 mod pytorch;
 
-use crate::files::write_atomically;
+use crate::files::stream_atomically;
 use crate::graph::{Model, Module};
 use crate::mistake;
 use anyhow::{Context, Result, anyhow, bail};
 use indexmap::IndexMap;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -97,29 +99,39 @@ fn dtype(kind: Kind) -> Result<Dtype> {
     })
 }
 
-/// The bytes of a safetensors file.
-pub fn to_bytes(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
-    let mut buffers = Vec::with_capacity(tensors.len());
+/// Writes safetensors into `out`, a tensor at a time, so that what is copied on the way is never more than one of them.
+/// The order is that of the reference implementation: wide types first, then by name.
+pub fn stream(tensors: &[(String, Tensor)], out: &mut dyn Write) -> Result<()> {
+    let mut sorted = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-        let kind = tensor.kind();
-        let mut bytes = vec![0u8; tensor.numel() * kind.elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel()).with_context(|| format!("copying `{name}`"))?;
-        let shape: Vec<usize> = tensor.size().iter().map(|n| *n as usize).collect();
-        buffers.push((name.as_str(), dtype(kind)?, shape, bytes));
+        sorted.push((dtype(tensor.kind())?, name, tensor));
     }
-    let views: Vec<(&str, TensorView<'_>)> = buffers
-        .iter()
-        .map(|(name, dtype, shape, bytes)| {
-            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| anyhow!("`{name}`: {e}"))?))
-        })
-        .collect::<Result<_>>()?;
-    safetensors::serialize(views, None).map_err(|e| anyhow!("writing safetensors: {e}"))
+    sorted.sort_by(|(a, x, _), (b, y, _)| b.cmp(a).then(x.cmp(y)));
+    let mut end = 0;
+    let infos = sorted.iter().map(|(dtype, name, tensor)| {
+        let start = end;
+        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let shape = tensor.size().iter().map(|n| *n as usize).collect();
+        ((*name).clone(), TensorInfo { dtype: *dtype, shape, data_offsets: (start, end) })
+    });
+    let header = Metadata::new(None, infos.collect()).map_err(|e| anyhow!("writing safetensors: {e}"))?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    let mut bytes = Vec::new();
+    for (_, name, tensor) in sorted {
+        let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        bytes.resize(tensor.numel() * tensor.kind().elt_size_in_bytes(), 0);
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel()).with_context(|| format!("copying `{name}`"))?;
+        out.write_all(&bytes)?;
+    }
+    Ok(())
 }
 
 /// Writes a safetensors file, whole or not at all.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    write_atomically(path, &to_bytes(tensors)?)
+    stream_atomically(path, |file| stream(tensors, file))
 }
 
 /// A change of parameter names: prefixes that are replaced, the first that fits.
@@ -365,10 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_are_those_of_the_reference_implementation() {
+        let float = |n: i64| Tensor::arange(n, (Kind::Float, tch::Device::Cpu));
+        let tensors =
+            [("b".to_owned(), float(6).reshape([2, 3])), ("n".into(), Tensor::from(7i64)), ("a".into(), float(3))];
+        let mut ours = Vec::new();
+        stream(&tensors, &mut ours).unwrap();
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|(_, t)| {
+                let mut bytes = vec![0; t.numel() * t.kind().elt_size_in_bytes()];
+                t.copy_data_u8(&mut bytes, t.numel());
+                bytes
+            })
+            .collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, t), bytes)| {
+            let shape = t.size().iter().map(|n| *n as usize).collect();
+            (name, safetensors::tensor::TensorView::new(dtype(t.kind()).unwrap(), shape, bytes).unwrap())
+        });
+        assert_eq!(ours, safetensors::serialize(views, None).unwrap());
+    }
+
+    #[test]
     fn a_truncated_file_is_a_mistake_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("w.safetensors");
-        let bytes = to_bytes(&[("a".into(), Tensor::zeros([8], (Kind::Float, tch::Device::Cpu)))]).unwrap();
+        let mut bytes = Vec::new();
+        stream(&[("a".into(), Tensor::zeros([8], (Kind::Float, tch::Device::Cpu)))], &mut bytes).unwrap();
         for cut in [0, 4, 20, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let error = read(&path).unwrap_err();

@@ -1,0 +1,155 @@
+//! `mtlrun reproduce`: a recorded run once more, its numbers compared bit by bit.
+
+use crate::arguments::Reproduce;
+use anyhow::{Context, Result};
+use indexmap::IndexMap;
+use mtl_core::mistake;
+use mtl_core::recipe::{Override, Recipe};
+use mtl_core::runs::{self, Existing};
+use mtl_core::train::{TrainOptions, train};
+use serde_json::Value;
+use std::path::Path;
+
+/// What of the record decides the bits of a run, and how it is called.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("/mtlrun", "version of mtlrun"),
+    ("/git/commit", "commit of the working directory"),
+    ("/git/changed", "files changed since that commit"),
+    ("/libtorch", "version of libtorch"),
+    ("/machine/cpu", "processor"),
+    ("/cpu_capability", "instruction set"),
+    ("/threads", "threads"),
+    ("/device", "device"),
+];
+
+/// Numbers of a run by step and name.
+type Numbers = IndexMap<(u64, String), f64>;
+
+/// Trains the recorded recipe again and compares; exit code 1 if a number differs.
+pub fn reproduce(args: &Reproduce) -> Result<u8> {
+    let run = runs::resolve(&args.run)?;
+    let then = record(&run)?;
+    let mut overrides = Vec::new();
+    if let Some(steps) = args.steps {
+        overrides.push(format!("run.steps={steps}"));
+    }
+    // The number of threads decides the order of sums; a recipe that leaves it open took the cores of its machine.
+    if let Some(threads) = then.get("threads").and_then(Value::as_u64) {
+        overrides.push(format!("run.threads={threads}"));
+    }
+    let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
+    let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &set)?;
+    let steps = recipe.run.steps;
+    let old = numbers(&run, steps)?;
+    if old.is_empty() {
+        mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.display());
+    }
+    let different = changes(&then, &runs::environment(&recipe, &[]));
+    for line in &different {
+        println!("{line}");
+    }
+    let out = args.out.clone().unwrap_or_else(|| {
+        let name = run.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        run.with_file_name(format!("{name}.reproduced"))
+    });
+    let options = TrainOptions {
+        out: Some(out.clone()),
+        existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
+        allow_recipe_change: false,
+        quiet: args.quiet,
+        overrides: overrides.iter().map(|o| format!("--set {o}")).collect(),
+    };
+    let code = train(recipe, &options)?;
+    if code != 0 {
+        return Ok(code);
+    }
+    let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
+    if data(&then) != data(&record(&out)?) {
+        println!("the data is another: {} then, {} now", data(&then), data(&record(&out)?));
+    }
+    let new = numbers(&out, steps)?;
+    let Some(line) = first_difference(&old, &new) else {
+        println!("reproduced: {} numbers up to step {steps} are the same bit by bit", old.len());
+        return Ok(0);
+    };
+    println!("NOT reproduced: {line}");
+    if different.is_empty() {
+        println!("nothing of the recorded environment differs");
+    }
+    Ok(1)
+}
+
+fn record(run: &Path) -> Result<Value> {
+    let path = run.join("run.json");
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(e) => mistake!("cannot read the record {}: {e}", path.display()),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(record) => Ok(record),
+        Err(e) => mistake!("the record {} is damaged: {e}", path.display()),
+    }
+}
+
+/// What training and evaluation logged, but for times.
+fn numbers(run: &Path, steps: u64) -> Result<Numbers> {
+    let path = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut out = Numbers::new();
+    for line in text.lines() {
+        // The last line of a run that was killed may be cut off.
+        let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
+        let step = line.get("step").and_then(Value::as_u64).unwrap_or(0);
+        if step > steps || line.get("kind").and_then(Value::as_str) == Some("time") {
+            continue;
+        }
+        out.extend(
+            line.iter().filter(|(n, _)| *n != "step").filter_map(|(n, v)| Some(((step, n.clone()), v.as_f64()?))),
+        );
+    }
+    Ok(out)
+}
+
+fn changes(then: &Value, now: &Value) -> Vec<String> {
+    let nothing = Value::Null;
+    let pairs = ENVIRONMENT.iter().map(|(pointer, name)| {
+        (name, then.pointer(pointer).unwrap_or(&nothing), now.pointer(pointer).unwrap_or(&nothing))
+    });
+    pairs.filter(|(_, a, b)| a != b).map(|(name, a, b)| format!("{name} differs: {a} then, {b} now")).collect()
+}
+
+/// The first number, by step, that is not the same in both.
+fn first_difference(old: &Numbers, new: &Numbers) -> Option<String> {
+    // A shorter run evaluates at its own last step, where the recorded one did not.
+    old.iter().find_map(|((step, name), then)| match new.get(&(*step, name.clone())) {
+        Some(now) if now.to_bits() == then.to_bits() => None,
+        Some(now) => {
+            Some(format!("`{name}` at step {step} was {then:?} and is {now:?}, apart by {:e}", (now - then).abs()))
+        }
+        None => Some(format!("`{name}` at step {step} was {then:?} and is not there now")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_bit_counts() {
+        let old = Numbers::from([((1, "loss/a".into()), 1.0), ((2, "loss/a".into()), 0.5)]);
+        assert_eq!(first_difference(&old, &old.clone()), None);
+        let mut new = old.clone();
+        new.insert((2, "loss/a".into()), f64::from_bits(0.5f64.to_bits() + 1));
+        let line = first_difference(&old, &new).unwrap();
+        assert!(line.starts_with("`loss/a` at step 2 was 0.5 and is 0.5000000000000001"), "{line}");
+        new.shift_remove(&(2, "loss/a".to_owned()));
+        assert!(first_difference(&old, &new).unwrap().contains("is not there now"));
+    }
+
+    #[test]
+    fn what_differs_in_the_environment_is_named() {
+        let then = serde_json::json!({ "machine": { "cpu": "A" }, "libtorch": "2.11.0" });
+        let now = serde_json::json!({ "machine": { "cpu": "B" }, "libtorch": "2.11.0" });
+        assert_eq!(changes(&then, &now), ["processor differs: \"A\" then, \"B\" now"]);
+    }
+}

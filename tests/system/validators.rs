@@ -1,0 +1,203 @@
+//! Recipes that are wrong in one place: our checker, the `jsonschema` crate and the validators that editors and
+//! continuous integration use refuse each of them, and name the key.
+
+use crate::support::{mtlrun, outcome, root};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One wrong line, the table that it stands in, and the word that an error has to hold.
+const BAD: &[(&str, &str, &str)] = &[
+    // Names.
+    ("[rnu]", "steps = 1", "rnu"),
+    ("[run]", "stesp = 10", "stesp"),
+    ("[run.checkpoint]", "keep_lst = 1", "keep_lst"),
+    ("[run.loss_scaling]", "grow = 2.0", "grow"),
+    ("[data.faces]", "batchsize = 4", "batchsize"),
+    ("[data.faces]", "component = \"annotated_face\"", "annotated_face"),
+    ("[data.faces]", "sampler = { component = \"shufle\" }", "shufle"),
+    ("[data.faces]", "sampler = { component = \"shuffle\", size = 3 }", "size"),
+    ("[data.faces]", "transforms = [{ component = \"resize\", sise = 3 }]", "sise"),
+    ("[data.faces]", "transforms = [{ component = \"rezise\" }]", "rezise"),
+    ("[model.backbone]", "component = \"ir5\"", "ir5"),
+    ("[model.backbone]", "widht = 8", "widht"),
+    ("[model.backbone]", "precision = \"half\"", "precision"),
+    ("[model.backbone]", "weights = { runs = \"x\" }", "runs"),
+    ("[model.identity]", "margn = 0.3", "margn"),
+    ("[graph.features]", "cal = \"backbone\"", "cal"),
+    ("[graph.features]", "mode = \"training\"", "mode"),
+    ("[graph.still]", "apply = \"dettach\"", "dettach"),
+    ("[loss.identity]", "wieght = 1.0", "wieght"),
+    ("[loss.identity]", "ramp = { until = 4, end = 5 }", "end"),
+    ("[phase.recognition]", "minimise = [\"identity\"]", "minimise"),
+    ("[phase.recognition.optimizer]", "component = \"sdg\"", "sdg"),
+    ("[phase.recognition.optimizer]", "momentun = 0.9", "momentun"),
+    ("[phase.recognition.optimizer]", "decay = \"none\"", "decay"),
+    ("[phase.recognition.scheduler]", "component = \"cosin\"", "cosin"),
+    ("[evaluate.pairs]", "component = \"verificatoin\"", "verificatoin"),
+    ("[ema]", "modles = [\"backbone\"]", "modles"),
+    ("[sweep]", "grids = { }", "grids"),
+    // Types.
+    ("[run]", "steps = \"many\"", "steps"),
+    ("[run]", "steps = 1.5", "steps"),
+    ("[run]", "channels_last = 1", "channels_last"),
+    ("[run]", "phases = \"recognition\"", "phases"),
+    ("[dims]", "age_groups = 7.5", "age_groups"),
+    ("[data.faces]", "batch_size = [4]", "batch_size"),
+    ("[data.faces]", "transforms = { }", "transforms"),
+    ("[model.backbone]", "width = \"8\"", "width"),
+    ("[loss.identity]", "weight = \"1\"", "weight"),
+    ("[phase.recognition]", "minimize = \"identity\"", "minimize"),
+    ("[phase.recognition]", "update = [1]", "update"),
+    ("[evaluate.pairs]", "every = true", "every"),
+    // Ranges.
+    ("[run]", "steps = 0", "steps"),
+    ("[run]", "threads = 5_000_000_000", "threads"),
+    ("[run]", "log_every = -1", "log_every"),
+    ("[dims]", "age_groups = 0", "age_groups"),
+    ("[data.faces]", "workers = 0", "workers"),
+    ("[data.faces]", "batch_size = 2_000_000", "batch_size"),
+    ("[model.identity]", "margin = 1.5", "margin"),
+    ("[model.identity]", "margin = nan", "margin"),
+    ("[phase.recognition]", "clip_norm = 0.0", "clip_norm"),
+    ("[phase.recognition]", "minimize = []", "minimize"),
+    ("[phase.recognition.optimizer]", "lr = -0.1", "lr"),
+    ("[ema]", "decay = 1.5", "decay"),
+];
+
+/// The tables that a wrong line joins; each line replaces the one of its key.
+const GOOD: &[(&str, &[&str])] = &[
+    ("[run]", &["steps = 10"]),
+    ("[run.checkpoint]", &[]),
+    ("[run.loss_scaling]", &["initial = 2.0", "growth = 2.0", "backoff = 0.5", "interval = 2"]),
+    ("[dims]", &[]),
+    ("[data.faces]", &["component = \"annotated_faces\"", "list = \"list.txt\"", "batch_size = 4"]),
+    ("[model.backbone]", &["component = \"ir18\""]),
+    ("[model.identity]", &["component = \"cosface\""]),
+    ("[graph.features]", &["call = \"backbone\"", "in = { image = \"faces.image\" }"]),
+    ("[graph.still]", &["apply = \"detach\"", "in = { input = \"features\" }"]),
+    ("[loss.identity]", &["component = \"cross_entropy\""]),
+    ("[phase.recognition]", &["minimize = [\"identity\"]", "update = [\"backbone\"]"]),
+    ("[phase.recognition.optimizer]", &["component = \"sgd\"", "lr = 0.1"]),
+    ("[phase.recognition.scheduler]", &["component = \"cosine\""]),
+    ("[evaluate.pairs]", &["component = \"verification\""]),
+    ("[ema]", &["modules = [\"backbone\"]"]),
+    ("[sweep]", &[]),
+];
+
+fn key(line: &str) -> &str {
+    line.split('=').next().unwrap_or_default().trim()
+}
+
+fn recipe(table: &str, line: &str) -> String {
+    let mut text = String::new();
+    let mut known = false;
+    for (name, lines) in GOOD {
+        let here = *name == table;
+        known |= here;
+        let kept = lines.iter().filter(|l| !here || key(l) != key(line)).copied();
+        let lines: Vec<&str> = kept.chain(here.then_some(line)).collect();
+        text.push_str(&format!("{name}\n{}\n", lines.join("\n")));
+    }
+    if known { text } else { format!("{text}{table}\n{line}\n") }
+}
+
+struct Written {
+    folder: tempfile::TempDir,
+    files: Vec<(PathBuf, &'static (&'static str, &'static str, &'static str))>,
+}
+
+fn write_all() -> Written {
+    let folder = tempfile::TempDir::new().unwrap();
+    let files = BAD.iter().enumerate().map(|(i, bad)| {
+        let path = folder.path().join(format!("bad{i:02}.toml"));
+        std::fs::write(&path, recipe(bad.0, bad.1)).unwrap();
+        (path, bad)
+    });
+    let files = files.collect();
+    Written { folder, files }
+}
+
+fn schema() -> jsonschema::Validator {
+    let text = std::fs::read_to_string(root().join("schemas/recipe.schema.json")).unwrap();
+    jsonschema::draft7::new(&serde_json::from_str(&text).unwrap()).unwrap()
+}
+
+/// A TOML text as validators see it.
+fn as_json(text: &str) -> serde_json::Value {
+    serde_json::to_value(toml::from_str::<toml::Value>(text).unwrap()).unwrap()
+}
+
+fn findings(validator: &jsonschema::Validator, text: &str) -> Vec<String> {
+    validator.iter_errors(&as_json(text)).map(|e| format!("{}: {e}", e.instance_path())).collect()
+}
+
+#[test]
+fn wrong_recipes_are_refused_by_the_program_and_by_the_schema() {
+    assert!(BAD.len() >= 40);
+    let (written, validator) = (write_all(), schema());
+    let good = recipe("", "");
+    assert_eq!(findings(&validator, good.trim_end_matches('\n')), Vec::<String>::new());
+    for (path, (table, line, word)) in &written.files {
+        let (code, text) = outcome(&mtlrun(&["check", path.to_str().unwrap()]).output().unwrap());
+        assert_eq!(code, 2, "{table} {line}: {text}");
+        assert!(text.contains(word), "{table} {line}: {text}");
+        let found = findings(&validator, &std::fs::read_to_string(path).unwrap());
+        assert!(found.iter().any(|f| f.contains(word)), "{table} {line}: {found:?}");
+    }
+}
+
+/// Where the set-up has put the validators that editors use.
+fn clients() -> Option<PathBuf> {
+    std::env::var_os("MTLRUN_CLIENTS").map(PathBuf::from).filter(|p| p.join("bin/taplo").exists())
+}
+
+#[test]
+fn editors_and_validators_agree() {
+    let Some(clients) = clients() else {
+        eprintln!("taplo and check-jsonschema are not here: `cargo xtask test` installs them where python3 is");
+        return;
+    };
+    let written = write_all();
+    let schema = root().join("schemas/recipe.schema.json");
+    let mut good = Vec::new();
+    for folder in ["recipes", "recipes/base", "recipes/ablations", "recipes/bench", "tests/recipes"] {
+        let files = std::fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path());
+        good.extend(files.filter(|p| p.extension().is_some_and(|e| e == "toml")));
+    }
+    let taplo = |files: &[&Path]| {
+        let mut command = Command::new(clients.join("bin/taplo"));
+        command.args(["lint", "--no-auto-config", "--colors", "never", "--schema"]);
+        command.arg(format!("file://{}", schema.display())).args(files).current_dir(written.folder.path());
+        command.output().unwrap()
+    };
+    let check = |files: &[&Path]| {
+        let mut command = Command::new(clients.join("bin/check-jsonschema"));
+        command.args(["--color", "never", "--schemafile"]).arg(&schema).args(files).output().unwrap()
+    };
+    let refs: Vec<&Path> = good.iter().map(PathBuf::as_path).collect();
+    for output in [taplo(&refs), check(&refs)] {
+        let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+        assert!(output.status.success(), "{text}");
+    }
+    let refs: Vec<&Path> = written.files.iter().map(|(p, _)| p.as_path()).collect();
+    // One call tells of all files; its lines name them.
+    let told = check(&refs);
+    assert!(!told.status.success());
+    let mut by_file: BTreeMap<String, String> = BTreeMap::new();
+    for line in String::from_utf8_lossy(&told.stdout).lines() {
+        if let Some(at) = line.find("bad") {
+            by_file.entry(line[at..at + 5].to_owned()).or_default().push_str(line);
+        }
+    }
+    for (path, (table, line, word)) in &written.files {
+        // Python's nan is neither below nor above a bound.
+        if !line.ends_with("nan") {
+            let own = by_file.get(path.file_stem().unwrap().to_str().unwrap()).cloned().unwrap_or_default();
+            assert!(own.contains(word), "check-jsonschema on {table} {line}: {own}");
+        }
+        let output = taplo(&[path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(word), "taplo on {table} {line}: {text}");
+    }
+}
