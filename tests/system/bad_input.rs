@@ -149,7 +149,9 @@ fn unknown_components_and_keys() {
 #[test]
 fn values_of_wrong_type_or_range() {
     refused(check("[data.faces]\nbatch_size = -4"), &["`data.faces.batch_size` is out of range: -4", "at least 1"]);
-    refused(check("[run]\nsteps = 64.0"), &["`run.steps` must be an integer, found a float", "write 64"]);
+    refused(check("[run]\nsteps = 64.5"), &["`run.steps` must be an integer, found a float", "64.5"]);
+    // As in JSON Schema, a whole number is an integer however it is written.
+    assert_eq!(check("[run]\nsteps = 1e3").0, 0);
     refused(check("[model.identity]\nmargin = \"big\""), &["must be a number, found a string", "\"big\""]);
     refused(check("[run]\nprecision = \"half\""), &["does not know \"half\"", "fp16"]);
     refused(check("[model.identity]\nmargin = nan"), &["out of range: nan"]);

@@ -2,6 +2,7 @@
 //! continuous integration use refuse each of them, and name the key.
 
 use crate::support::{mtlrun, outcome, root};
+use mtl_core::recipe::Recipe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -200,4 +201,106 @@ fn editors_and_validators_agree() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(word), "taplo on {table} {line}: {text}");
     }
+}
+
+/// Every value of the good recipe replaced by others of every sort: as long as a value stands for itself, the program
+/// and the schema agree on it. Wiring and rules across keys are the program's alone, so that only what it says of
+/// types, names and ranges counts.
+#[test]
+fn schema_and_program_agree_on_single_values() {
+    let validator = schema();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("r.toml");
+    let values = [
+        "true",
+        "0",
+        "1",
+        "-1",
+        "3",
+        "7.0",
+        "1.5",
+        "-0.25",
+        "0.5",
+        "1e3",
+        "1e19",
+        "4_294_967_296",
+        "9_007_199_254_740_993",
+        "inf",
+        "-inf",
+        "nan",
+        "\"\"",
+        "\"cpu\"",
+        "\"train\"",
+        "\"amp\"",
+        "\"normal\"",
+        "[]",
+        "[1]",
+        "[\"a\"]",
+        "[1, 2, 3, 4]",
+        "{}",
+    ];
+    let keys: Vec<(&str, String)> = schema_keys();
+    assert!(keys.len() > 60, "{}", keys.len());
+    let (mut both, mut neither) = (0, 0);
+    for (table, key) in &keys {
+        for value in values {
+            let text = recipe(table, &format!("{key} = {value}"));
+            std::fs::write(&path, &text).unwrap();
+            let said = Recipe::read(&path, &[]).err().map(|found| found.list).unwrap_or_default();
+            let ours: Vec<&str> = said.iter().map(|d| d.message.as_str()).filter(|m| of_values(m)).collect();
+            let theirs = findings(&validator, &text);
+            assert_eq!(ours.is_empty(), theirs.is_empty(), "{table} {key} = {value}: {ours:?} {theirs:?}");
+            if ours.is_empty() { neither += 1 } else { both += 1 }
+        }
+    }
+    assert!(both > 500 && neither > 100, "{both} refused and {neither} taken by both");
+}
+
+/// Whether a finding is about a single value.
+fn of_values(message: &str) -> bool {
+    [
+        "must be",
+        "is out of range",
+        "does not know",
+        "has no key",
+        "lacks the key",
+        "entries, expected",
+        "characters, expected",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// The keys of the tables of the good recipe, from the schema of the component that stands there.
+fn schema_keys() -> Vec<(&'static str, String)> {
+    let text = std::fs::read_to_string(root().join("schemas/recipe.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let own = |table: &str| {
+        Some(match table {
+            "[run]" | "[ema]" => format!("/properties/{}", table.trim_matches(['[', ']'])),
+            "[run.checkpoint]" => "/definitions/Checkpoint".into(),
+            "[run.loss_scaling]" => "/definitions/LossScaling".into(),
+            "[data.faces]" => "/definitions/data.annotated_faces".into(),
+            "[model.backbone]" => "/definitions/model.ir18".into(),
+            "[model.identity]" => "/definitions/model.cosface".into(),
+            "[loss.identity]" => "/definitions/loss.cross_entropy".into(),
+            "[phase.recognition]" => "/properties/phase/additionalProperties".into(),
+            "[phase.recognition.optimizer]" => "/definitions/optimizer.sgd".into(),
+            "[phase.recognition.scheduler]" => "/definitions/scheduler.cosine".into(),
+            "[evaluate.pairs]" => "/definitions/evaluate.verification".into(),
+            "[dims]" | "[sweep]" | "[graph.features]" | "[graph.still]" => return None,
+            other => panic!("where is the schema of {other}?"),
+        })
+    };
+    let keys = GOOD.iter().flat_map(|(table, _)| {
+        let properties = own(table).map(|at: String| &schema.pointer(&at).unwrap()["properties"]);
+        let found = properties.and_then(|p| p.as_object().cloned());
+        found.unwrap_or_default().into_iter().map(|(key, _)| (*table, key))
+    });
+    // What has a table of its own is asked there.
+    let apart = |table: &str, key: &str| {
+        let inner = format!("{}.{key}]", table.trim_end_matches(']'));
+        GOOD.iter().any(|(name, _)| *name == inner)
+    };
+    keys.filter(|(table, key)| key != "component" && !apart(table, key)).collect()
 }

@@ -1,5 +1,6 @@
 //! Recipes as text again: the resolved recipe, differences, and the schema for editors.
 
+use super::schema::WHOLE;
 use super::sections::*;
 use super::value::Node;
 use super::{Named, component_schema, schema_of};
@@ -76,7 +77,7 @@ pub fn recipe_schema() -> Json {
             "extends": strings("Recipes that this one builds on, from left to right; relative to this file."),
             "remove": strings("Dotted paths of the extended recipes that are dropped."),
             "run": run,
-            "dims": table("Sizes shared by components.", json!({ "type": "integer", "minimum": 1 })),
+            "dims": table("Sizes shared by components.", json!({ "type": "integer", "minimum": 1, "maximum": WHOLE })),
             "data": table("Data streams by name.", data_slot),
             "model": table("Modules by name.", module_slot),
             "graph": table("Nodes by name: calls of modules and applications of functions.", node),
@@ -202,48 +203,7 @@ fn open(mut schema: Json, definitions: &mut Map<String, Json>) -> Json {
             definitions.extend(own);
         }
     }
-    exact(&mut schema);
-    definitions.values_mut().for_each(exact);
     schema
-}
-
-/// The ranges that a format means in words only, so that validators know them, and no null, which TOML has not.
-fn exact(schema: &mut Json) {
-    match schema {
-        Json::Array(list) => list.iter_mut().for_each(exact),
-        Json::Object(map) => {
-            let most = match map.get("format").and_then(Json::as_str) {
-                Some("uint8") => Some(u64::from(u8::MAX)),
-                Some("uint16") => Some(u64::from(u16::MAX)),
-                Some("uint32") => Some(u64::from(u32::MAX)),
-                _ => None,
-            };
-            if let Some(most) = most.filter(|_| !map.contains_key("maximum")) {
-                map.insert("maximum".into(), most.into());
-            }
-            if let Some(Json::Array(types)) = map.get_mut("type") {
-                types.retain(|t| t != "null");
-                if let [only] = types.as_slice() {
-                    let only = only.clone();
-                    map.insert("type".into(), only);
-                }
-            }
-            if let Some(Json::Array(branches)) = map.get_mut("anyOf") {
-                branches.retain(|b| b.get("type").and_then(Json::as_str) != Some("null"));
-                if let [only] = branches.as_slice() {
-                    // Beside a reference draft-07 reads nothing else, but beside an `allOf` of it.
-                    let only = only.clone();
-                    map.shift_remove("anyOf");
-                    map.insert("allOf".into(), json!([only]));
-                }
-            }
-            if map.get("default").is_some_and(Json::is_null) {
-                map.shift_remove("default");
-            }
-            map.values_mut().for_each(exact);
-        }
-        _ => {}
-    }
 }
 
 /// A table that names one of several components: the union of their keys for completion, and for each

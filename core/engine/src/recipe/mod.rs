@@ -285,7 +285,7 @@ impl Checker<'_> {
     /// Walks and decodes a closed table.
     fn typed<T: DeserializeOwned + schemars::JsonSchema>(&mut self, node: &mut Node, what: &str) -> Option<T> {
         let before = self.errors();
-        Walk { sources: self.sources, out: &mut self.out }.check(&schema_of::<T>(), node, what);
+        Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema_of::<T>(), node, what);
         if self.errors() > before {
             return None;
         }
@@ -336,6 +336,13 @@ impl Checker<'_> {
     /// The component that a table names, or a finding.
     fn component(&mut self, kinds: &[Kind], node: &Node, what: &str) -> Option<&'static Registration> {
         let kind_names = || kinds.iter().map(|k| k.name()).collect::<Vec<_>>().join(" or ");
+        if node.table().is_none() {
+            self.out.push(
+                Diagnostic::error(format!("`{what}` must be a table, found {}", node.value.type_name()))
+                    .at(&node.origin, format!("expected {{ component = \"…\" }}, a {}", kind_names())),
+            );
+            return None;
+        }
         let Some(named) = node.get("component") else {
             self.out.push(
                 Diagnostic::error(format!("`{what}` names no component"))
@@ -398,7 +405,9 @@ impl Checker<'_> {
             target?.insert(key, entry);
         }
         let before = self.errors();
-        let mut walk = Walk { sources: self.sources, out: &mut self.out };
+        let others = engine.iter().map(|k| (*k).to_owned()).filter(|k| !slot_keys.contains(k));
+        let beside: Vec<String> = slot_keys.iter().cloned().chain(others).collect();
+        let mut walk = Walk { sources: self.sources, out: &mut self.out, beside: &beside };
         walk.check(&schema, &mut common, what);
         let component_schema = component_schema(registration, &slot_keys, engine);
         walk.check(&component_schema, &mut own, &format!("{what} ({})", registration.name));
@@ -494,7 +503,7 @@ impl Checker<'_> {
             if engine.contains(&key) { common.table_mut() } else { own.table_mut() }?.insert(key, entry);
         }
         let before = self.errors();
-        Walk { sources: self.sources, out: &mut self.out }.check(&schema, &mut common, &what);
+        Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema, &mut common, &what);
         let decoded: Option<GraphNode> = if self.errors() > before { None } else { decode(&common).ok() };
         let result = decoded.and_then(|decoded| self.node_target(decoded, &mut own, &what, &origin, wires));
         let table = node.table_mut()?;
@@ -540,7 +549,11 @@ impl Checker<'_> {
                 };
                 let before = self.errors();
                 let schema = component_schema(found, &[], &[]);
-                Walk { sources: self.sources, out: &mut self.out }.check(&schema, own, &format!("{what} ({apply})"));
+                Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(
+                    &schema,
+                    own,
+                    &format!("{what} ({apply})"),
+                );
                 if self.errors() > before {
                     return None;
                 }

@@ -6,12 +6,56 @@
 use super::value::{Entry, Node, Origin, Sources, Table, Value, float_text};
 use crate::diagnostic::{Diagnostic, suggestion};
 use schemars::{JsonSchema, generate::SchemaSettings};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use std::path::{Component, Path, PathBuf};
 
 /// The schema of a configuration type, draft-07, as plain JSON.
 pub fn schema_of<T: JsonSchema>() -> Json {
-    SchemaSettings::draft07().into_generator().into_root_schema_for::<T>().to_value()
+    let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>().to_value();
+    exact(&mut schema);
+    schema
+}
+
+/// The ranges that a format means in words only, so that validators know them, and no null, which TOML has not.
+fn exact(schema: &mut Json) {
+    match schema {
+        Json::Array(list) => list.iter_mut().for_each(exact),
+        Json::Object(map) => {
+            let range = match map.get("format").and_then(Json::as_str) {
+                Some("uint8") => Some((0, i64::from(u8::MAX))),
+                Some("uint16") => Some((0, i64::from(u16::MAX))),
+                Some("uint32") => Some((0, i64::from(u32::MAX))),
+                Some("uint64" | "uint") => Some((0, WHOLE)),
+                Some("int64" | "int") => Some((-WHOLE, WHOLE)),
+                _ => None,
+            };
+            if let Some((least, most)) = range {
+                map.entry("minimum").or_insert_with(|| least.into());
+                map.entry("maximum").or_insert_with(|| most.into());
+            }
+            if let Some(Json::Array(types)) = map.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".into(), only);
+                }
+            }
+            if let Some(Json::Array(branches)) = map.get_mut("anyOf") {
+                branches.retain(|b| b.get("type").and_then(Json::as_str) != Some("null"));
+                if let [only] = branches.as_slice() {
+                    // Beside a reference draft-07 reads nothing else, but beside an `allOf` of it.
+                    let only = only.clone();
+                    map.shift_remove("anyOf");
+                    map.insert("allOf".into(), json!([only]));
+                }
+            }
+            if map.get("default").is_some_and(Json::is_null) {
+                map.shift_remove("default");
+            }
+            map.values_mut().for_each(exact);
+        }
+        _ => {}
+    }
 }
 
 /// A path in a recipe. Relative ones start from the folder of the file that says them; one given by `--set`
@@ -39,8 +83,8 @@ impl std::ops::Deref for RecipePath {
     }
 }
 
-/// Whole numbers below this are exact as floats; `1e5` may stand where an integer is wanted, as in JSON Schema.
-const WHOLE: f64 = 9_007_199_254_740_992.0;
+/// Whole numbers up to this are exact as floats; `1e5` may stand where an integer is wanted, as in JSON Schema.
+pub(crate) const WHOLE: i64 = 1 << 53;
 
 /// What the walk needs besides the schema.
 pub struct Walk<'a> {
@@ -48,6 +92,8 @@ pub struct Walk<'a> {
     pub sources: &'a Sources,
     /// Where findings go.
     pub out: &'a mut Vec<Diagnostic>,
+    /// Keys that the table has besides those of the schema, to be suggested for a wrong one.
+    pub beside: &'a [String],
 }
 
 impl Walk<'_> {
@@ -66,7 +112,7 @@ impl Walk<'_> {
         }
         if let Value::Float(v) = node.value
             && v.fract() == 0.0
-            && v.abs() < WHOLE
+            && v.abs() <= WHOLE as f64
             && types(schema).contains(&"integer")
         {
             node.value = Value::Integer(v as i64);
@@ -153,14 +199,12 @@ impl Walk<'_> {
             _ => return,
         };
         let limit = |key: &str| schema.get(key).and_then(Json::as_f64);
-        let most = match schema.get("format").and_then(Json::as_str) {
-            Some("uint8") => f64::from(u8::MAX),
-            Some("uint16") => f64::from(u16::MAX),
-            Some("uint32") => f64::from(u32::MAX),
-            _ => f64::MAX,
-        };
-        let bad = !number.is_finite()
-            || number > most
+        // Beyond 2^53 the float above is not the number that was written.
+        let exact = |key: &str| schema.get(key).and_then(Json::as_i64);
+        let beyond = matches!(node.value, Value::Integer(v)
+            if exact("maximum").is_some_and(|m| v > m) || exact("minimum").is_some_and(|m| v < m));
+        let bad = beyond
+            || !number.is_finite()
             || limit("minimum").is_some_and(|m| number < m)
             || limit("maximum").is_some_and(|m| number > m)
             || limit("exclusiveMinimum").is_some_and(|m| number <= m)
@@ -205,9 +249,11 @@ impl Walk<'_> {
                 (Some(property), _) => self.value(root, property, &mut entry.node, &join(what, key)),
                 (None, Some(rest)) if rest.is_object() => self.value(root, rest, &mut entry.node, &join(what, key)),
                 (None, _) if closed => {
+                    let beside = if std::ptr::eq(root, schema) { self.beside } else { &[] };
+                    let valid = beside.iter().chain(properties.keys()).map(String::as_str);
                     let d = Diagnostic::error(format!("`{what}` has no key `{key}`"))
                         .at(&entry.key, "unknown key")
-                        .help(suggestion(key, properties.keys().map(String::as_str)));
+                        .help(suggestion(key, valid));
                     self.out.push(d);
                 }
                 (None, _) => {}
