@@ -304,3 +304,77 @@ fn schema_keys() -> Vec<(&'static str, String)> {
     };
     keys.filter(|(table, key)| key != "component" && !apart(table, key)).collect()
 }
+
+/// What the checker says of a text; it has to say something of it and not panic.
+fn checked(folder: &Path, text: &[u8]) -> Result<Recipe, mtl_core::diagnostic::Diagnostics> {
+    let path = folder.join("any.toml");
+    std::fs::write(&path, text).unwrap();
+    Recipe::read(&path, &[]).and_then(|mut recipe| mtl_core::graph::Graph::new(&mut recipe).map(|_| recipe))
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn no_text_makes_the_checker_panic(text in proptest::prelude::any::<Vec<u8>>(), words in ".{0,200}") {
+        let dir = tempfile::TempDir::new().unwrap();
+        proptest::prop_assert!(checked(dir.path(), &text).is_err() || text.is_empty());
+        proptest::prop_assert!(checked(dir.path(), words.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn no_change_of_a_recipe_makes_the_checker_panic(
+        cut in proptest::prelude::any::<(proptest::sample::Index, proptest::sample::Index)>(),
+        to in proptest::prelude::any::<proptest::sample::Index>(),
+        more in "[\\[\\]{}=.,\"'#\\n a-z0-9_$-]{0,12}",
+    ) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let good = std::fs::read_to_string(root().join("tests/recipes/made.toml")).unwrap();
+        let good = good.replace("../../recipes", &root().join("recipes").display().to_string());
+        let good: Vec<char> = good.chars().collect();
+        let (a, b, at) = (cut.0.index(good.len()), cut.1.index(good.len()), to.index(good.len()));
+        let moved: String = good[..at].iter().chain(&good[a.min(b)..a.max(b)]).copied().chain(more.chars()).chain(good[at..].iter().copied()).collect();
+        // Whether it is still a recipe does not matter.
+        if let Err(found) = checked(dir.path(), moved.as_bytes()) {
+            proptest::prop_assert!(!found.render(false).is_empty());
+        }
+    }
+}
+
+#[test]
+fn texts_that_are_meant_to_break_the_checker() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let many = 250_000;
+    for (what, text) in [
+        ("arrays in arrays", format!("a = {}", "[".repeat(many))),
+        ("tables in tables", format!("a = {}", "{ a = ".repeat(many / 4))),
+        ("a path of keys", format!("{}a = 1", "a.".repeat(many))),
+        ("a header of keys", format!("[{}a]", "a.".repeat(many))),
+        ("a long key", format!("{} = 1", "k".repeat(many))),
+        ("a long wrong name", format!("[model.backbone]\ncomponent = \"{}\"", "i".repeat(many))),
+        ("a huge array", format!("[run]\nphases = [{}]", "1,".repeat(many))),
+        ("many keys", (0..many / 10).map(|i| format!("k{i} = 1\n")).collect()),
+        ("many tables", (0..many / 20).map(|i| format!("[model.m{i}]\ncomponent = \"x\"\n")).collect()),
+        ("quotes", "\"".repeat(many)),
+        ("zeros", "\0".repeat(many)),
+    ] {
+        let start = std::time::Instant::now();
+        let found = checked(dir.path(), text.as_bytes()).err().unwrap_or_else(|| panic!("{what}: taken"));
+        let told = found.render(false);
+        eprintln!("{what}: {} findings, {} bytes told, {:.2?}", found.list.len(), told.len(), start.elapsed());
+    }
+    // Recipes that extend each other, and a long chain of them.
+    let write = |name: String, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+    write("a.toml".into(), "extends = [\"b.toml\", \"b.toml\"]".into());
+    write("b.toml".into(), "extends = [\"a.toml\", \"a.toml\"]".into());
+    let found = Recipe::read(&dir.path().join("a.toml"), &[]).err().unwrap();
+    assert!(found.to_string().contains("circle"), "{found}");
+    // Each of these extends the next one twice: two to the power of their number if nothing stopped it.
+    for i in 0..40 {
+        write(format!("c{i}.toml"), format!("extends = [\"c{0}.toml\", \"c{0}.toml\"]", i + 1));
+    }
+    write("c40.toml".into(), String::new());
+    let start = std::time::Instant::now();
+    assert!(Recipe::read(&dir.path().join("c0.toml"), &[]).is_err());
+    eprintln!("a chain that doubles: {:.2?}", start.elapsed());
+}

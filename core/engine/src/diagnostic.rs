@@ -6,6 +6,7 @@
 use crate::recipe::{Origin, Sources};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;
+use std::ops::Range;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,25 @@ pub struct Diagnostics {
     pub sources: Sources,
 }
 
+/// Most findings that are told.
+const MAX_TOLD: usize = 100;
+/// Most bytes of a text that are shown with a finding; of more only the place is told.
+const MAX_SHOWN: usize = 1 << 15;
+
+/// The whole lines that hold all spans, and the number of the first.
+fn lines<'s>(text: &str, spans: impl Iterator<Item = &'s Range<usize>>) -> (usize, Range<usize>) {
+    let (mut first, mut last) = (text.len(), 0);
+    for span in spans {
+        first = first.min(span.start);
+        last = last.max(span.end.min(text.len()));
+    }
+    let bytes = text.as_bytes();
+    let start = bytes[..first].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let last = last.max(start);
+    let end = bytes[last..].iter().position(|b| *b == b'\n').map_or(text.len(), |at| last + at);
+    (bytes[..start].iter().filter(|b| **b == b'\n').count() + 1, start..end)
+}
+
 impl Diagnostics {
     /// The number of errors.
     pub fn errors(&self) -> usize {
@@ -90,7 +110,7 @@ impl Diagnostics {
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
-        for d in &self.list {
+        for d in self.list.iter().take(MAX_TOLD) {
             let level = match d.severity {
                 Severity::Error => Level::ERROR,
                 Severity::Warning => Level::WARNING,
@@ -109,11 +129,18 @@ impl Diagnostics {
             }
             for file in files {
                 let source = self.sources.get(file);
-                let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
-                for (origin, label, kind) in places.iter().filter(|(o, ..)| o.file == file) {
-                    let end = origin.span.end.min(source.text.len());
+                let here: Vec<_> = places.iter().filter(|(o, ..)| o.file == file).collect();
+                let (line, window) = lines(&source.text, here.iter().map(|(o, ..)| &o.span));
+                if window.len() > MAX_SHOWN {
+                    group = group.element(annotate_snippets::Origin::path(source.name.as_str()).line(line));
+                    continue;
+                }
+                let shown = &source.text[window.clone()];
+                let mut snippet = Snippet::source(shown).line_start(line).path(source.name.as_str());
+                for (origin, label, kind) in here {
+                    let end = origin.span.end.min(window.end);
                     let start = origin.span.start.min(end);
-                    let annotation = kind.span(start..end);
+                    let annotation = kind.span(start - window.start..end - window.start);
                     snippet = snippet.annotation(if label.is_empty() { annotation } else { annotation.label(*label) });
                 }
                 group = group.element(snippet);
@@ -123,6 +150,9 @@ impl Diagnostics {
             }
             out.push_str(&renderer.render(&[group]));
             out.push_str("\n\n");
+        }
+        if self.list.len() > MAX_TOLD {
+            out.push_str(&format!("and {} more\n\n", self.list.len() - MAX_TOLD));
         }
         out
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Longest chain of `extends`.
 const MAX_EXTENDS: usize = 16;
+/// Most files that one recipe reads; one that is extended twice is read twice.
+const MAX_FILES: usize = 256;
 /// Largest recipe file in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
@@ -59,7 +61,8 @@ pub struct Merged {
 /// # Errors
 /// A [`Diagnostics`] with all findings, when a file cannot be read or parsed or the files extend in a circle.
 pub fn load(path: &Path, overrides: &[Override]) -> Result<Merged, Diagnostics> {
-    let mut reader = Reader { sources: Sources::default(), found: Vec::new(), files: Vec::new(), stack: Vec::new() };
+    let mut reader =
+        Reader { sources: Sources::default(), found: Vec::new(), files: Vec::new(), stack: Vec::new(), full: false };
     let root = reader.file(path, None);
     let Reader { mut sources, mut found, files, .. } = reader;
     let Some(mut root) = root else { return Err(Diagnostics { list: found, sources }) };
@@ -77,6 +80,8 @@ struct Reader {
     found: Vec<Diagnostic>,
     files: Vec<PathBuf>,
     stack: Vec<PathBuf>,
+    /// More files were asked for than are read, which was told.
+    full: bool,
 }
 
 impl Reader {
@@ -102,6 +107,14 @@ impl Reader {
                 format!("recipes extend each other in a circle: {} -> {}", chain.join(" -> "), path.display()),
                 "remove one of these `extends`",
             );
+            return None;
+        }
+        let read = self.sources.iter().count();
+        if read >= MAX_FILES {
+            if !self.full {
+                fail(self, format!("the recipe extends more than {MAX_FILES} files"), "extend each of them once");
+            }
+            self.full = true;
             return None;
         }
         let text = match read_text(&canonical) {
