@@ -1,7 +1,7 @@
 //! The committed schema and recipes.
 
-use crate::support::{mtlrun, outcome, root};
-use std::path::{Path, PathBuf};
+use crate::support::{mtlrun, outcome, recipes, root};
+use std::path::Path;
 
 #[test]
 fn the_committed_schemas_are_those_of_the_program() {
@@ -40,22 +40,9 @@ fn a_component_has_a_schema_of_its_own() {
     }
 }
 
-fn recipes(folder: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            recipes(&path, out);
-        } else if path.extension().is_some_and(|e| e == "toml") {
-            out.push(path);
-        }
-    }
-}
-
 #[test]
 fn every_recipe_is_good_and_names_its_schema() {
-    let mut all = Vec::new();
-    recipes(&root().join("recipes"), &mut all);
-    recipes(&root().join("tests/recipes"), &mut all);
+    let all = recipes();
     assert!(all.len() >= 5);
     for path in all {
         let text = std::fs::read_to_string(&path).unwrap();

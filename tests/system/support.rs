@@ -26,6 +26,19 @@ pub fn mtlrun<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
+/// Every recipe of the repository.
+pub fn recipes() -> Vec<PathBuf> {
+    let (mut open, mut found) = (vec![root().join("recipes"), root().join("tests/recipes")], Vec::new());
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|e| e == "toml") {
+            found.push(path);
+        }
+    }
+    found
+}
+
 /// What the program printed to stderr, and its exit code.
 pub fn outcome(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())

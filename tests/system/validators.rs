@@ -1,7 +1,7 @@
 //! Recipes that are wrong in one place: our checker, the `jsonschema` crate and the validators that editors and
 //! continuous integration use refuse each of them, and name the key.
 
-use crate::support::{mtlrun, outcome, root};
+use crate::support::{mtlrun, outcome, recipes, root};
 use mtl_core::recipe::Recipe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -161,11 +161,7 @@ fn editors_and_validators_agree() {
     };
     let written = write_all();
     let schema = root().join("schemas/recipe.schema.json");
-    let mut good = Vec::new();
-    for folder in ["recipes", "recipes/base", "recipes/ablations", "recipes/bench", "tests/recipes"] {
-        let files = std::fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path());
-        good.extend(files.filter(|p| p.extension().is_some_and(|e| e == "toml")));
-    }
+    let good = recipes();
     let taplo = |files: &[&Path]| {
         let mut command = Command::new(clients.join("bin/taplo"));
         command.args(["lint", "--no-auto-config", "--colors", "never", "--schema"]);

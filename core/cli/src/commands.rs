@@ -2,7 +2,7 @@
 
 use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
 use anyhow::{Context, Result};
-use mtl_core::component::{Kind, Registration, named, of_kind};
+use mtl_core::component::{Kind, Registration, find, named, of_kind};
 use mtl_core::diagnostic::{Diagnostics, suggestion};
 use mtl_core::evaluate::Measure;
 use mtl_core::files::write_atomically;
@@ -233,25 +233,26 @@ pub fn summary(args: &Summary) -> Result<u8> {
 }
 
 pub fn schema(args: &Schema) -> Result<u8> {
-    let schemas: Vec<(String, serde_json::Value)> = match &args.component {
-        None => {
-            let kinds = Kind::TABLES.into_iter().map(|kind| (kind.name().to_owned(), kind_schema(kind)));
-            std::iter::once(("recipe".to_owned(), recipe_schema())).chain(kinds).collect()
-        }
+    let mut schemas = vec![match &args.component {
+        None => ("recipe".to_owned(), recipe_schema()),
         Some(text) => {
             let registration = component(text)?;
-            vec![(format!("{}.{}", registration.kind, registration.name), table_schema(registration))]
+            (format!("{}.{}", registration.kind, registration.name), table_schema(registration))
         }
-    };
+    }];
+    if args.component.is_none() && args.out.is_some() {
+        schemas.extend(Kind::TABLES.iter().map(|kind| (kind.name().to_owned(), kind_schema(*kind))));
+    }
     for (name, schema) in schemas {
         let text = format!("{}\n", serde_json::to_string_pretty(&schema)?);
-        let Some(folder) = &args.out else {
-            print!("{text}");
-            break;
-        };
-        let path = folder.join(format!("{name}.schema.json"));
-        write_atomically(&path, text.as_bytes())?;
-        println!("{}", path.display());
+        match &args.out {
+            None => print!("{text}"),
+            Some(folder) => {
+                let path = folder.join(format!("{name}.schema.json"));
+                write_atomically(&path, text.as_bytes())?;
+                println!("{}", path.display());
+            }
+        }
     }
     Ok(0)
 }
@@ -264,7 +265,7 @@ fn component(text: &str) -> Result<&'static Registration> {
     let Some(kind) = named(kind).filter(|kind| Kind::TABLES.contains(kind)) else {
         mistake!("there is no kind `{kind}` of tables: {}", suggestion(kind, Kind::TABLES.iter().map(|k| k.name())));
     };
-    match of_kind(kind).into_iter().find(|r| r.name == name) {
+    match find(&[kind], name) {
         Some(found) => Ok(found),
         None => mistake!("there is no {kind} `{name}`: {}", suggestion(name, of_kind(kind).iter().map(|r| r.name))),
     }

@@ -1,13 +1,14 @@
 //! `mtlrun reproduce`: a recorded run once more, its numbers compared bit by bit.
 
 use crate::arguments::Reproduce;
-use anyhow::{Context, Result};
-use indexmap::IndexMap;
+use crate::records::Record;
+use anyhow::Result;
 use mtl_core::mistake;
 use mtl_core::recipe::{Override, Recipe};
 use mtl_core::runs::{self, Existing};
 use mtl_core::train::{TrainOptions, train};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What of the record decides the bits of a run, and how it is called.
@@ -23,7 +24,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 ];
 
 /// Numbers of a run by step and name.
-type Numbers = IndexMap<(u64, String), f64>;
+type Numbers = BTreeMap<(u64, String), f64>;
 
 /// Trains the recorded recipe again and compares; exit code 1 if a number differs.
 pub fn reproduce(args: &Reproduce) -> Result<u8> {
@@ -64,8 +65,9 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
         return Ok(code);
     }
     let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
-    if data(&then) != data(&record(&out)?) {
-        println!("the data is another: {} then, {} now", data(&then), data(&record(&out)?));
+    let (data_then, data_now) = (data(&then), data(&record(&out)?));
+    if data_then != data_now {
+        println!("the data is another: {data_then} then, {data_now} now");
     }
     let new = numbers(&out, steps)?;
     let Some(line) = first_difference(&old, &new) else {
@@ -91,23 +93,11 @@ fn record(run: &Path) -> Result<Value> {
     }
 }
 
-/// What training and evaluation logged, but for times.
+/// What training and evaluation logged up to a step, but for times.
 fn numbers(run: &Path, steps: u64) -> Result<Numbers> {
-    let path = run.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut out = Numbers::new();
-    for line in text.lines() {
-        // The last line of a run that was killed may be cut off.
-        let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
-        let step = line.get("step").and_then(Value::as_u64).unwrap_or(0);
-        if step > steps || line.get("kind").and_then(Value::as_str) == Some("time") {
-            continue;
-        }
-        out.extend(
-            line.iter().filter(|(n, _)| *n != "step").filter_map(|(n, v)| Some(((step, n.clone()), v.as_f64()?))),
-        );
-    }
-    Ok(out)
+    let curves = Record::read(run)?.curves.into_iter().filter(|(name, _)| !name.starts_with("time/"));
+    let each = curves.flat_map(|(name, curve)| curve.into_iter().map(move |(step, v)| ((step, name.clone()), v)));
+    Ok(each.filter(|((step, _), _)| *step <= steps).collect())
 }
 
 fn changes(then: &Value, now: &Value) -> Vec<String> {
@@ -142,7 +132,7 @@ mod tests {
         new.insert((2, "loss/a".into()), f64::from_bits(0.5f64.to_bits() + 1));
         let line = first_difference(&old, &new).unwrap();
         assert!(line.starts_with("`loss/a` at step 2 was 0.5 and is 0.5000000000000001"), "{line}");
-        new.shift_remove(&(2, "loss/a".to_owned()));
+        new.remove(&(2, "loss/a".to_owned()));
         assert!(first_difference(&old, &new).unwrap().contains("is not there now"));
     }
 

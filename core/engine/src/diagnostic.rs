@@ -86,8 +86,8 @@ const MAX_TOLD: usize = 100;
 /// Most bytes of a text that are shown with a finding; of more only the place is told.
 const MAX_SHOWN: usize = 1 << 15;
 
-/// The whole lines that hold all spans, and the number of the first.
-fn lines<'s>(text: &str, spans: impl Iterator<Item = &'s Range<usize>>) -> (usize, Range<usize>) {
+/// The whole lines that hold all spans.
+fn lines<'s>(text: &str, spans: impl Iterator<Item = &'s Range<usize>>) -> Range<usize> {
     let (mut first, mut last) = (text.len(), 0);
     for span in spans {
         first = first.min(span.start);
@@ -97,7 +97,7 @@ fn lines<'s>(text: &str, spans: impl Iterator<Item = &'s Range<usize>>) -> (usiz
     let start = bytes[..first].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     let last = last.max(start);
     let end = bytes[last..].iter().position(|b| *b == b'\n').map_or(text.len(), |at| last + at);
-    (bytes[..start].iter().filter(|b| **b == b'\n').count() + 1, start..end)
+    start..end
 }
 
 impl Diagnostics {
@@ -130,7 +130,8 @@ impl Diagnostics {
             for file in files {
                 let source = self.sources.get(file);
                 let here: Vec<_> = places.iter().filter(|(o, ..)| o.file == file).collect();
-                let (line, window) = lines(&source.text, here.iter().map(|(o, ..)| &o.span));
+                let window = lines(&source.text, here.iter().map(|(o, ..)| &o.span));
+                let line = source.line(window.start);
                 if window.len() > MAX_SHOWN {
                     group = group.element(annotate_snippets::Origin::path(source.name.as_str()).line(line));
                     continue;
@@ -171,7 +172,7 @@ impl Diagnostics {
                 }
                 let before = &source.text[..byte];
                 let start = before.rfind('\n').map_or(0, |n| n + 1);
-                (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+                (source.line(byte), before[start..].chars().count() + 1)
             };
             let ((line, column), (end_line, end_column)) = (at(origin.span.start), at(origin.span.end));
             serde_json::json!({

@@ -59,14 +59,9 @@ impl Kind {
         [Kind::Backbone, Kind::Decomposition, Kind::Head, Kind::Icm, Kind::Decoder, Kind::Discriminator];
 
     /// The kinds whose components are tables of a recipe: all but commands.
-    pub const TABLES: [Kind; 14] = {
-        let mut kinds = [Kind::Dataset; 14];
-        let mut i = 0;
-        while i < kinds.len() {
-            kinds[i] = Self::ALL[i];
-            i += 1;
-        }
-        kinds
+    pub const TABLES: &[Kind] = match Self::ALL.split_last() {
+        Some((_, tables)) => tables,
+        None => &[],
     };
 
     /// Its name.

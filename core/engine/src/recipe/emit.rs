@@ -42,15 +42,7 @@ fn walk(path: &str, old: Option<&Json>, new: Option<&Json>, out: &mut Vec<(Strin
 /// checked after merging. A table that names a component is closed to that component's keys.
 pub fn recipe_schema() -> Json {
     let mut definitions = Map::new();
-    for (name, kind) in [
-        ("sampler", Kind::Sampler),
-        ("transform", Kind::Transform),
-        ("optimizer", Kind::Optimizer),
-        ("scheduler", Kind::Scheduler),
-    ] {
-        let schema = table_of(name, &[kind], &mut definitions);
-        definitions.insert(name.into(), schema);
-    }
+    define(&[Kind::Optimizer, Kind::Scheduler], &mut definitions);
     let module_slot = table_of("model", &Kind::MODULES, &mut definitions);
     let data_slot = table_of("data", &[Kind::Dataset], &mut definitions);
     let loss = table_of("loss", &[Kind::Loss], &mut definitions);
@@ -94,12 +86,6 @@ pub fn recipe_schema() -> Json {
 /// The schema of a table that names a component of one kind.
 pub fn kind_schema(kind: Kind) -> Json {
     let mut definitions = Map::new();
-    if kind == Kind::Dataset {
-        for (name, kind) in [("sampler", Kind::Sampler), ("transform", Kind::Transform)] {
-            let schema = table_of(name, &[kind], &mut definitions);
-            definitions.insert(name.into(), schema);
-        }
-    }
     let table = table_of(kind.name(), &[kind], &mut definitions);
     rooted(&format!("A {kind} in a recipe of mtlrun"), table, definitions)
 }
@@ -109,8 +95,7 @@ pub fn table_schema(registration: &Registration) -> Json {
     let whole = kind_schema(registration.kind);
     let name = format!("{}.{}", registration.kind, registration.name);
     let table = whole.pointer(&format!("/definitions/{name}")).cloned().unwrap_or_default();
-    let mut definitions = whole.get("definitions").and_then(Json::as_object).cloned().unwrap_or_default();
-    definitions.retain(|key, _| !key.starts_with(&format!("{}.", registration.kind)));
+    let definitions = whole.get("definitions").and_then(Json::as_object).cloned().unwrap_or_default();
     rooted(&format!("The {} `{}`", registration.kind, registration.name), table, definitions)
 }
 
@@ -147,31 +132,43 @@ fn references(schema: &Json) -> Vec<String> {
     }
 }
 
+/// Defines the tables of these kinds under their names.
+fn define(kinds: &[Kind], definitions: &mut Map<String, Json>) {
+    for kind in kinds {
+        let schema = table_of(kind.name(), &[*kind], definitions);
+        definitions.insert(kind.name().into(), schema);
+    }
+}
+
 /// The table of components of these kinds: the engine's keys that go with them and the components' own.
 fn table_of(name: &str, kinds: &[Kind], definitions: &mut Map<String, Json>) -> Json {
-    match kinds {
+    let common = match kinds {
         [Kind::Dataset] => {
-            let nested = [
-                ("sampler", json!({ "$ref": "#/definitions/sampler" })),
-                ("transforms", json!({ "type": "array", "items": { "$ref": "#/definitions/transform" } })),
-            ];
-            slot::<DataSlot>(name, kinds, definitions, &nested)
+            define(&[Kind::Sampler, Kind::Transform], definitions);
+            let mut common = keys::<DataSlot>(definitions);
+            common.insert("sampler".into(), json!({ "$ref": "#/definitions/sampler" }));
+            let transforms = json!({ "type": "array", "items": { "$ref": "#/definitions/transform" } });
+            common.insert("transforms".into(), transforms);
+            common
         }
-        [Kind::Loss] => slot::<LossSlot>(name, kinds, definitions, &[]),
-        [Kind::Evaluator] => slot::<EvaluateSlot>(name, kinds, definitions, &[]),
-        [Kind::Optimizer] => slot::<OptimizerSlot>(name, kinds, definitions, &[]),
-        [Kind::Sampler | Kind::Transform | Kind::Scheduler] => slot::<Named>(name, kinds, definitions, &[]),
-        [Kind::Function] => node(name, definitions),
-        _ => slot::<ModelSlot>(name, kinds, definitions, &[]),
-    }
+        [Kind::Loss] => keys::<LossSlot>(definitions),
+        [Kind::Evaluator] => keys::<EvaluateSlot>(definitions),
+        [Kind::Optimizer] => keys::<OptimizerSlot>(definitions),
+        [Kind::Sampler | Kind::Transform | Kind::Scheduler] => keys::<Named>(definitions),
+        [Kind::Function] => return node(name, definitions),
+        _ => keys::<ModelSlot>(definitions),
+    };
+    slot("component", name, kinds, definitions, &common)
 }
 
 /// A node of the graph calls a module or applies a function, and only then has keys of its own.
 fn node(name: &str, definitions: &mut Map<String, Json>) -> Json {
-    let mut table = slot_by::<GraphNode>("apply", name, &[Kind::Function], definitions, &[]);
-    let common = open(schema_of::<GraphNode>(), definitions);
-    let mut called = common.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
+    let mut called = keys::<GraphNode>(definitions);
+    let mut applied = called.clone();
     called.shift_remove("apply");
+    let call = applied.shift_remove("call").unwrap_or_default();
+    let mut table = slot("apply", name, &[Kind::Function], definitions, &applied);
+    table["properties"]["call"] = call;
     definitions.insert(
         format!("{name}.call"),
         json!({ "type": "object", "properties": called, "additionalProperties": false }),
@@ -182,15 +179,13 @@ fn node(name: &str, definitions: &mut Map<String, Json>) -> Json {
             "then": { "$ref": format!("#/definitions/{name}.call") },
         }));
     }
-    for r in of_kind(Kind::Function) {
-        let pointer = format!("{name}.{}", r.name);
-        if let Some(p) =
-            definitions.get_mut(&pointer).and_then(|d| d.get_mut("properties")).and_then(Json::as_object_mut)
-        {
-            p.shift_remove("call");
-        }
-    }
     table
+}
+
+/// The keys of a type; its own definitions move to the common ones.
+fn keys<C: schemars::JsonSchema>(definitions: &mut Map<String, Json>) -> Map<String, Json> {
+    let schema = open(schema_of::<C>(), definitions);
+    schema.get("properties").and_then(Json::as_object).cloned().unwrap_or_default()
 }
 
 /// A type's schema without its requirements; its own definitions move to the common ones.
@@ -206,28 +201,15 @@ fn open(mut schema: Json, definitions: &mut Map<String, Json>) -> Json {
     schema
 }
 
-/// A table that names one of several components: the union of their keys for completion, and for each
+/// A table that names one of several components under `key`: the union of their keys for completion, and for each
 /// component its exact, closed schema.
-fn slot<C: schemars::JsonSchema>(
-    name: &str,
-    kinds: &[Kind],
-    definitions: &mut Map<String, Json>,
-    nested: &[(&str, Json)],
-) -> Json {
-    slot_by::<C>("component", name, kinds, definitions, nested)
-}
-
-/// [`slot`] with another key that names the component.
-fn slot_by<C: schemars::JsonSchema>(
+fn slot(
     key: &str,
     name: &str,
     kinds: &[Kind],
     definitions: &mut Map<String, Json>,
-    nested: &[(&str, Json)],
+    common: &Map<String, Json>,
 ) -> Json {
-    let common = open(schema_of::<C>(), definitions);
-    let mut common = common.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
-    common.extend(nested.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
     let components: Vec<_> = kinds.iter().flat_map(|k| of_kind(*k)).collect();
     let mut union = common.clone();
     let mut branches = Vec::new();

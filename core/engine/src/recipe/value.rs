@@ -30,6 +30,14 @@ pub struct Source {
     pub text: String,
 }
 
+impl Source {
+    /// The line, from 1, that a byte of the text is in.
+    pub fn line(&self, byte: usize) -> usize {
+        let before = &self.text.as_bytes()[..byte.min(self.text.len())];
+        before.iter().filter(|b| **b == b'\n').count() + 1
+    }
+}
+
 /// All texts of one recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Sources(Arc<Vec<Arc<Source>>>);
@@ -55,8 +63,7 @@ impl Sources {
     /// `file:line` of a place.
     pub fn locate(&self, origin: &Origin) -> String {
         let source = self.get(origin.file);
-        let before = &source.text.as_bytes()[..origin.span.start.min(source.text.len())];
-        format!("{}:{}", source.name, before.iter().filter(|b| **b == b'\n').count() + 1)
+        format!("{}:{}", source.name, source.line(origin.span.start))
     }
 
     /// The folder that a relative path written there starts from.
