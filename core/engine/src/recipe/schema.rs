@@ -388,10 +388,11 @@ fn expected(schema: &Json) -> Option<String> {
 /// The allowed range of a number in words.
 pub(crate) fn range_text(schema: &Json) -> String {
     let limit = |key: &str| {
-        schema
-            .get(key)
-            .and_then(Json::as_f64)
-            .map(|v| if v.fract() == 0.0 && v.abs() < 1e15 { format!("{v}") } else { float_text(v) })
+        schema.get(key).and_then(Json::as_f64).map(|v| match v {
+            v if v.abs() == WHOLE as f64 => format!("{}2^53", if v < 0.0 { "-" } else { "" }),
+            v if v.fract() == 0.0 && v.abs() < 1e15 => format!("{v}"),
+            v => float_text(v),
+        })
     };
     let parts: Vec<String> = [
         limit("minimum").map(|v| format!("at least {v}")),
