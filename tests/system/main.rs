@@ -6,6 +6,7 @@ mod commands;
 mod made_faces;
 mod numbers;
 mod parity;
+mod references;
 mod runs;
 mod schema;
 mod support;

@@ -64,6 +64,10 @@ const BAD: &[(&str, &str, &str)] = &[
     ("[phase.recognition]", "minimize = []", "minimize"),
     ("[phase.recognition.optimizer]", "lr = -0.1", "lr"),
     ("[ema]", "decay = 1.5", "decay"),
+    // References.
+    ("[model.backbone]", "component = \"${env:BACKBONE:ir18}\"", "component"),
+    ("[model.identity]", "margin = \"${margin\"", "margin"),
+    ("[phase.recognition]", "update = \"${env:MODULES:backbone}\"", "update"),
 ];
 
 /// The tables that a wrong line joins; each line replaces the one of its key.
@@ -235,6 +239,10 @@ fn schema_and_program_agree_on_single_values() {
         "[1, 2, 3, 4]",
         "{}",
     ];
+    // A reference is as good as the value that it stands for.
+    let good =
+        ["true", "3", "64", "0.5", "cpu", "amp", "bf16", "all", "after_unscaling", "skip", "concat", "insightface"];
+    let referred: Vec<String> = good.iter().map(|value| format!("\"${{env:MTLRUN_NOT_SET:{value}}}\"")).collect();
     let keys: Vec<(&str, String)> = schema_keys();
     assert!(keys.len() > 60, "{}", keys.len());
     let (mut both, mut neither) = (0, 0);
@@ -248,6 +256,13 @@ fn schema_and_program_agree_on_single_values() {
             assert_eq!(ours.is_empty(), theirs.is_empty(), "{table} {key} = {value}: {ours:?} {theirs:?}");
             if ours.is_empty() { neither += 1 } else { both += 1 }
         }
+        // What a reference stands for the schema cannot know; it takes one wherever the program takes any.
+        let taken = referred.iter().any(|value| {
+            std::fs::write(&path, recipe(table, &format!("{key} = {value}"))).unwrap();
+            !Recipe::read(&path, &[]).is_err_and(|found| found.list.iter().any(|d| of_values(&d.message)))
+        });
+        let theirs = findings(&validator, &recipe(table, &format!("{key} = {}", referred[0])));
+        assert_eq!(taken, theirs.is_empty(), "a reference at {table} {key}: {theirs:?}");
     }
     assert!(both > 500 && neither > 100, "{both} refused and {neither} taken by both");
 }

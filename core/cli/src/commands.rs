@@ -88,10 +88,9 @@ fn as_json(path: &Path, found: Result<(String, Diagnostics)>) -> serde_json::Val
 
 fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     let mut recipe = read(path, &args.overrides.list())?;
-    let graph = Graph::new(&mut recipe)?;
+    let mut graph = Graph::new(&mut recipe)?;
     if args.data {
-        let mut dims = recipe.dims.clone();
-        let data = session::open_data(&recipe, &mut dims)?;
+        let (data, _) = session::open(&mut recipe, &mut graph)?;
         if !args.json {
             for (name, dataset) in &data {
                 println!("data.{name}: {} samples", dataset.len());
@@ -101,13 +100,16 @@ fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     }
     let warnings = Diagnostics { list: std::mem::take(&mut recipe.warnings), sources: recipe.sources.clone() };
     let losses = graph.nodes.len() - recipe.graph.len();
-    let line = format!(
+    let mut line = format!(
         "good ({} modules, {} nodes, {losses} losses, {} phases, {} evaluators)",
         graph.modules.len(),
         recipe.graph.len(),
         graph.phases.len(),
         recipe.evaluate.len()
     );
+    if recipe.waiting() > 0 {
+        line.push_str(", as far as is known without the data: --data opens it");
+    }
     Ok((line, warnings))
 }
 
@@ -185,7 +187,8 @@ pub fn explain(args: &Explain) -> Result<u8> {
     }
     for by in found.set_by {
         let mark = if by.in_force { "*" } else { " " };
-        println!("  set by {mark} {}: {}", by.place, by.value);
+        let value = by.value.map_or_else(|| "taken away".to_owned(), |v| v.to_string());
+        println!("  set by {mark} {}: {value}", by.place);
     }
     Ok(0)
 }
@@ -193,6 +196,7 @@ pub fn explain(args: &Explain) -> Result<u8> {
 pub fn graph(args: &GraphArgs) -> Result<u8> {
     let mut recipe = read(&args.recipe, &args.overrides.list())?;
     let graph = Graph::new(&mut recipe)?;
+    recipe.settle_without_data()?;
     write_atomically(&args.out, drawing::draw(&recipe, &graph, &args.out)?.as_bytes())?;
     println!("{}", args.out.display());
     Ok(0)
@@ -202,6 +206,7 @@ pub fn graph(args: &GraphArgs) -> Result<u8> {
 pub fn summary(args: &Summary) -> Result<u8> {
     let mut recipe = read(&args.recipe, &args.overrides.list())?;
     let graph = Graph::new(&mut recipe)?;
+    recipe.settle_without_data()?;
     let counts = Model::counts(&recipe, &graph, 1)?;
     let mebibytes = |numbers: i64| numbers as f64 * 4.0 / f64::from(1 << 20);
     println!(

@@ -100,6 +100,29 @@ pub fn open_data(recipe: &Recipe, dims: &mut IndexMap<String, i64>) -> Result<In
     Ok(out)
 }
 
+/// The opened data streams and the sizes of the recipe.
+pub type Opened = (IndexMap<String, Arc<dyn Dataset>>, IndexMap<String, i64>);
+
+/// Opens all data streams and settles what waited for them: references in the recipe, and sizes in the graph.
+pub fn open(recipe: &mut Recipe, graph: &mut Graph) -> Result<Opened> {
+    let mut dims = recipe.dims.clone();
+    let data = open_data(recipe, &mut dims)?;
+    if recipe.waiting() > 0 {
+        let mut known: IndexMap<String, i64> = dims.iter().map(|(k, v)| (format!("dims.{k}"), *v)).collect();
+        for (name, dataset) in &data {
+            known.insert(format!("data.{name}.samples"), dataset.len() as i64);
+            known.extend(dataset.sizes().into_iter().map(|(size, n)| (format!("data.{name}.{size}"), n)));
+        }
+        recipe.settle(&known)?;
+        // What is only suspicious was told of the first graph.
+        let warnings = std::mem::take(&mut recipe.warnings);
+        *graph = Graph::new(recipe)?;
+        recipe.warnings = warnings;
+    }
+    graph.resolve(&dims);
+    Ok((data, dims))
+}
+
 /// The plan of batches of each stream.
 pub fn plans(recipe: &Recipe, data: &IndexMap<String, Arc<dyn Dataset>>) -> Result<IndexMap<String, Arc<Plan>>> {
     let mut out = IndexMap::new();

@@ -22,6 +22,10 @@ impl fmt::Display for Dim {
     }
 }
 
+/// Numbers from here on stand in configurations for sizes that only the opened data tells, so that the ports made from
+/// them can be checked; no tensor has so many entries along one side.
+pub const FIRST_STAND_IN: i64 = 2_000_000_011;
+
 /// A shape while a graph is checked.
 pub type Shape = Vec<Dim>;
 
@@ -118,12 +122,25 @@ pub struct Sizes {
     bound: IndexMap<String, Dim>,
     any: Option<Shape>,
     global: IndexMap<String, Dim>,
+    /// What the numbers from [`FIRST_STAND_IN`] on stand for.
+    stand_ins: Vec<String>,
 }
 
 impl Sizes {
     /// Sizes of the recipe alone; nothing is bound yet.
     pub fn new(global: &IndexMap<String, Dim>) -> Self {
         Self { global: global.clone(), ..Self::default() }
+    }
+
+    /// With the names that the numbers from [`FIRST_STAND_IN`] on stand for.
+    pub fn with_stand_ins(self, names: &[String]) -> Self {
+        Self { stand_ins: names.to_vec(), ..self }
+    }
+
+    /// The size that a number in a pattern means.
+    fn number(&self, n: i64) -> Dim {
+        let index = n.checked_sub(FIRST_STAND_IN).and_then(|i| usize::try_from(i).ok());
+        index.and_then(|i| self.stand_ins.get(i)).map_or(Dim::Size(n), |name| Dim::Named(name.clone()))
     }
 
     /// A size that the inputs bound, such as `channels`.
@@ -169,7 +186,7 @@ impl Sizes {
                     .cloned()
                     .ok_or_else(|| anyhow!("the size `{name}` is not set: add `{name} = …` to [dims]"))?,
                 None => match part.parse() {
-                    Ok(n) => Dim::Size(n),
+                    Ok(n) => self.number(n),
                     Err(_) => match self.bound.get(*part) {
                         Some(known) => known.clone(),
                         None => {
@@ -204,7 +221,7 @@ impl Sizes {
                 .ok_or_else(|| anyhow!("the size `{name}` is not set: add `{name} = …` to [dims]"));
         }
         if let Ok(n) = part.parse() {
-            return Ok(Dim::Size(n));
+            return Ok(self.number(n));
         }
         if let Some((rest, less)) = part.split_once('-') {
             let less: i64 = less.parse()?;

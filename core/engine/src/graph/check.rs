@@ -73,6 +73,9 @@ impl Checker<'_> {
                 dims.entry(name.to_owned()).or_insert_with(|| Dim::Named(name.to_owned()));
             }
         }
+        for name in &self.recipe.stand_ins {
+            dims.entry(name.clone()).or_insert_with(|| Dim::Named(name.clone()));
+        }
         dims
     }
 
@@ -87,7 +90,7 @@ impl Checker<'_> {
                 );
             }
             let ports = data.slot.config.ports();
-            let mut sizes = Sizes::new(dims);
+            let mut sizes = Sizes::new(dims).with_stand_ins(&self.recipe.stand_ins);
             let _ = sizes.bind("batch", &[Dim::Size(data.slot.common.batch_size)]);
             let shapes = ports
                 .outputs
@@ -292,7 +295,7 @@ impl Checker<'_> {
             .collect();
         let mut sound = vec![false; nodes.len()];
         for &n in order {
-            let mut sizes = Sizes::new(dims);
+            let mut sizes = Sizes::new(dims).with_stand_ins(&self.recipe.stand_ins);
             let mut good = !nodes[n].ports.outputs.is_empty();
             for (port, wire) in nodes[n].ports.inputs.iter().zip(&nodes[n].inputs) {
                 let Some(wire) = wire else {

@@ -41,7 +41,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
         let origin = &self.0.origin;
         match &self.0.value {
             Value::Bool(v) => visitor.visit_bool(*v),
-            Value::Integer(v) => visitor.visit_i64(*v),
+            Value::Integer(v) | Value::Late { stand_in: v, .. } => visitor.visit_i64(*v),
             Value::Float(v) => visitor.visit_f64(*v),
             Value::String(v) => visitor.visit_str(v),
             Value::Array(items) => visitor.visit_seq(Items(items.iter())),

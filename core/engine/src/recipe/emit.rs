@@ -60,7 +60,7 @@ pub fn recipe_schema() -> Json {
     let strings =
         |description: &str| json!({ "description": description, "type": "array", "items": { "type": "string" } });
     definitions.sort_keys();
-    json!({
+    let mut schema = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A recipe of mtlrun",
         "type": "object",
@@ -80,7 +80,30 @@ pub fn recipe_schema() -> Json {
             "sweep": sweep,
         },
         "definitions": definitions,
-    })
+    });
+    referable(&mut schema);
+    schema
+}
+
+/// Numbers, booleans and choices may also be references; the names of components may not.
+fn referable(schema: &mut Json) {
+    const REFERENCE: &str = r"^\$\{[^}]+\}$";
+    match schema {
+        Json::Array(list) => list.iter_mut().for_each(referable),
+        Json::Object(map) => {
+            if let Some(choices) = map.get_mut("oneOf").and_then(Json::as_array_mut) {
+                choices.push(json!({ "type": "string", "pattern": REFERENCE }));
+            }
+            let plain = map.get("type").and_then(Json::as_str);
+            if let Some(plain @ ("integer" | "number" | "boolean")) = plain {
+                let types = json!([plain, "string"]);
+                map.insert("type".into(), types);
+                map.insert("pattern".into(), REFERENCE.into());
+            }
+            map.values_mut().for_each(referable);
+        }
+        _ => {}
+    }
 }
 
 /// The schema of a table that names a component of one kind.
@@ -117,7 +140,9 @@ fn rooted(title: &str, table: Json, mut definitions: Map<String, Json>) -> Json 
     if !definitions.is_empty() {
         out.insert("definitions".into(), definitions.into());
     }
-    out.into()
+    let mut schema = out.into();
+    referable(&mut schema);
+    schema
 }
 
 /// The definitions that a schema refers to.

@@ -1,5 +1,6 @@
 //! What a value of a recipe is, what it may be, and who set it.
 
+use super::load::override_value;
 use super::schema::{range_text, resolve};
 use super::value::{Node, parse};
 use super::*;
@@ -24,13 +25,13 @@ pub struct Explanation {
     pub set_by: Vec<SetBy>,
 }
 
-/// A place that sets a value.
+/// A place that sets a value, or takes it away.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct SetBy {
     /// `file:line`, or the override.
     pub place: String,
-    /// The value there.
-    pub value: Json,
+    /// The value as it is written there; none where it is taken away.
+    pub value: Option<Json>,
     /// Whether it is the one in force.
     pub in_force: bool,
 }
@@ -52,18 +53,30 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
         }
         mistake!("the recipe has no `{path}`: {}", suggestion(last, keys));
     }
+    let in_force = recipe.root.entry(path).map(|entry| &entry.key);
     let mut set_by = Vec::new();
     for (file, source) in recipe.sources.iter().enumerate() {
         if source.path.is_some() {
             let Ok(own) = parse(&source.text, file) else { continue };
-            let Some(found) = own.at(path) else { continue };
-            let in_force = node.is_some_and(|n| n.origin == found.origin);
-            set_by.push(SetBy { place: recipe.sources.locate(&found.origin), value: found.to_json(), in_force });
-        } else if let Some((key, _)) = source.text.split_once('=')
-            && (path == key.trim() || path.starts_with(&format!("{}.", key.trim())))
-        {
-            let in_force = node.is_some_and(|n| n.origin.file == file);
-            let value = node.filter(|_| in_force).map_or(Json::Null, Node::to_json);
+            let Some(found) = own.entry(path) else { continue };
+            set_by.push(SetBy {
+                place: recipe.sources.locate(&found.node.origin),
+                value: Some(found.node.to_json()),
+                in_force: in_force == Some(&found.key),
+            });
+            continue;
+        }
+        let (key, text) = source.text.split_once('=').map_or((source.text.as_str(), None), |(k, v)| (k, Some(v)));
+        let Some(rest) = path.strip_prefix(key.trim()).filter(|rest| rest.is_empty() || rest.starts_with('.')) else {
+            continue;
+        };
+        let value = text.and_then(|text| override_value(text, file, 0).ok());
+        let value = match rest.strip_prefix('.') {
+            Some(rest) => value.and_then(|v| v.at(rest).map(Node::to_json)),
+            None => value.map(|v| v.to_json()),
+        };
+        if value.is_some() || text.is_none() {
+            let in_force = in_force.is_some_and(|origin| origin.file == file);
             set_by.push(SetBy { place: format!("{} {}", source.name, source.text), value, in_force });
         }
     }

@@ -1,7 +1,7 @@
 //! Reading a recipe file with what it extends, and the overrides of the command line.
 
 use super::schema::normalise;
-use super::value::{Entry, Node, Origin, Source, Sources, Table, Value, parse, parse_value};
+use super::value::{Entry, Flaw, Node, Origin, Source, Sources, Table, Value, parse, parse_value};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use std::path::{Path, PathBuf};
 
@@ -297,19 +297,14 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
         found.push(Diagnostic::error(format!("`{path}` is no path of keys")).at(&whole, "an empty key"));
         return;
     }
-    let value = match parse_value(value.trim(), file, offset) {
+    let value = match override_value(value, file, offset) {
         Ok(node) => node,
-        // A bare word is meant as a string; what looks like another TOML value and is broken is an error.
         Err((message, span)) => {
-            let word = value.trim();
-            if word.is_empty() || word.starts_with(['[', '{', '"', '\'']) {
-                found.push(
-                    Diagnostic::error(format!("the value of `{path}` is no TOML value: {message}"))
-                        .at(&Origin { file, span }, "here"),
-                );
-                return;
-            }
-            Node { value: Value::String(word.to_owned()), origin: Origin { file, span } }
+            found.push(
+                Diagnostic::error(format!("the value of `{path}` is no TOML value: {message}"))
+                    .at(&Origin { file, span }, "here"),
+            );
+            return;
         }
     };
     let key_origin = Origin { file, span: 0..path.len() };
@@ -328,6 +323,17 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
     }
     merge_override(root, over, found);
     root.origin = origin;
+}
+
+/// The value of an override, at `offset` in its source. A bare word is meant as a string; what looks like another TOML
+/// value and is broken is an error.
+pub(super) fn override_value(text: &str, file: usize, offset: usize) -> Result<Node, Flaw> {
+    let word = text.trim();
+    match parse_value(word, file, offset) {
+        Ok(node) => Ok(node),
+        Err(flaw) if word.is_empty() || word.starts_with(['[', '{', '"', '\'']) => Err(flaw),
+        Err((_, span)) => Ok(Node { value: Value::String(word.to_owned()), origin: Origin { file, span } }),
+    }
 }
 
 fn blocked(root: &Node, keys: &[&str]) -> Option<String> {
@@ -356,6 +362,9 @@ fn merge_override(base: &mut Node, over: Node, found: &mut Vec<Diagnostic>) {
         for (key, entry) in new {
             match old.get_mut(&key) {
                 Some(existing) => {
+                    if entry.node.table().is_none() {
+                        existing.key = entry.key;
+                    }
                     path.push(key);
                     lay(&mut existing.node, entry.node, path, found);
                     path.pop();

@@ -4,8 +4,10 @@ mod decode;
 mod emit;
 mod explain;
 mod load;
+mod references;
 mod schema;
 mod sections;
+mod standard;
 mod value;
 
 pub use decode::{DecodeError, decode};
@@ -110,6 +112,10 @@ pub struct Recipe {
     pub sweep: Option<SweepSection>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
+    /// The paths that values refer to and only the opened data tells, each with a place that refers to it.
+    late: IndexMap<String, Origin>,
+    /// The names of the sizes that the stand-ins in configurations stand for, in the order of `late`.
+    pub(crate) stand_ins: Vec<String>,
 }
 
 impl Recipe {
@@ -119,7 +125,44 @@ impl Recipe {
     /// [`Diagnostics`] with every finding.
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self, Diagnostics> {
         let merged = load(path, overrides)?;
-        Self::decode(path, merged)
+        Self::decode(path, merged, &IndexMap::new())
+    }
+
+    /// How many of the paths that values refer to are known only with the data.
+    pub fn waiting(&self) -> usize {
+        self.late.len()
+    }
+
+    /// Puts true numbers in the place of references to what only the opened data tells. The wiring has to be checked
+    /// again.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] if a number does not fit its place, or a path is still not known.
+    pub fn settle(&mut self, known: &IndexMap<String, i64>) -> Result<(), Diagnostics> {
+        if self.late.is_empty() {
+            return Ok(());
+        }
+        let root = std::mem::replace(&mut self.root, Node::empty(Origin { file: 0, span: 0..0 }));
+        let merged = Merged { sources: self.sources.clone(), root, found: Vec::new(), files: Vec::new() };
+        let warnings = std::mem::take(&mut self.warnings);
+        let settled = Self::decode(&self.path, merged, known)?;
+        let open = settled.late.iter().map(|(path, origin)| {
+            Diagnostic::error(format!("the opened data does not tell `{path}`")).at(origin, "referred to here")
+        });
+        let open: Vec<Diagnostic> = open.collect();
+        if !open.is_empty() {
+            return Err(settled.diagnostics(open));
+        }
+        *self = Self { warnings, ..settled };
+        Ok(())
+    }
+
+    /// Counts everything that waits for the data as 1, to lay out a model without it.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] if 1 does not fit a place.
+    pub fn settle_without_data(&mut self) -> Result<(), Diagnostics> {
+        self.settle(&self.late.keys().map(|path| (path.clone(), 1)).collect())
     }
 
     /// The name of the run.
@@ -134,10 +177,14 @@ impl Recipe {
         Diagnostics { list, sources: self.sources.clone() }
     }
 
-    fn decode(path: &Path, merged: Merged) -> Result<Self, Diagnostics> {
+    fn decode(path: &Path, merged: Merged, known: &IndexMap<String, i64>) -> Result<Self, Diagnostics> {
         let Merged { sources, mut root, found, .. } = merged;
         let mut cx = Checker { sources: &sources, out: found };
         cx.top_level(&root);
+        let told = cx.out.len();
+        let mut late = references::resolve(&mut root, known, &mut cx.out);
+        let unresolved: Vec<Origin> = cx.out[told..].iter().filter_map(|d| d.origin.clone()).collect();
+        let told = cx.out.len();
         let run = cx.section::<Run>(&mut root, "run");
         let dims = cx.section::<IndexMap<String, i64>>(&mut root, "dims").unwrap_or_default();
         for (name, size) in &dims {
@@ -153,11 +200,18 @@ impl Recipe {
                 data.insert(name.to_owned(), entry);
             }
         });
+        // What a stream has of its own may be a size that the recipe gives.
+        let given: IndexMap<String, i64> =
+            late.keys().filter_map(|path| Some((path.clone(), *dims.get(&late_size(path, &data)?)?))).collect();
+        if !given.is_empty() {
+            late = references::resolve(&mut root, &given, &mut cx.out);
+        }
+        let stand_ins = cx.late(&late, &data, &root);
         let mut model = IndexMap::new();
         cx.each(&mut root, "model", |cx, name, node| {
             let what = format!("model.{name}");
             if let Some(slot) = cx.slot::<ModelSlot, dyn Block>(&Kind::MODULES, node, &what, block, &[]) {
-                cx.problems(slot.config.problems(), &slot.origin, &what);
+                cx.problems(|| slot.config.problems(), node, &what);
                 model.insert(name.to_owned(), slot);
             }
         });
@@ -172,7 +226,7 @@ impl Recipe {
             let what = format!("loss.{name}");
             let wires = wire_origins(node);
             if let Some(slot) = cx.slot::<LossSlot, dyn Block>(&[Kind::Loss], node, &what, block, &["in"]) {
-                cx.problems(slot.config.problems(), &slot.origin, &what);
+                cx.problems(|| slot.config.problems(), node, &what);
                 loss.insert(name.to_owned(), LossEntry { slot, wires });
             }
         });
@@ -187,7 +241,7 @@ impl Recipe {
             let what = format!("evaluate.{name}");
             if let Some(slot) = cx.slot::<EvaluateSlot, dyn Evaluator>(&[Kind::Evaluator], node, &what, evaluator, &[])
             {
-                cx.problems(slot.config.problems(), &slot.origin, &what);
+                cx.problems(|| slot.config.problems(), node, &what);
                 evaluate.insert(name.to_owned(), slot);
             }
         });
@@ -201,6 +255,11 @@ impl Recipe {
         let ema = root.get("ema").is_some().then(|| cx.section::<Ema>(&mut root, "ema")).flatten();
         let sweep = root.get("sweep").is_some().then(|| cx.section::<SweepSection>(&mut root, "sweep")).flatten();
         let Checker { out, .. } = cx;
+        // A reference that leads nowhere is told once, whatever else its text is not.
+        let twice = |(i, d): &(usize, Diagnostic)| {
+            *i >= told && d.origin.as_ref().is_some_and(|origin| unresolved.contains(origin))
+        };
+        let out: Vec<Diagnostic> = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d).collect();
         let failed = out.iter().any(|d| d.severity == Severity::Error);
         let Some(run) = run.filter(|_| !failed) else { return Err(Diagnostics { list: out, sources }) };
         let mut recipe = Self {
@@ -218,6 +277,8 @@ impl Recipe {
             ema,
             sweep,
             warnings: out,
+            late,
+            stand_ins,
         };
         recipe.order_phases()?;
         Ok(recipe)
@@ -440,17 +501,55 @@ impl Checker<'_> {
         Some(Slot { common, registration, config, origin })
     }
 
-    fn problems(&mut self, problems: Vec<String>, origin: &Origin, what: &str) {
-        for problem in problems {
-            self.out.push(Diagnostic::error(format!("`{what}`: {problem}")).at(origin, ""));
+    /// Tells what a component has to say of its table; while a number in it only stands in, it is not asked.
+    fn problems(&mut self, problems: impl FnOnce() -> Vec<String>, node: &Node, what: &str) {
+        if node.waits() {
+            return;
         }
+        for problem in problems() {
+            self.out.push(Diagnostic::error(format!("`{what}`: {problem}")).at(&node.origin, ""));
+        }
+    }
+
+    /// The names of the sizes that late paths mean, in their order; a path that no data stream tells is a finding.
+    fn late(&mut self, late: &IndexMap<String, Origin>, data: &IndexMap<String, Data>, root: &Node) -> Vec<String> {
+        for (path, origin) in late {
+            let (above, name) = path.rsplit_once('.').unwrap_or(("", path));
+            let stream = above.strip_prefix("data.");
+            // What is wrong with the stream itself is told elsewhere.
+            let broken = stream.is_some_and(|s| !data.contains_key(s) && root.at(above).is_some());
+            if broken || late_size(path, data).is_some() {
+                continue;
+            }
+            let own = root.at(above).and_then(Node::table);
+            let mut valid: Vec<&str> = own.into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
+            let streams = data.iter().filter(|(s, d)| stream.map_or(d.slot.common.declares, |stream| stream == *s));
+            valid.extend(streams.flat_map(|(_, d)| d.slot.config.declares()));
+            if let Some(stream) = stream {
+                if root.at(above).is_none() {
+                    self.out.push(
+                        Diagnostic::error(format!("`${{{path}}}`: there is no data stream `{stream}`"))
+                            .at(origin, "refers to nothing")
+                            .help(suggestion(stream, data.keys().map(String::as_str))),
+                    );
+                    continue;
+                }
+                valid.push(references::SAMPLES);
+            }
+            self.out.push(
+                Diagnostic::error(format!("`${{{path}}}`: neither the recipe nor its data gives `{name}`"))
+                    .at(origin, "refers to nothing")
+                    .help(suggestion(name, valid)),
+            );
+        }
+        late.keys().map(|path| late_size(path, data).unwrap_or_else(|| path.clone())).collect()
     }
 
     fn data(&mut self, name: &str, node: &mut Node) -> Option<Data> {
         let what = format!("data.{name}");
         let nested = &["sampler", "transforms"];
         let slot = self.slot::<DataSlot, dyn DatasetConfig>(&[Kind::Dataset], node, &what, dataset, nested)?;
-        self.problems(slot.config.problems(), &slot.origin, &what);
+        self.problems(|| slot.config.problems(), node, &what);
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -559,7 +658,7 @@ impl Checker<'_> {
                 }
                 match block(found, own)? {
                     Ok(block) => {
-                        self.problems(block.problems(), origin, what);
+                        self.problems(|| block.problems(), own, what);
                         Some(block)
                     }
                     Err(e) => {
@@ -603,10 +702,28 @@ impl Checker<'_> {
                 Some(made?.config)
             }
         };
-        if let Some(slot) = &optimizer {
-            self.problems(slot.config.problems(), &slot.origin, &format!("{what}.optimizer"));
+        if let (Some(slot), Some(entry)) = (&optimizer, table.get("optimizer")) {
+            self.problems(|| slot.config.problems(), &entry.node, &format!("{what}.optimizer"));
         }
         Some(PhaseEntry { common: common?, optimizer: optimizer?, scheduler, origin })
+    }
+}
+
+/// The name of the size that a late path means, if a data stream tells it: that of the recipe, if the stream declares it
+/// for the recipe, else the path itself.
+fn late_size(path: &str, data: &IndexMap<String, Data>) -> Option<String> {
+    let tells = |d: &Data, name: &str| d.slot.config.declares().contains(&name);
+    match path.split('.').collect::<Vec<_>>()[..] {
+        ["dims", name] => data.values().any(|d| d.slot.common.declares && tells(d, name)).then(|| name.to_owned()),
+        ["data", stream, name] => {
+            let d = data.get(stream)?;
+            match tells(d, name) {
+                true if d.slot.common.declares => Some(name.to_owned()),
+                true => Some(path.to_owned()),
+                false => (name == references::SAMPLES).then(|| path.to_owned()),
+            }
+        }
+        _ => None,
     }
 }
 

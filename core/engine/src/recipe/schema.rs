@@ -359,8 +359,8 @@ fn type_matches(schema: &Json, node: &Node) -> bool {
             matches!(
                 (*t, &node.value),
                 ("boolean", Value::Bool(_))
-                    | ("integer", Value::Integer(_))
-                    | ("number", Value::Integer(_) | Value::Float(_))
+                    | ("integer", Value::Integer(_) | Value::Late { .. })
+                    | ("number", Value::Integer(_) | Value::Float(_) | Value::Late { .. })
                     | ("string", Value::String(_))
                     | ("array", Value::Array(_))
                     | ("object", Value::Table(_))

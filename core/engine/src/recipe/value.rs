@@ -1,5 +1,6 @@
 //! Values that remember where they were written.
 
+use super::standard::newer_syntax;
 use anyhow::Result;
 use indexmap::IndexMap;
 use std::ops::Range;
@@ -96,6 +97,13 @@ pub enum Value {
     Array(Vec<Node>),
     /// A table.
     Table(Table),
+    /// A whole number that only the opened data tells.
+    Late {
+        /// The path that was referred to: `dims.NAME` or `data.STREAM.NAME`.
+        path: String,
+        /// The number in its place while the wiring is checked.
+        stand_in: i64,
+    },
 }
 
 /// A table in the order of declaration.
@@ -120,6 +128,7 @@ impl Value {
             Self::String(_) => "a string",
             Self::Array(_) => "an array",
             Self::Table(_) => "a table",
+            Self::Late { .. } => "an integer that the data tells",
         }
     }
 
@@ -133,6 +142,7 @@ impl Value {
             Self::String(v) => format!("{v:?}"),
             Self::Array(v) => format!("an array of {}", v.len()),
             Self::Table(_) => "a table".into(),
+            Self::Late { path, .. } => format!("${{{path}}}"),
         }
     }
 }
@@ -177,6 +187,12 @@ impl Node {
         path.split('.').try_fold(self, |node, key| node.get(key))
     }
 
+    /// The entry of a dotted path.
+    pub fn entry(&self, path: &str) -> Option<&Entry> {
+        let (above, key) = path.rsplit_once('.').map_or((None, path), |(above, key)| (Some(above), key));
+        above.map_or(Some(self), |above| self.at(above))?.table()?.get(key)
+    }
+
     /// Puts another value under a dotted path that is there; its place stays.
     pub fn replace(&mut self, path: &str, value: Value) {
         let mut node = self;
@@ -187,6 +203,16 @@ impl Node {
             }
         }
         node.value = value;
+    }
+
+    /// Whether a value in it is known only with the data.
+    pub fn waits(&self) -> bool {
+        match &self.value {
+            Value::Late { .. } => true,
+            Value::Table(table) => table.values().any(|entry| entry.node.waits()),
+            Value::Array(items) => items.iter().any(Self::waits),
+            _ => false,
+        }
     }
 
     /// An empty table.
@@ -202,6 +228,7 @@ impl Node {
             Value::Float(v) => toml::Value::Float(*v),
             Value::String(v) => toml::Value::String(v.clone()),
             Value::Array(v) => toml::Value::Array(v.iter().map(Node::to_toml).collect()),
+            Value::Late { .. } => toml::Value::String(self.value.short()),
             Value::Table(t) => toml::Value::Table(t.iter().map(|(k, e)| (k.clone(), e.node.to_toml())).collect()),
         }
     }
@@ -228,7 +255,7 @@ pub(crate) fn parse(text: &str, file: usize) -> Result<Node, Vec<Flaw>> {
             .collect());
     }
     let span = table.span();
-    let mut flaws = Vec::new();
+    let mut flaws = newer_syntax(text);
     let table = convert_table(table.into_inner(), file, 0, &mut flaws);
     if flaws.is_empty() { Ok(Node { value: Value::Table(table), origin: Origin { file, span } }) } else { Err(flaws) }
 }

@@ -49,6 +49,7 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     if options.existing != Existing::Resume {
         pinned?;
     }
+    let opened = if recipe.waiting() > 0 { Some(session::open(&mut recipe, &mut graph)?) } else { None };
     let declared: Vec<_> =
         recipe.model.iter().filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w))).collect();
     let warnings = std::mem::take(&mut recipe.warnings);
@@ -67,9 +68,10 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
     }
     session::configure(&recipe)?;
     let placement = session::placement(&recipe)?;
-    let mut dims = recipe.dims.clone();
-    let data = session::open_data(&recipe, &mut dims)?;
-    graph.resolve(&dims);
+    let (data, dims) = match opened {
+        Some(opened) => opened,
+        None => session::open(&mut recipe, &mut graph)?,
+    };
     let plans = session::plans(&recipe, &data)?;
     let resume = options.existing == Existing::Resume;
     let folder = runs::folder(options.out.as_deref(), &recipe.name(), options.existing)?;
