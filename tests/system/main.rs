@@ -7,6 +7,7 @@ mod made_faces;
 mod numbers;
 mod parity;
 mod references;
+mod rules;
 mod runs;
 mod schema;
 mod support;

@@ -196,6 +196,8 @@ pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<Ope
     let run = &runs::resolve(run)?;
     let path = run.join("recipe.resolved.toml");
     let mut recipe = Recipe::read(&path, overrides)?;
+    // Nothing is saved any more, and an override may have dropped the evaluator.
+    recipe.run.checkpoint.best = None;
     let mut graph = Graph::new(&mut recipe)?;
     let saved = checkpoint::read(&choose(run, which)?)?;
     let mut dims = recipe.dims.clone();

@@ -6,5 +6,6 @@ pub mod label;
 pub mod list;
 pub mod made;
 mod render;
+mod rules;
 pub mod source;
 mod synthetic_faces;

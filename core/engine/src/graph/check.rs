@@ -4,14 +4,14 @@ use super::{Graph, GraphModule, GraphNode, GraphPhase, Stream, Target, Wire};
 use crate::component::shape::shape_text;
 use crate::component::{Dim, Ports, Sizes};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
-use crate::recipe::{Mode, Origin, Recipe};
+use crate::recipe::{Mode, Origin, Recipe, broken};
 use indexmap::IndexMap;
 
 /// Shapes of data ports that are known better than the recipe says, by `data.port`.
 pub type KnownShapes = IndexMap<String, Vec<i64>>;
 
 impl Graph {
-    /// Checks the wiring of a recipe; no data and no weights are needed.
+    /// Checks the wiring of a recipe and the rules across its tables; no data and no weights are needed.
     ///
     /// # Errors
     /// [`Diagnostics`] with every finding. Warnings are added to the recipe's.
@@ -21,7 +21,7 @@ impl Graph {
 
     /// As [`Graph::new`], with shapes of data ports that replace the recipe's.
     pub fn with_shapes(recipe: &mut Recipe, known: &KnownShapes) -> Result<Self, Diagnostics> {
-        let mut checker = Checker { recipe, out: Vec::new() };
+        let mut checker = Checker { recipe, out: broken(recipe) };
         let graph = checker.graph(known);
         let (errors, warnings): (Vec<_>, Vec<_>) = checker.out.into_iter().partition(|d| d.severity == Severity::Error);
         match graph {
@@ -523,24 +523,6 @@ impl Checker<'_> {
                             module.name
                         )),
                 );
-            }
-        }
-        for (name, entry) in &self.recipe.loss {
-            if entry.slot.common.weight == 0.0 {
-                self.out.push(
-                    Diagnostic::warning(format!("the loss `{name}` has weight 0: it changes nothing"))
-                        .at(&entry.slot.origin, "still computed"),
-                );
-            }
-        }
-        if let Some(ema) = &self.recipe.ema {
-            for module in &ema.modules {
-                if !self.recipe.model.contains_key(module) {
-                    let place = self.recipe.root.get("ema").map(|n| n.origin.clone());
-                    let d = Diagnostic::error(format!("`ema.modules` names `{module}`, which is no module"))
-                        .help(suggestion(module, self.recipe.model.keys().map(String::as_str)));
-                    self.out.push(place.map_or(d.clone(), |o| d.at(&o, "here")));
-                }
             }
         }
     }

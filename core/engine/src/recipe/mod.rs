@@ -5,6 +5,7 @@ mod emit;
 mod explain;
 mod load;
 mod references;
+mod rules;
 mod schema;
 mod sections;
 mod standard;
@@ -14,6 +15,8 @@ pub use decode::{DecodeError, decode};
 pub use emit::{difference, kind_schema, recipe_schema, table_schema, to_toml};
 pub use explain::{Explanation, SetBy, explain};
 pub use load::{Merged, Override, load};
+pub use rules::Rule;
+pub(crate) use rules::broken;
 pub use schema::{RecipePath, Walk, schema_of};
 pub use sections::*;
 pub use value::{Entry, Node, Origin, Source, Sources, Table, Value};
@@ -245,13 +248,6 @@ impl Recipe {
                 evaluate.insert(name.to_owned(), slot);
             }
         });
-        for (name, entry) in &phase {
-            let entry: &PhaseEntry = entry;
-            let (Some(scheduler), Some(run)) = (&entry.scheduler, &run) else { continue };
-            for warning in scheduler.warnings(run.steps) {
-                cx.out.push(Diagnostic::warning(format!("`phase.{name}.scheduler`: {warning}")).at(&entry.origin, ""));
-            }
-        }
         let ema = root.get("ema").is_some().then(|| cx.section::<Ema>(&mut root, "ema")).flatten();
         let sweep = root.get("sweep").is_some().then(|| cx.section::<SweepSection>(&mut root, "sweep")).flatten();
         let Checker { out, .. } = cx;

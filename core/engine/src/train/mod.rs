@@ -2,6 +2,7 @@
 
 mod ema;
 mod optimizers;
+mod rules;
 mod run;
 mod scaler;
 mod schedulers;

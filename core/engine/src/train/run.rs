@@ -57,15 +57,6 @@ pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
         eprint!("{}", recipe.diagnostics(warnings).render(std::io::stderr().is_terminal()));
     }
     let evaluators = session::evaluators(&mut recipe)?;
-    if let Some(metric) = &recipe.run.checkpoint.best {
-        let evaluator = metric.split_once('.').map(|(e, _)| e);
-        if evaluator.is_none_or(|e| recipe.root.at(&format!("evaluate.{e}")).is_none()) {
-            mistake!(
-                "run.checkpoint.best is {metric:?}: expected `evaluator.metric` of an evaluator in [evaluate], such as \
-                 verification.accuracy"
-            );
-        }
-    }
     session::configure(&recipe)?;
     let placement = session::placement(&recipe)?;
     let (data, dims) = match opened {
