@@ -1,6 +1,8 @@
 //! Commands that explain, draw, sweep and compare.
 
 use crate::support::{self, mtlrun, outcome};
+use mtl_core::evaluate::{Cases, Report};
+use mtl_core::recipe::Recipe;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -90,6 +92,27 @@ fn sweep(out: &Path, more: &[&str]) -> (i32, String, String) {
     (code, String::from_utf8(output.stdout).unwrap(), text)
 }
 
+/// On all of its cases, each once, an evaluator finds what it has reported.
+fn cases_tell_the_metrics(run: &Path) {
+    let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &[]).unwrap();
+    let mut told = 0;
+    for (name, slot) in &recipe.evaluate {
+        let report = std::fs::read(Report::path(run, name, 2)).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        let cases = Cases::read(&Cases::path(run, name, 2)).unwrap();
+        let all: Vec<usize> = (0..cases.len()).collect();
+        for (metric, value) in report["metrics"].as_object().unwrap() {
+            if let Some(found) = slot.config.on_cases(metric, &cases, &all) {
+                // The sums are taken in another order.
+                assert!((found - value.as_f64().unwrap()).abs() < 1e-12, "{name}.{metric}: {found} for {value}");
+                told += 1;
+            }
+        }
+        assert_eq!(slot.config.on_cases("no such", &cases, &all), None);
+    }
+    assert_eq!(told, 9, "all metrics but the deviation over folds");
+}
+
 #[test]
 fn a_sweep_is_kept_resumed_and_compared() {
     let dir = TempDir::new().unwrap();
@@ -125,6 +148,16 @@ fn a_sweep_is_kept_resumed_and_compared() {
     assert!(csv.starts_with("variant,runs,age.mae,age.mae.deviation\n\"model.identity.margin=0.1\",2,"), "{csv}");
     let json: serde_json::Value = serde_json::from_str(&told(&["compare", folder, "--format", "json"])).unwrap();
     assert_eq!(json[0]["metrics"]["age.mae"]["count"], 2);
+    assert!(json[0]["metrics"]["age.mae"].get("difference").is_none());
+    let apart = &json[1]["metrics"]["verification.tar_at_far_0.1"]["difference"];
+    assert_eq!(apart["from"], "model.identity.margin=0.1");
+    let of = |key: &str| apart[key].as_f64().unwrap();
+    assert!(of("low") <= of("high") && of("mean").abs() <= 1.0, "{apart}");
+    assert!(table.contains("difference from model.identity.margin=0.1, and the middle 95 %"), "{table}");
+    let other = told(&["compare", folder, "--metric", "age.mae", "--against", "model.identity.margin=0.4"]);
+    assert!(other.contains("difference from model.identity.margin=0.4"), "{other}");
+    refused(&["compare", folder, "--against", "margin"], &["--against names no variant", "model.identity.margin=0.1"]);
+    cases_tell_the_metrics(&out.join("seed=1,model.identity.margin=0.1"));
     let by = told(&["compare", folder, "--by", "run.seed"]);
     assert!(by.contains("run.seed=2  2 "), "{by}");
     let svg = told(&["compare", folder, "--format", "svg", "--metric", "loss/total"]);

@@ -4,7 +4,7 @@ use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summ
 use anyhow::{Context, Result};
 use mtl_core::component::{Kind, Registration, find, named, of_kind};
 use mtl_core::diagnostic::{Diagnostics, suggestion};
-use mtl_core::evaluate::Measure;
+use mtl_core::evaluate::{Measure, Report};
 use mtl_core::files::write_atomically;
 use mtl_core::graph::{Graph, Model, drawing};
 use mtl_core::mistake;
@@ -307,9 +307,7 @@ pub fn eval(args: &Eval) -> Result<u8> {
     let mut all = serde_json::Map::new();
     for (name, slot) in &evaluators {
         let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
-        let path = run.folder.join(format!("eval/{name}.step-{}.json", run.step));
-        write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;
-        let pictures = report.write_pictures(&run.folder, name, run.step)?;
+        let pictures = report.write(&run.folder, name, run.step)?;
         if !args.json {
             println!("{name} (step {})", run.step);
             for (metric, value) in &report.metrics {
@@ -318,7 +316,7 @@ pub fn eval(args: &Eval) -> Result<u8> {
             for ((picture, _), path) in report.pictures.iter().zip(&pictures) {
                 println!("  {picture:<26} {}", path.display());
             }
-            println!("  {:<26} {}", "all of it", path.display());
+            println!("  {:<26} {}", "all of it", Report::path(&run.folder, name, run.step).display());
         }
         all.insert(name.clone(), serde_json::to_value(&report)?);
     }

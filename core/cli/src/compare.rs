@@ -1,13 +1,14 @@
 //! `mtlrun runs` and `mtlrun compare`: what several runs found, side by side.
 
 use crate::arguments::{Compare, Format, Runs};
+use crate::bootstrap::{DRAWS, Difference, Drawn, Judge, difference};
 use crate::curves::{self, Chart, Curve};
 use crate::records::{self, Record};
 use anyhow::Result;
 use indexmap::IndexMap;
 use mtl_core::diagnostic::suggestion;
 use mtl_core::mistake;
-use mtl_core::recipe::difference;
+use mtl_core::recipe;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -131,13 +132,41 @@ pub fn compare(args: &Compare) -> Result<u8> {
     };
     let mut head = vec!["variant".to_owned(), "runs".to_owned()];
     head.extend(metrics.iter().map(|m| (*m).to_owned()));
+    let against = against(&variants, args.against.as_deref())?;
+    let apart = differences(&variants, against, &metrics, &figures)?;
+    let columns: Vec<usize> = (0..metrics.len()).filter(|m| apart.iter().any(|row| row[*m].is_some())).collect();
+    let title = format!(
+        "difference from {}, and the middle 95 % of {DRAWS} paired draws of cases and seeds",
+        variants[against].label
+    );
+    let mut apart_head = vec!["variant".to_owned()];
+    apart_head.extend(columns.iter().map(|m| metrics[*m].to_owned()));
+    let apart_rows: Vec<Vec<String>> = (0..variants.len())
+        .filter(|row| *row != against)
+        .map(|row| {
+            let cells = columns.iter().map(|m| apart[row][*m].map_or("–".to_owned(), Difference::text));
+            std::iter::once(variants[row].label.clone()).chain(cells).collect()
+        })
+        .collect();
+    let markdown = |head: &[String], rows: &[Vec<String>]| {
+        println!("| {} |", head.join(" | "));
+        println!("|{}", "---|".repeat(head.len()));
+        for row in rows {
+            println!("| {} |", row.join(" | "));
+        }
+    };
     match args.format {
-        Format::Table => print!("{}", aligned(&head, &table(&|text| format!("{text} *")))),
+        Format::Table => {
+            print!("{}", aligned(&head, &table(&|text| format!("{text} *"))));
+            if !columns.is_empty() {
+                print!("\n{title}:\n{}", aligned(&apart_head, &apart_rows));
+            }
+        }
         Format::Md => {
-            println!("| {} |", head.join(" | "));
-            println!("|{}", "---|".repeat(head.len()));
-            for row in table(&|text| format!("**{text}**")) {
-                println!("| {} |", row.join(" | "));
+            markdown(&head, &table(&|text| format!("**{text}**")));
+            if !columns.is_empty() {
+                println!("\n{title}:\n");
+                markdown(&apart_head, &apart_rows);
             }
         }
         Format::Csv => {
@@ -156,11 +185,18 @@ pub fn compare(args: &Compare) -> Result<u8> {
         Format::Json => {
             let rows: Vec<Value> = variants
                 .iter()
-                .zip(&figures)
-                .map(|(variant, row)| {
-                    let figure = |f: &Figure| json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
-                    let found: IndexMap<&str, Value> =
-                        metrics.iter().zip(row).filter_map(|(m, f)| Some((*m, figure(f.as_ref()?)))).collect();
+                .enumerate()
+                .map(|(row, variant)| {
+                    let figure = |m: usize| {
+                        let f = figures[row][m]?;
+                        let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
+                        if let Some(d) = apart[row][m] {
+                            let from = &variants[against].label;
+                            all["difference"] = json!({ "from": from, "mean": d.mean, "low": d.low, "high": d.high });
+                        }
+                        Some((metrics[m], all))
+                    };
+                    let found: IndexMap<&str, Value> = (0..metrics.len()).filter_map(figure).collect();
                     let folders: Vec<_> = variant.runs.iter().map(|r| &r.folder).collect();
                     json!({ "variant": variant.label, "runs": folders, "metrics": found })
                 })
@@ -170,6 +206,60 @@ pub fn compare(args: &Compare) -> Result<u8> {
         Format::Svg => {}
     }
     Ok(0)
+}
+
+impl Difference {
+    fn text(self) -> String {
+        format!("{:+.4} [{:+.4}, {:+.4}]", self.mean, self.low, self.high)
+    }
+}
+
+/// The variant of that label that the others are held against; without one the first.
+fn against(variants: &[Variant<'_>], label: Option<&str>) -> Result<usize> {
+    let Some(label) = label else { return Ok(0) };
+    match variants.iter().position(|variant| variant.label == label) {
+        Some(found) => Ok(found),
+        None => mistake!(
+            "--against names no variant: there is no `{label}`: {}",
+            suggestion(label, variants.iter().map(|v| v.label.as_str()))
+        ),
+    }
+}
+
+/// For each variant and metric the difference from one of them, where the runs have kept what they measured case by
+/// case.
+fn differences(
+    variants: &[Variant<'_>],
+    against: usize,
+    metrics: &[&str],
+    figures: &[Vec<Option<Figure>>],
+) -> Result<Vec<Vec<Option<Difference>>>> {
+    let mut out = vec![vec![None; metrics.len()]; variants.len()];
+    if variants.len() < 2 {
+        return Ok(out);
+    }
+    let judges: Vec<Vec<Judge<'_>>> = variants
+        .iter()
+        .map(|variant| variant.runs.iter().map(|run| Judge::new(run)).collect::<Result<_>>())
+        .collect::<Result<_>>()?;
+    for (m, metric) in metrics.iter().enumerate() {
+        let drawn: Vec<Option<Vec<Drawn>>> = judges
+            .iter()
+            .map(|runs| runs.iter().map(|judge| judge.draw(metric)).collect::<Option<Vec<Drawn>>>())
+            .collect();
+        let runs = |row: usize| Some(drawn[row].as_ref()?.iter().collect::<Vec<&Drawn>>());
+        for row in (0..variants.len()).filter(|row| *row != against) {
+            let (Some(from), Some(to)) = (figures[against][m], figures[row][m]) else { continue };
+            let (Some(first), Some(second)) = (runs(against), runs(row)) else { continue };
+            match difference(&first, &second, to.mean - from.mean) {
+                Ok(found) => out[row][m] = found,
+                Err(reason) => {
+                    eprintln!("note: no interval of `{metric}` for {}: {reason}", variants[row].label);
+                }
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// A chart for each wanted figure, `loss/total` by default; a line a variant, the mean over its runs at each step.
@@ -224,7 +314,7 @@ fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
     let mut paths: Vec<String> = by.to_vec();
     if by.is_empty() {
         for run in runs.iter().skip(1) {
-            for (path, ..) in difference(&runs[0].recipe, &run.recipe) {
+            for (path, ..) in recipe::difference(&runs[0].recipe, &run.recipe) {
                 if !SAME.contains(&path.as_str()) && !paths.contains(&path) {
                     paths.push(path);
                 }

@@ -1,6 +1,7 @@
 //! `mtlrun`: trains, checks and evaluates recipes of multi-task face learning.
 
 mod arguments;
+mod bootstrap;
 mod commands;
 mod compare;
 mod curves;

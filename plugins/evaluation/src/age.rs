@@ -2,7 +2,7 @@ use crate::defaults;
 use crate::protocol;
 use crate::verification::rows;
 use anyhow::Result;
-use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::evaluate::{Cases, Evaluator, Measure, Report};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use mtl_faces::age_groups;
@@ -78,6 +78,18 @@ impl Evaluator for Age {
         let mae = protocol::mean_absolute_error(&ages, &target)?;
         let exact = protocol::group_accuracy(&found_groups, &target_groups, 0)?;
         let near = protocol::group_accuracy(&found_groups, &target_groups, 1)?;
+        let cases = Cases {
+            of: source::fingerprint(self.list.as_ref(), self.made.as_ref())?,
+            columns: [
+                ("error".to_owned(), ages.iter().zip(&target).map(|(a, b)| (a - b).abs()).collect()),
+                (
+                    "groups_off".to_owned(),
+                    found_groups.iter().zip(&target_groups).map(|(a, b)| a.abs_diff(*b) as f64).collect(),
+                ),
+            ]
+            .into_iter()
+            .collect(),
+        };
         let by_group: Vec<serde_json::Value> = (0..count)
             .map(|g| {
                 let of: Vec<usize> = (0..target.len()).filter(|i| target_groups[*i] == g).collect();
@@ -95,8 +107,20 @@ impl Evaluator for Age {
             .into_iter()
             .collect(),
             details: serde_json::json!({ "pictures": target.len(), "by_group": by_group }),
+            cases: Some(cases),
             ..Report::default()
         })
+    }
+
+    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
+        let of: (&str, fn(f64) -> f64) = match metric {
+            "mae" => ("error", |v| v),
+            "group_accuracy" => ("groups_off", |v| f64::from(v == 0.0)),
+            "group_accuracy_one_off" => ("groups_off", |v| f64::from(v <= 1.0)),
+            _ => return None,
+        };
+        let column = cases.column(of.0)?;
+        Some(picked.iter().map(|i| of.1(column[*i])).sum::<f64>() / picked.len() as f64)
     }
 }
 

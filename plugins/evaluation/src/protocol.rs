@@ -427,6 +427,9 @@ pub struct PairReport {
     pub tar_at_far: Vec<(f64, f64)>,
     /// One row per age-gap range, empty ranges included; no rows if no gaps were given.
     pub by_gap: Vec<GapRow>,
+    /// Whether each pair is judged right by the threshold of its own fold.
+    #[serde(skip)]
+    pub right: Vec<bool>,
 }
 
 /// The pairs whose ages lie a certain range of years apart.
@@ -477,15 +480,15 @@ pub fn report(
     let similarity: Vec<f64> = distances.iter().map(|d| -d).collect();
     let roc = roc(&similarity, same)?;
     let tar_at_far = settings.fars.iter().map(|&far| Ok((far, roc.tar_at_far(far)?))).collect::<Result<_>>()?;
+    let right: Vec<bool> = fold_ranges(scores.len(), settings.folds)
+        .zip(&accuracy.thresholds)
+        .flat_map(|(fold, &threshold)| fold.map(move |i| (i, threshold)))
+        .map(|(i, threshold)| convention.is_right(scores[i], same[i], threshold))
+        .collect();
     let by_gap = match gaps {
         None => Vec::new(),
         Some(gaps) => {
             check_lengths("list of age gaps", gaps.len(), same.len())?;
-            let right: Vec<bool> = fold_ranges(scores.len(), settings.folds)
-                .zip(&accuracy.thresholds)
-                .flat_map(|(fold, &threshold)| fold.map(move |i| (i, threshold)))
-                .map(|(i, threshold)| convention.is_right(scores[i], same[i], threshold))
-                .collect();
             gap_rows(gaps, &settings.gap_edges, &similarity, same, &right)?
         }
     };
@@ -499,6 +502,7 @@ pub fn report(
         eer: roc.eer(),
         tar_at_far,
         by_gap,
+        right,
     })
 }
 

@@ -1,7 +1,7 @@
 use crate::defaults;
 use crate::protocol::{self, Convention, FlipTest, ReportSettings};
 use anyhow::{Context, Result};
-use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::evaluate::{Cases, Evaluator, Measure, Report};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use mtl_faces::list;
@@ -188,6 +188,18 @@ impl Evaluator for Verification {
                 Some(path) => format!("the pairs {}", path.display()),
                 None => "the pairs of made faces".to_owned(),
             })?;
+        let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(*f)).collect::<Vec<f64>>();
+        let drawn = self.made.as_ref().map(|_| format!("; {} pairs, gap {}", self.count, self.gap));
+        let cases = Cases {
+            of: source::fingerprint(self.pairs.as_ref(), self.made.as_ref())? + &drawn.unwrap_or_default(),
+            columns: [
+                ("same".to_owned(), flags(&same)),
+                ("right".to_owned(), flags(&found.right)),
+                ("distance".to_owned(), distances),
+            ]
+            .into_iter()
+            .collect(),
+        };
         let mut metrics: Vec<(String, f64)> = vec![
             ("accuracy".into(), found.accuracy),
             ("deviation".into(), found.deviation),
@@ -198,8 +210,31 @@ impl Evaluator for Verification {
         Ok(Report {
             metrics: metrics.into_iter().collect(),
             details: serde_json::to_value(&found)?,
+            cases: Some(cases),
             ..Report::default()
         })
+    }
+
+    /// The thresholds of the folds stay those of the whole list: fitting them again on a sample would find pairs of the
+    /// held-out fold among those it is fitted on.
+    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
+        let pick = |name: &str| -> Option<Vec<f64>> {
+            let column = cases.column(name)?;
+            Some(picked.iter().map(|i| column[*i]).collect())
+        };
+        if metric == "accuracy" {
+            return Some(pick("right")?.iter().sum::<f64>() / picked.len() as f64);
+        }
+        let similarity: Vec<f64> = pick("distance")?.iter().map(|d| -d).collect();
+        let same: Vec<bool> = pick("same")?.iter().map(|s| *s == 1.0).collect();
+        // A sample without one of both kinds tells nothing.
+        let roc = || protocol::roc(&similarity, &same).ok();
+        match (metric, metric.strip_prefix("tar_at_far_")) {
+            ("auc", _) => Some(roc()?.auc()),
+            ("eer", _) => Some(roc()?.eer()),
+            (_, Some(far)) => roc()?.tar_at_far(far.parse().ok()?).ok(),
+            _ => None,
+        }
     }
 }
 

@@ -111,6 +111,23 @@ impl MadeFaces {
         out
     }
 
+    /// A text that changes when the pictures change.
+    pub fn description(&self) -> String {
+        let ages = if self.ages.is_empty() {
+            format!("{} ages from {} to {}", self.ages_each, self.youngest, self.oldest)
+        } else {
+            format!("ages {:?}", self.ages)
+        };
+        format!(
+            "made faces, version {VERSION}, seed {}: people {}..{}, {ages}, {} captures, {} pixels",
+            self.seed,
+            self.first,
+            self.first + self.identities,
+            self.captures,
+            self.size
+        )
+    }
+
     /// The ages of a person.
     fn ages_of(&self, identity: u64) -> Vec<f32> {
         if !self.ages.is_empty() {

@@ -140,6 +140,15 @@ pub fn problems(key: &str, list: Option<&RecipePath>, made: Option<&MadeFaces>) 
     }
 }
 
+/// A text that changes when a list, or the `made` faces in its place, change.
+pub fn fingerprint(list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Result<String> {
+    match (made, list) {
+        (Some(made), _) => Ok(made.description()),
+        (None, Some(path)) => list::fingerprint(&[path]),
+        (None, None) => Ok(String::new()),
+    }
+}
+
 /// The pictures of an annotated list or of made faces with what is known of them; identities are numbered.
 pub fn labelled(
     list: Option<&RecipePath>,

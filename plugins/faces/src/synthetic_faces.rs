@@ -65,21 +65,7 @@ impl Dataset for Made {
     }
 
     fn fingerprint(&self) -> String {
-        let f = &self.faces;
-        let ages = if f.ages.is_empty() {
-            format!("{} ages from {} to {}", f.ages_each, f.youngest, f.oldest)
-        } else {
-            format!("ages {:?}", f.ages)
-        };
-        format!(
-            "made faces, version {}, seed {}: people {}..{}, {ages}, {} captures, {} pixels",
-            mtl_made_faces::VERSION,
-            f.seed,
-            f.first,
-            f.first + f.identities,
-            f.captures,
-            f.size
-        )
+        self.faces.description()
     }
 
     fn records(&self) -> Vec<(&'static str, serde_json::Value)> {

@@ -423,7 +423,7 @@ impl Run {
             for (picture, image) in &report.pictures {
                 self.board.image(&format!("eval/{name}/{picture}"), image, step as i64)?;
             }
-            for path in report.write_pictures(&self.folder, &name, step)? {
+            for path in report.write(&self.folder, &name, step)? {
                 self.progress.line(&format!("step {step}  {name}: {}", path.display()));
             }
             if report.metrics.is_empty() {
@@ -437,10 +437,6 @@ impl Run {
             }
             let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
             self.progress.line(&format!("step {step}  {name}: {}", text.join("  ")));
-            write_atomically(
-                &self.folder.join(format!("eval/{name}.step-{step}.json")),
-                &serde_json::to_vec_pretty(&report)?,
-            )?;
             for (metric, value) in &report.metrics {
                 self.state.metrics.insert(format!("{name}.{metric}"), *value);
             }

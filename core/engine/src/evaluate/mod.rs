@@ -1,5 +1,9 @@
 //! Evaluators: measuring a model on data of their own.
 
+mod cases;
+
+pub use cases::Cases;
+
 use crate::data::draw::Draw;
 use crate::data::{Transform, image::Picture};
 use crate::files::write_atomically;
@@ -16,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tch::Tensor;
 
 /// The configuration of an evaluator; it keeps no state.
-pub trait Evaluator: Send {
+pub trait Evaluator: Send + Sync {
     /// The wires that it feeds and reads, by the key that names them.
     fn wires(&self) -> Vec<(&'static str, String)>;
 
@@ -30,6 +34,13 @@ pub trait Evaluator: Send {
 
     /// Measures.
     fn evaluate(&self, context: &Measure<'_>) -> Result<Report>;
+
+    /// A metric on some of the cases of a report, each as often as it is picked; none where the cases do not tell it.
+    /// Whether runs differ is tested with it.
+    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
+        let _ = (metric, cases, picked);
+        None
+    }
 }
 
 /// What an evaluator found.
@@ -42,11 +53,24 @@ pub struct Report {
     /// Pictures by name, for the run folder and TensorBoard.
     #[serde(skip)]
     pub pictures: Vec<(String, Image)>,
+    /// What was measured at each case, to compare runs by.
+    #[serde(skip)]
+    pub cases: Option<Cases>,
 }
 
 impl Report {
-    /// Writes the pictures to `eval/NAME.PICTURE.step-STEP.png` of a run folder; returns the files, in order.
-    pub fn write_pictures(&self, folder: &Path, name: &str, step: u64) -> Result<Vec<PathBuf>> {
+    /// Where a run folder keeps the report of an evaluator at a step.
+    pub fn path(run: &Path, evaluator: &str, step: u64) -> PathBuf {
+        run.join(format!("eval/{evaluator}.step-{step}.json"))
+    }
+
+    /// Writes the report, its cases and its pictures, `eval/NAME.PICTURE.step-STEP.png`, into a run folder; returns the
+    /// files of the pictures, in order.
+    pub fn write(&self, folder: &Path, name: &str, step: u64) -> Result<Vec<PathBuf>> {
+        write_atomically(&Self::path(folder, name, step), &serde_json::to_vec_pretty(self)?)?;
+        if let Some(cases) = &self.cases {
+            cases.write(&Cases::path(folder, name, step))?;
+        }
         let write = |(picture, image): &(String, Image)| {
             let path = folder.join(format!("eval/{name}.{picture}.step-{step}.png"));
             write_atomically(&path, &image.png()?)?;
