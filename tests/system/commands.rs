@@ -3,6 +3,7 @@
 use crate::support::{self, mtlrun, outcome};
 use mtl_core::evaluate::{Cases, Report};
 use mtl_core::recipe::Recipe;
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -30,6 +31,21 @@ fn a_value_is_explained_with_everyone_who_set_it() {
     let text =
         told(&["explain", "phase.recognition.optimizer.lr", recipe, "--set", "phase.recognition.optimizer.lr=0.2"]);
     assert!(text.contains("= 0.2") && text.contains("* --set") && text.contains("at least 0"), "{text}");
+    // What lost is told with its value, and what was taken away.
+    let lr = "phase.recognition.optimizer.lr";
+    let (first, second) = (format!("{lr}=0.2"), format!("{lr}=0.3"));
+    let text = told(&["explain", lr, recipe, "--set", &first, "--set", &second]);
+    assert!(
+        text.contains(&format!("  --set {first}: 0.2")) && text.contains(&format!("* --set {second}: 0.3")),
+        "{text}"
+    );
+    let text = told(&["explain", "run.seed", recipe, "--set", "run.seed=4", "--unset", "run.seed"]);
+    assert!(text.contains("--unset run.seed: taken away") && text.contains("= 0"), "{text}");
+    let text = told(&["explain", "model.embed.size", recipe, "--set", "model.embed.size=${dims.age_groups}"]);
+    assert!(
+        text.contains("= 7") && text.contains("* --set model.embed.size=${dims.age_groups}: \"${dims.age_groups}\""),
+        "{text}"
+    );
     let text = told(&["explain", "run.precision", recipe]);
     assert!(text.contains("nobody: it is the default") && text.contains("\"fp16\": "), "{text}");
     let json = told(&["explain", "data.faces.batch_size", recipe, "--json"]);
@@ -169,6 +185,43 @@ fn a_sweep_is_kept_resumed_and_compared() {
 }
 
 #[test]
+fn a_sweep_hands_on_a_signal_and_goes_on_later() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("sweep");
+    let points = ["--grid", "seed=9,8", "--set", "run.steps=100000", "--set", "run.checkpoint.every=0"];
+    let args = ["sweep", "tests/recipes/made.toml", "--unset", "evaluate", "--out", out.to_str().unwrap()];
+    let mut child = mtlrun(&[&args[..], &points].concat()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let metrics = out.join("seed=9/metrics.jsonl");
+    support::wait_for("a step", || std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut told).unwrap();
+    assert_eq!(status.code(), Some(143), "{told}");
+    assert!(told.contains("[1/2] saved  seed=9") && told.contains("goes on"), "{told}");
+    assert!(!out.join("seed=8").exists(), "no other point is started");
+    assert_eq!(out.join("seed=9/checkpoints").read_dir().unwrap().count(), 1);
+}
+
+#[test]
+fn a_table_is_in_the_order_of_its_sweep_and_named_by_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("table.toml");
+    let made = support::root().join("tests/recipes/made.toml");
+    let text = format!(
+        "extends = [{made:?}]\nremove = [\"evaluate.leakage\", \"evaluate.age\"]\n[run]\nsteps = 1\n[sweep.grid]\n\
+         \"run.seed\" = [1]\n[sweep.variants]\nwide = {{ set = {{ \"model.embed.size\" = 24, \"model.age.hidden\" = 8, \
+         \"model.leak.hidden\" = 8, \"model.identity.scale\" = 16.0 }} }}\nplain = {{}}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let out = dir.path().join("out");
+    told(&["sweep", path.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let table = told(&["compare", out.to_str().unwrap(), "--metric", "verification.accuracy"]);
+    let first: Vec<&str> = table.lines().skip(1).take(2).map(|l| l.split(' ').next().unwrap()).collect();
+    assert_eq!(first, ["wide", "plain"], "{table}");
+}
+
+#[test]
 fn a_point_that_fails_does_not_stop_the_others() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("sweep");
@@ -211,6 +264,14 @@ fn a_recipe_holds_its_own_points() {
     assert!(found.contains("x/channel,seed=2") && found.contains("6 points"), "{found}");
     assert!(found.contains("--set model.decompose.branches=\"channel\" --set run.seed=2 --unset sweep"), "{found}");
     assert!(found.contains("--unset evaluate --unset sweep"), "{found}");
+    // A path in the section starts from its file, one of the command line from the working directory.
+    let paths = dir.path().join("paths.toml");
+    let tiny = support::root().join("tests/recipes/tiny.toml");
+    let text = format!("extends = [{tiny:?}]\n[sweep.grid]\n\"data.faces.list\" = [\"a.txt\", \"b.txt\"]\n");
+    std::fs::write(&paths, text).unwrap();
+    let told_paths = told(&["sweep", paths.to_str().unwrap(), "--dry-run", "--grid", "seed=1"]);
+    let wanted = dir.path().canonicalize().unwrap().join("b.txt");
+    assert!(told_paths.contains(&format!("data.faces.list=\"{}\"", wanted.display())), "{told_paths}");
     let empty = dir.path().join("empty.toml");
     std::fs::write(&empty, format!("extends = [{made:?}]\n[sweep.grid]\n\"run.seed\" = []\n")).unwrap();
     refused(&["sweep", empty.to_str().unwrap(), "--dry-run"], &["`run.seed` has no values"]);

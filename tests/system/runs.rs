@@ -1,10 +1,10 @@
 //! Training runs: folders, checkpoints, resuming, signals.
 
-use crate::support::{Faces, mtlrun, outcome, root};
+use crate::support::{self, Faces, mtlrun, outcome, root, wait_for};
 use mtl_core::weights::Tensors;
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 fn bytes(path: &Path) -> Vec<u8> {
@@ -25,14 +25,6 @@ fn assert_same(a: &Path, b: &Path, last: u64) {
         assert_eq!(bytes(&a.join(&in_checkpoint)), bytes(&b.join(&in_checkpoint)), "{in_checkpoint}");
     }
     assert_eq!(losses(a), losses(b));
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(120), "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -100,12 +92,11 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
     let whole = dir.path().join("whole");
     let steps = ["--set", "run.steps=60", "--set", "run.checkpoint.every=0", "--quiet"];
     faces.train(&whole, &steps);
-    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
-        let run = dir.path().join(format!("run-{signal}"));
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let run = dir.path().join(format!("run-{code}"));
         let mut child = mtlrun(&faces.tiny(&run, &steps)).stderr(Stdio::piped()).spawn().unwrap();
         wait_for("a step", || run.join("metrics.jsonl").exists() && !losses(&run).is_empty());
-        // SAFETY: the process is our own child and has not been waited for.
-        unsafe { libc::kill(child.id() as i32, signal) };
+        kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));
         assert!(!run.join("weights.safetensors").exists(), "stopped too late");
         faces.train(&run, &[&steps[..], &["--resume"]].concat());
@@ -384,6 +375,14 @@ fn a_run_is_reproduced_from_its_record_bit_by_bit() {
     record["machine"]["cpu"] = "another".into();
     std::fs::write(&path, record.to_string()).unwrap();
     assert!(again(&["--steps", "2"]).1.contains("processor differs: \"another\" then"));
+    // Half of a cosine is another course of the learning rate.
+    let cosine = dir.path().join("cosine");
+    faces.train(
+        &cosine,
+        &["-q", "--set", "run.steps=2", "--set", "phase.recognition.scheduler={ component = \"cosine\" }"],
+    );
+    let output = mtlrun(&["reproduce", cosine.to_str().unwrap(), "--steps", "1"]).output().unwrap();
+    support::refused(outcome(&output), &["`recognition` depends on the length of the run", "Leave --steps out"]);
     std::fs::write(&path, "{").unwrap();
     let (code, text) = outcome(&mtlrun(&["reproduce", run.to_str().unwrap()]).output().unwrap());
     assert!(code == 2 && text.contains("run.json is damaged"), "{text}");

@@ -277,3 +277,13 @@ pub fn traced(recipe: &str, inputs: &Path, weights: &Path, sets: &[&str], more: 
     assert_eq!(code, 0, "{text}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
+
+/// Waits until something has come about.
+#[track_caller]
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(120), "{what} did not happen");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

@@ -348,7 +348,8 @@ fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
 fn label(paths: &[String], key: &[Option<&Value>], run: &Record, automatic: bool) -> String {
     let text = spelled(paths, key);
     if automatic && (paths.len() > 3 || text.len() > 70 || text.is_empty()) {
-        return run.at("run.name").and_then(Value::as_str).map_or_else(|| run.name(), str::to_owned);
+        let named = || run.at("run.name").and_then(Value::as_str).map(str::to_owned);
+        return run.variant().or_else(named).unwrap_or_else(|| run.name());
     }
     text
 }
@@ -384,6 +385,7 @@ mod tests {
     fn run(name: &str, seed: u64, margin: f64, accuracy: f64) -> Record {
         Record {
             folder: name.into(),
+            point: false,
             recipe: json!({ "run": { "seed": seed, "name": name }, "model": { "identity": { "margin": margin } } }),
             step: 1,
             metrics: IndexMap::from([("v.accuracy".to_owned(), accuracy)]),

@@ -6,10 +6,15 @@ use mtl_core::mistake;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// The file in which a sweep lists its points, in order; each is a run folder beside it.
+pub const SWEEP: &str = "sweep.json";
+
 /// A run folder.
 pub struct Record {
     /// The folder.
     pub folder: PathBuf,
+    /// It is a point of a sweep.
+    pub point: bool,
     /// The resolved recipe.
     pub recipe: Value,
     /// The newest step in its metrics.
@@ -55,6 +60,7 @@ impl Record {
         }
         Ok(Self {
             folder: folder.to_owned(),
+            point: false,
             recipe: serde_json::to_value(recipe)?,
             step,
             metrics,
@@ -68,6 +74,13 @@ impl Record {
         self.folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
+    /// What the point of a sweep is called without its seed.
+    pub fn variant(&self) -> Option<String> {
+        let name = self.point.then(|| self.name())?;
+        let parts: Vec<&str> = name.split(',').filter(|part| !part.starts_with("seed=")).collect();
+        (!parts.is_empty()).then(|| parts.join(" "))
+    }
+
     /// The steps that it is to train.
     pub fn steps(&self) -> u64 {
         self.at("run.steps").and_then(Value::as_u64).unwrap_or(0)
@@ -79,7 +92,14 @@ impl Record {
     }
 }
 
-/// The runs among the given folders and in them, sorted by path.
+/// The points of the sweep in a folder, in its order.
+fn points(folder: &Path) -> Vec<PathBuf> {
+    let names: Option<Vec<String>> =
+        std::fs::read(folder.join(SWEEP)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    names.unwrap_or_default().iter().map(|name| folder.join(name)).collect()
+}
+
+/// The runs among the given folders and in them, sorted by path; those of a sweep in its order.
 ///
 /// # Errors
 /// A mistake if a folder is not there or holds none.
@@ -91,10 +111,16 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
         if found.is_empty() {
             mistake!("there is no run in {}: no recipe.resolved.toml", folder.display());
         }
-        found.sort();
+        let place = |path: &PathBuf| {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let at = points(folder).iter().position(|point| point == path);
+            (folder.to_owned(), at.unwrap_or(usize::MAX), path.clone())
+        };
+        found.sort_by_cached_key(place);
         for path in found {
             if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                out.push(Record::read(&path)?);
+                let (_, at, _) = place(&path);
+                out.push(Record { point: at != usize::MAX, ..Record::read(&path)? });
             }
         }
     }

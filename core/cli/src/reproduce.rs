@@ -41,6 +41,16 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
     let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &set)?;
     let steps = recipe.run.steps;
+    if args.steps.is_some()
+        && let Some(phase) =
+            recipe.phase.iter().find(|(_, p)| p.scheduler.as_ref().is_some_and(|s| s.depends_on_length()))
+    {
+        mistake!(
+            "the learning rate of the phase `{}` depends on the length of the run: with --steps {steps} it would take \
+             another course than the recorded one. Leave --steps out",
+            phase.0
+        );
+    }
     let old = numbers(&run, steps)?;
     if old.is_empty() {
         mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.display());

@@ -1,16 +1,22 @@
 //! `mtlrun sweep`: one recipe at many points, a run folder each.
 
 use crate::arguments::Sweep;
+use crate::records;
 use anyhow::{Context, Result};
 use indexmap::IndexMap;
+use mtl_core::files::write_atomically;
 use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe, SECTIONS};
+use mtl_core::recipe::{Override, Recipe, SECTIONS, is_path};
+use mtl_core::train::Signals;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashSet;
 use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// More points than this are a slip of the hand.
 const MAX_POINTS: usize = 10_000;
@@ -42,6 +48,8 @@ enum Outcome {
     /// It was finished before.
     Kept,
     Done,
+    /// A signal asked for it; its state is saved.
+    Stopped,
     /// And why.
     Failed(String),
 }
@@ -77,6 +85,9 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     if let Err(e) = std::fs::create_dir_all(&out) {
         mistake!("cannot make the folder {}: {e}", out.display());
     }
+    let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
+    write_atomically(&out.join(records::SWEEP), &serde_json::to_vec_pretty(&names)?)?;
+    let signals = Signals::listen()?;
     let next = AtomicUsize::new(0);
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -84,11 +95,13 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(at) else { return };
-                    let outcome = run(job, &out, args).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+                    let Some(job) = jobs.get(at).filter(|_| signals.asked().is_none()) else { return };
+                    let outcome =
+                        run(job, &out, args, &signals).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
                     let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",
+                        Outcome::Stopped => "saved",
                         Outcome::Failed(_) => "FAILED",
                     };
                     println!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name);
@@ -99,6 +112,10 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
             });
         }
     });
+    if let Some(code) = signals.asked() {
+        println!("stopped by a signal: a second `mtlrun sweep` goes on");
+        return Ok(code);
+    }
     println!("compare them: mtlrun compare {}", out.display());
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if failed.is_empty() {
@@ -150,7 +167,10 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     list
 }
 
-fn run(job: &Job<'_>, out: &Path, args: &Sweep) -> Result<Outcome> {
+/// How often a run is looked after.
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn run(job: &Job<'_>, out: &Path, args: &Sweep, signals: &Signals) -> Result<Outcome> {
     if job.kept {
         return Ok(Outcome::Kept);
     }
@@ -159,15 +179,30 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep) -> Result<Outcome> {
     let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
     let before = file.metadata().map_or(0, |m| m.len() as usize);
     let program = std::env::current_exe().context("where this program is")?;
-    let status = Command::new(program)
+    // In a group of its own: what a terminal sends to the sweep is handed on once, by the sweep.
+    let mut child = Command::new(program)
         .args(arguments(job, out, args, started))
         .stdin(std::process::Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        .status()
+        .process_group(0)
+        .spawn()
         .context("starting a run")?;
+    let mut told = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("waiting for a run")? {
+            break status;
+        }
+        if signals.asked().is_some() && !std::mem::replace(&mut told, true) {
+            kill_process(Pid::from_child(&child), Signal::TERM).context("stopping a run")?;
+        }
+        std::thread::sleep(PAUSE);
+    };
     if status.success() {
         return Ok(Outcome::Done);
+    }
+    if told {
+        return Ok(Outcome::Stopped);
     }
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     let own = text.get(before..).unwrap_or_default();
@@ -178,10 +213,21 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep) -> Result<Outcome> {
 /// All points: variants times the grid times the rows of the zip.
 fn points(args: &Sweep) -> Result<Vec<Point>> {
     let own = Recipe::read(&args.recipe, &args.overrides.list())?;
-    let section = own.sweep.unwrap_or_default();
+    let section = own.sweep.clone().unwrap_or_default();
+    // As everywhere in a recipe, a path starts from the file that says it.
+    let place = own.place("sweep");
+    let folder = own.sources.folder(&place);
+    let written = |recipe: &Recipe, path: &str, value: &serde_json::Value| match value {
+        serde_json::Value::String(text) if is_path(recipe, path) => {
+            inline(&folder.join(text).display().to_string().into())
+        }
+        other => inline(other),
+    };
     let listed = |of: &IndexMap<String, Vec<serde_json::Value>>| -> Result<IndexMap<String, Vec<String>>> {
         let each = |(path, values): (&String, &Vec<serde_json::Value>)| {
-            Ok((full(path), values.iter().map(inline).collect::<Result<_>>()?))
+            let path = full(path);
+            let values = values.iter().map(|value| written(&own, &path, value)).collect::<Result<_>>()?;
+            Ok((path, values))
         };
         of.iter().map(each).collect()
     };
@@ -222,7 +268,10 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
         root
     } else {
         let made = section.variants.iter().map(|(name, variant)| {
-            let set = variant.set.iter().map(|(path, value)| Ok(format!("{path}={}", inline(value)?)));
+            let other =
+                variant.recipe.as_ref().map(|recipe| Recipe::read(recipe, &args.overrides.list())).transpose()?;
+            let of = other.as_ref().unwrap_or(&own);
+            let set = variant.set.iter().map(|(path, value)| Ok(format!("{path}={}", written(of, path, value)?)));
             Ok(Point {
                 name: name.clone(),
                 recipe: variant.recipe.as_ref().map_or_else(|| args.recipe.clone(), |r| r.0.clone()),

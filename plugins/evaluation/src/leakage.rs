@@ -1,7 +1,7 @@
 use crate::defaults;
 use crate::verification::rows;
 use anyhow::Result;
-use mtl_core::evaluate::{Evaluator, Measure, Report};
+use mtl_core::evaluate::{Cases, Evaluator, Measure, Report};
 use mtl_core::recipe::RecipePath;
 use mtl_core::{mistake, register};
 use mtl_faces::made::MadeFaces;
@@ -80,15 +80,25 @@ impl Evaluator for Leakage {
         let ages: Vec<f64> = known.iter().map(|i| f64::from(labels[*i].age.unwrap_or_default())).collect();
         let people: Vec<i64> = known.iter().map(|i| labels[*i].identity).collect();
         let mut metrics = indexmap::IndexMap::new();
+        let mut cases = Cases { of: source::fingerprint(self.list.as_ref(), self.made.as_ref())?, ..Cases::default() };
         for (what, features) in ["identity_features", "age_features"].iter().zip(&features) {
             let x = matrix(features)?;
             let age = probe_age(&x, &ages, &people, edges)?;
+            cases.columns.insert("age".into(), age.truth);
+            cases.columns.insert(format!("{what}_age"), age.found);
             metrics.insert(format!("{what}_age_r2"), age.r2);
             metrics.insert(format!("{what}_age_group_accuracy"), age.group_accuracy);
             metrics.insert("commonest_age_group".into(), age.commonest);
             metrics.insert(format!("{what}_identity_accuracy"), probe_identity(&x, &people)?);
         }
-        Ok(Report { metrics, details: serde_json::json!({ "pictures": known.len() }), ..Report::default() })
+        let details = serde_json::json!({ "pictures": known.len() });
+        Ok(Report { metrics, details, cases: Some(cases), ..Report::default() })
+    }
+
+    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
+        let (age, found) = (cases.column("age")?, cases.column(metric.strip_suffix("_r2")?)?);
+        let pick = |column: &[f64]| picked.iter().map(|i| column[*i]).collect::<Vec<f64>>();
+        Some(r2(&pick(age), &pick(found)))
     }
 }
 
@@ -99,9 +109,20 @@ fn matrix(rows: &[Vec<f32>]) -> Result<Tensor> {
 }
 
 struct AgeProbe {
+    /// The ages of the pictures that it is tested on, and what it finds.
+    truth: Vec<f64>,
+    found: Vec<f64>,
     r2: f64,
     group_accuracy: f64,
     commonest: f64,
+}
+
+/// The share of the spread of `truth` that `found` explains.
+fn r2(truth: &[f64], found: &[f64]) -> f64 {
+    let mean = truth.iter().sum::<f64>() / truth.len() as f64;
+    let spread: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
+    let error: f64 = truth.iter().zip(found).map(|(t, f)| (t - f).powi(2)).sum();
+    1.0 - error / spread.max(f64::MIN_POSITIVE)
 }
 
 fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<AgeProbe> {
@@ -121,18 +142,17 @@ fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<
     let found = ridge(x, &y, &fit, &test, |i| people[i] % 3 == 0)?;
     let found = Vec::<f64>::try_from(&found.f_view([-1])?)?;
     let truth: Vec<f64> = test.iter().map(|i| ages[*i]).collect();
-    let mean = truth.iter().sum::<f64>() / truth.len() as f64;
-    let spread: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
-    let error: f64 = truth.iter().zip(&found).map(|(t, f)| (t - f).powi(2)).sum();
     let group = |age: f64| age_groups::group_of(age as f32, edges);
     let right = truth.iter().zip(&found).filter(|(t, f)| group(**t) == group(**f)).count();
     let mut counts = vec![0usize; edges.len() + 1];
     truth.iter().for_each(|t| counts[group(*t) as usize] += 1);
-    let share = |n: usize| n as f64 / truth.len() as f64;
+    let count = truth.len() as f64;
     Ok(AgeProbe {
-        r2: 1.0 - error / spread.max(f64::MIN_POSITIVE),
-        group_accuracy: share(right),
-        commonest: share(counts.into_iter().max().unwrap_or(0)),
+        r2: r2(&truth, &found),
+        group_accuracy: right as f64 / count,
+        commonest: counts.into_iter().max().unwrap_or(0) as f64 / count,
+        truth,
+        found,
     })
 }
 

@@ -121,6 +121,11 @@ fn expected(schema: &Json) -> Option<String> {
     Some(if range == "a finite number" { word } else { format!("{word}, {range}") })
 }
 
+/// Whether the value at a dotted path is a path of the file system.
+pub fn is_path(recipe: &Recipe, path: &str) -> bool {
+    schema_at(recipe, path).is_some_and(|schema| schema.get("format").and_then(Json::as_str) == Some("path"))
+}
+
 /// The schema of the value at a path: of the engine's keys, or of the component that the table names.
 fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
     let keys: Vec<&str> = path.split('.').collect();

@@ -13,7 +13,7 @@ mod value;
 
 pub use decode::{DecodeError, decode};
 pub use emit::{difference, kind_schema, recipe_schema, table_schema, to_toml};
-pub use explain::{Explanation, SetBy, explain};
+pub use explain::{Explanation, SetBy, explain, is_path};
 pub use load::{Merged, Override, load};
 pub use rules::Rule;
 pub(crate) use rules::broken;
