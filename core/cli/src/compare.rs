@@ -92,11 +92,10 @@ pub fn compare(args: &Compare) -> Result<u8> {
             mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
         }
     }
-    let metrics: Vec<&str> = all
-        .iter()
-        .map(|n| n.as_str())
-        .filter(|n| args.metric.is_empty() || args.metric.iter().any(|m| m == n))
-        .collect();
+    let metrics: Vec<&str> = match args.metric.is_empty() {
+        true => all.iter().map(|n| n.as_str()).collect(),
+        false => args.metric.iter().map(String::as_str).collect(),
+    };
     let figures: Vec<Vec<Option<Figure>>> = variants
         .iter()
         .map(|variant| {

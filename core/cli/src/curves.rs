@@ -17,6 +17,21 @@ pub struct Chart {
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 340;
+/// Room for the names of the lines, right of a chart, and for a letter of them.
+const LEGEND: std::ops::RangeInclusive<i32> = 100..=420;
+const LETTER: i32 = 7;
+/// Lines with at most so many values show each of them.
+const FEW: usize = 12;
+/// Colours that the colour-blind tell apart (Okabe and Ito 2008), without the yellow that white paper swallows.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
 
 /// Draws charts below each other.
 pub fn draw(charts: &[Chart]) -> Result<String> {
@@ -40,7 +55,11 @@ where
     let last = points().map(|p| p.0).max().unwrap_or(1);
     let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.1), h.max(p.1)));
     let room = ((high - low) * 0.05).max(1e-9);
-    let mut context = ChartBuilder::on(area)
+    let several = chart.curves.len() > 1;
+    let longest = chart.curves.iter().map(|c| c.label.chars().count() as i32).max().unwrap_or(0);
+    let beside = (36 + LETTER * longest).clamp(*LEGEND.start(), *LEGEND.end());
+    let (plot, legend) = area.split_horizontally(WIDTH as i32 - if several { beside } else { 0 });
+    let mut context = ChartBuilder::on(&plot)
         .caption(&chart.name, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(34)
@@ -49,16 +68,25 @@ where
         .map_err(told)?;
     context.configure_mesh().x_desc("step").light_line_style(WHITE).draw().map_err(told)?;
     for (i, curve) in chart.curves.iter().enumerate() {
-        let style = Palette99::pick(i).stroke_width(2);
-        context
-            .draw_series(LineSeries::new(curve.points.iter().copied(), style))
-            .map_err(told)?
-            .label(&curve.label)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
-    }
-    if chart.curves.len() > 1 {
-        let labels = context.configure_series_labels().background_style(WHITE.mix(0.85)).border_style(BLACK).draw();
-        labels.map_err(told)?;
+        let colour = COLOURS[i % COLOURS.len()];
+        let style = colour.stroke_width(2);
+        // More variants than colours: the second round is dashed.
+        if i < COLOURS.len() {
+            context.draw_series(LineSeries::new(curve.points.iter().copied(), style)).map_err(told)?;
+        } else {
+            let line = DashedLineSeries::new(curve.points.iter().copied(), 6, 4, style);
+            context.draw_series(line).map_err(told)?;
+        }
+        if curve.points.len() <= FEW {
+            let dots = curve.points.iter().map(|point| Circle::new(*point, 3, colour.filled()));
+            context.draw_series(dots).map_err(told)?;
+        }
+        if several {
+            let y = 50 + 20 * i as i32;
+            legend.draw(&PathElement::new(vec![(4, y), (22, y)], style)).map_err(told)?;
+            let text = Text::new(curve.label.as_str(), (28, y - 7), ("sans-serif", 13));
+            legend.draw(&text).map_err(told)?;
+        }
     }
     Ok(())
 }

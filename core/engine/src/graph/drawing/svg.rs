@@ -79,6 +79,7 @@ fn legend_of(sketch: &Sketch, out: &mut String) {
 }
 
 fn wires(sketch: &Sketch, layout: &Layout, out: &mut String) {
+    let mut labels = String::new();
     for (link, route) in sketch.links.iter().zip(&layout.routes) {
         let Some((first, rest)) = route.split_first() else { continue };
         let mut path = format!("M{:.1} {:.1}", first.0, first.1);
@@ -99,14 +100,17 @@ fn wires(sketch: &Sketch, layout: &Layout, out: &mut String) {
         if !link.label.is_empty() {
             // Under the box that it comes from, where wires are still apart.
             let (x, y) = (0.65 * first.0 + 0.35 * rest.first().map_or(first.0, |p| p.0), first.1 + 19.0);
-            let _ = writeln!(
-                out,
-                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"10\" fill=\"#555\" text-anchor=\"middle\" \
-                 stroke=\"white\" stroke-width=\"3\" paint-order=\"stroke\">{}</text>",
-                escape(&link.label)
-            );
+            // Written twice: on a white ground of its own form, over all wires.
+            for colour in ["white\" stroke=\"white\" stroke-width=\"3", "#555"] {
+                let _ = writeln!(
+                    labels,
+                    "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"10\" text-anchor=\"middle\" fill=\"{colour}\">{}</text>",
+                    escape(&link.label)
+                );
+            }
         }
     }
+    out.push_str(&labels);
 }
 
 fn boxed(item: &Item, x: f32, y: f32, width: f32, height: f32, out: &mut String) {
