@@ -264,6 +264,9 @@ fn a_recipe_holds_its_own_points() {
     assert!(found.contains("x/channel,seed=2") && found.contains("6 points"), "{found}");
     assert!(found.contains("--set model.decompose.branches=\"channel\" --set run.seed=2 --unset sweep"), "{found}");
     assert!(found.contains("--unset evaluate --unset sweep"), "{found}");
+    // The command line wins over the section.
+    let fewer = told(&["sweep", path.to_str().unwrap(), "--dry-run", "--grid", "seed=5"]);
+    assert!(fewer.contains("channel,seed=5") && fewer.contains("3 points"), "{fewer}");
     // A path in the section starts from its file, one of the command line from the working directory.
     let paths = dir.path().join("paths.toml");
     let tiny = support::root().join("tests/recipes/tiny.toml");

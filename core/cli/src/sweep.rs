@@ -244,11 +244,12 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
             if path.trim().is_empty() {
                 mistake!("{flag} {one}: there is no path before the `=`");
             }
-            if let Some(known) = into.insert(full(path), values)
-                && !section.grid.contains_key(path)
-                && !section.zip.contains_key(path)
+            let path = full(path);
+            let own = section.grid.keys().chain(section.zip.keys()).any(|own| full(own) == path);
+            if let Some(known) = into.insert(path.clone(), values)
+                && !own
             {
-                mistake!("`{}` is given twice, once with {}", full(path), known.join(","));
+                mistake!("`{path}` is given twice, once with {}", known.join(","));
             }
         }
     }

@@ -24,6 +24,7 @@ const SLOT_KEYS: &[&str] = &[
     "workers",
     "prefetch",
     "sampler",
+    "transforms",
     "lr",
     "weight_decay",
     "decay",
