@@ -52,6 +52,7 @@ fn a_value_is_explained_with_everyone_who_set_it() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["value"], 64);
     assert_eq!(json["expected"], "an integer, at least 1 and at most 1000000");
+    refused(&["explain", "loss.years.weight", recipe], &["the recipe has no `loss.years.weight`, nor `loss.years`"]);
     refused(&["explain", "model.identity.margn", recipe], &["no `model.identity.margn`", "did you mean `margin`"]);
 }
 

@@ -130,8 +130,12 @@ pub fn is_path(recipe: &Recipe, path: &str) -> bool {
 fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
     let keys: Vec<&str> = path.split('.').collect();
     let (section, rest) = keys.split_first()?;
+    let named = ["data", "model", "graph", "loss", "phase", "evaluate"].contains(section);
+    if named && recipe.root.at(&keys[..keys.len().min(2)].join(".")).is_none() {
+        return None;
+    }
     let own = |registration: &Registration| component_schema(registration, &[], &[]);
-    let named = |kinds: &[Kind], node: Option<&Node>| find(kinds, node?.get("component")?.str()?).map(own);
+    let component = |kinds: &[Kind], node: Option<&Node>| find(kinds, node?.get("component")?.str()?).map(own);
     let within = |slot: Json, component: Option<Json>, rest: &[&str]| {
         descend(&slot, rest).or_else(|| descend(&component?, rest))
     };
@@ -142,9 +146,11 @@ fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
         ("model", [name, rest @ ..]) => {
             within(schema_of::<ModelSlot>(), recipe.model.get(*name).map(|s| own(s.registration)), rest)
         }
-        ("data", [name, "sampler", rest @ ..]) => {
-            within(schema_of::<Named>(), named(&[Kind::Sampler], recipe.root.at(&format!("data.{name}.sampler"))), rest)
-        }
+        ("data", [name, "sampler", rest @ ..]) => within(
+            schema_of::<Named>(),
+            component(&[Kind::Sampler], recipe.root.at(&format!("data.{name}.sampler"))),
+            rest,
+        ),
         ("data", [name, rest @ ..]) => {
             within(schema_of::<DataSlot>(), recipe.data.get(*name).map(|d| own(d.slot.registration)), rest)
         }
@@ -165,7 +171,7 @@ fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
                 "optimizer" => (schema_of::<OptimizerSlot>(), Kind::Optimizer),
                 _ => (schema_of::<Named>(), Kind::Scheduler),
             };
-            within(slot, named(&[kind], node), rest)
+            within(slot, component(&[kind], node), rest)
         }
         ("phase", [_, rest @ ..]) => descend(&schema_of::<Phase>(), rest),
         _ => None,

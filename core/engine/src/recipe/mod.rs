@@ -392,7 +392,10 @@ impl Checker<'_> {
 
     /// The component that a table names, or a finding.
     fn component(&mut self, kinds: &[Kind], node: &Node, what: &str) -> Option<&'static Registration> {
-        let kind_names = || kinds.iter().map(|k| k.name()).collect::<Vec<_>>().join(" or ");
+        let kind_names = || match kinds {
+            [one] => one.name().to_owned(),
+            _ => "module".to_owned(),
+        };
         if node.table().is_none() {
             self.out.push(
                 Diagnostic::error(format!("`{what}` must be a table, found {}", node.value.type_name()))

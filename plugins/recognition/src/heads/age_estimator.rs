@@ -23,7 +23,7 @@ fn hidden() -> i64 {
 }
 
 /// Ages 0 to 100.
-const BINS: i64 = 101;
+pub(crate) const BINS: i64 = 101;
 
 impl Block for AgeEstimator {
     fn ports(&self) -> Ports {

@@ -2,4 +2,4 @@ mod age_estimator;
 mod classifiers;
 mod embedding;
 
-pub(crate) use age_estimator::expected_age;
+pub(crate) use age_estimator::{BINS, expected_age};

@@ -1,4 +1,4 @@
-use crate::heads::expected_age;
+use crate::heads::{BINS, expected_age};
 use anyhow::Result;
 use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
 use mtl_core::losses::cross_entropy;
@@ -28,7 +28,7 @@ fn one() -> f64 {
 impl Block for DexAge {
     fn ports(&self) -> Ports {
         Ports::new()
-            .input("logits", DType::Float, "batch ages")
+            .input("logits", DType::Float, format!("batch {BINS}"))
             .input("groups", DType::Float, "batch $age_groups")
             .input("target", DType::Float, "batch")
             .output("loss", DType::Float, "")
