@@ -195,7 +195,7 @@ fn recipes_that_extend_each_other() {
     std::fs::write(&a, "extends = [\"gone.toml\"]\n[run]\nsteps = 1").unwrap();
     refused(outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()), &["gone.toml", "extended here"]);
     std::fs::write(&a, "[run\nsteps = 1").unwrap();
-    refused(outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()), &["no valid TOML", "a.toml:1"]);
+    refused(outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()), &["no valid recipe", "a.toml:1"]);
 }
 
 #[test]

@@ -32,6 +32,23 @@ fn a_reference_to_the_data_is_checked_by_name_and_settled_with_the_data() {
         assert!(resolved.contains(line), "expected {line:?} in:\n{resolved}");
     }
     assert!(!resolved.contains("${"), "{resolved}");
+    // Its rules are asked once the numbers are known, and not before.
+    let ramp = ["--set", "loss.age.ramp={ until = \"${data.faces.samples}\" }"];
+    let output =
+        mtlrun(&faces.tiny(&dir.path().join("ramp"), &[&ramp[..], &["--set", "run.steps=1"]].concat())).output();
+    let (code, told) = outcome(&output.unwrap());
+    assert!(code == 0 && told.contains("its ramp ends at step 12, the run at 1"), "{told}");
+    let output = mtlrun(&["check", "tests/recipes/tiny.toml"]).args(ramp).output().unwrap();
+    assert!(!outcome(&output).1.contains("ramp"), "{output:?}");
+    // A finished run knows its sizes, and no numbers of samples.
+    let eval = |size: &str| {
+        let set = format!("model.age.hidden={size}");
+        let text = outcome(&mtlrun(&["eval", out.to_str().unwrap(), "--set", &set]).output().unwrap()).1;
+        assert!(!text.contains("memory"), "{text}");
+        text
+    };
+    assert!(eval("${data.faces.samples}").contains("does not tell `data.faces.samples`"));
+    assert!(!eval("${data.faces.identities}").contains("does not tell"));
     // The recorded run and the recipe with its references are the same.
     let again: Vec<&str> = more.iter().copied().chain(["--resume"]).collect();
     faces.train(&out, &again);
@@ -46,6 +63,16 @@ fn a_size_of_the_data_fits_a_port_of_that_size_and_no_other() {
     assert_eq!(check("${dims.identities}").0, 0);
     refused(check("${dims.identites}"), &["neither the recipe nor its data gives `identites`", "`identities`"]);
     refused(check("${data.face.identities}"), &["there is no data stream `face`", "did you mean `faces`"]);
+    // What is written elsewhere and does not fit is told at the reference, with the other place beside it.
+    let (code, text) = check("${model.identity.margin}");
+    assert!(code == 2 && text.contains("found a float"), "{text}");
+    assert!(text.contains("${model.identity.margin}") && text.contains("where the value comes from"), "{text}");
+    // The environment is read as what is wanted; its text is text where a name is wanted.
+    assert_eq!(check("${env:MTLRUN_NOT_SET:24}").0, 0);
+    let (code, text) = check("${env:MTLRUN_NOT_SET:wide}");
+    assert!(code == 2 && text.contains("environment variable `MTLRUN_NOT_SET`"), "{text}");
+    // A default of the stream is a value like any other.
+    assert_eq!(check("${data.faces.prefetch}").0, 0);
     // One place, one finding: not also that a string is no number.
     let (code, text) = check("${model.embd.size}");
     assert_eq!(code, 2);

@@ -19,6 +19,8 @@ fn what_cannot_come_about_is_refused() {
             &["run.checkpoint.best=verifcation.auc"],
             &["`verifcation`, which is no evaluator", "did you mean `verification`"],
         ),
+        (&["run.checkpoint.best=verification.acuracy"], &["measures no `acuracy`", "did you mean `accuracy`"]),
+        (&["run.phases=[]"], &["`run.phases` names no phase"]),
         (&["run.checkpoint.best=accuracy"], &["expected evaluator.metric"]),
         (&["ema.modules=[\"bakbone\"]"], &["`bakbone`, which is no module", "did you mean `backbone`"]),
         (&["phase.recognition.from=2", "phase.recognition.until=2"], &["ends at step 2, before it begins at 2"]),
@@ -37,7 +39,7 @@ fn what_is_legal_but_suspicious_is_a_warning() {
         ("phase.recognition.from=3", "never runs: it begins after 3 of 3 steps"),
         ("phase.recognition.scheduler.milestones=[7]", "the milestone 7 is not before the last step 3"),
         ("graph.more={ apply = \"detach\", in = { input = \"embedding\" } }", "nothing uses `more`"),
-        ("evaluate.age.made.first=4", "`evaluate.age` measures on 2 people that `data.faces` trains on"),
+        ("evaluate.age.made.first=4", "`evaluate.age` measures on people that `data.faces` trains on: 2"),
     ] {
         let (code, text) = check(&[set]);
         assert!(code == 0 && text.contains("warning: ") && text.contains(words), "{set}: {code} {text}");

@@ -2,13 +2,13 @@
 
 use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
 use anyhow::{Context, Result};
-use mtl_core::component::{Kind, Registration, find, named, of_kind};
+use mtl_core::component::{Dim, Factory, Kind, Registration, find, named, of_kind};
 use mtl_core::diagnostic::{Diagnostics, suggestion};
 use mtl_core::evaluate::{Measure, Report};
 use mtl_core::files::write_atomically;
 use mtl_core::graph::{Graph, Model, drawing};
 use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe, difference, kind_schema, recipe_schema, table_schema, to_toml};
+use mtl_core::recipe::{Node, Origin, Override, Recipe, difference, kind_schema, recipe_schema, table_schema, to_toml};
 use mtl_core::runs::Existing;
 use mtl_core::session;
 use mtl_core::trace::{TraceOptions, trace as run_trace};
@@ -91,6 +91,7 @@ fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     let mut graph = Graph::new(&mut recipe)?;
     if args.data {
         let (data, _) = session::open(&mut recipe, &mut graph)?;
+        session::files_are_there(&recipe)?;
         if !args.json {
             for (name, dataset) in &data {
                 println!("data.{name}: {} samples", dataset.len());
@@ -100,13 +101,18 @@ fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     }
     let warnings = Diagnostics { list: std::mem::take(&mut recipe.warnings), sources: recipe.sources.clone() };
     let losses = graph.nodes.len() - recipe.graph.len();
-    let mut line = format!(
-        "good ({} modules, {} nodes, {losses} losses, {} phases, {} evaluators)",
-        graph.modules.len(),
-        recipe.graph.len(),
-        graph.phases.len(),
-        recipe.evaluate.len()
-    );
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let parts = [
+        count(graph.modules.len(), "module"),
+        count(recipe.graph.len(), "node"),
+        format!("{losses} loss{}", if losses == 1 { "" } else { "es" }),
+        count(graph.phases.len(), "phase"),
+        count(recipe.evaluate.len(), "evaluator"),
+    ];
+    let mut line = format!("good ({})", parts.join(", "));
+    if recipe.sweep.is_some() {
+        line.push_str(&format!(", and {} points of its sweep", crate::sweep::check(path, &args.overrides)?));
+    }
     if recipe.waiting() > 0 {
         line.push_str(", as far as is known without the data: --data opens it");
     }
@@ -126,14 +132,32 @@ pub fn list(args: &List) -> Result<u8> {
             println!();
         }
         println!("{kind}");
+        if of_kind(*kind).is_empty() {
+            println!("  none");
+        }
         for r in of_kind(*kind) {
             println!("  {:<26} {}", r.name, first_sentence(&r.doc()));
             if args.kind.is_some() {
+                ports(r);
                 keys(r);
             }
         }
     }
     Ok(0)
+}
+
+/// The ports of a component with its defaults, if it needs no key.
+fn ports(r: &Registration) {
+    let nothing = Node::empty(Origin { file: 0, span: 0..0 });
+    let Factory::Block(make) = &r.factory else { return };
+    let Ok(block) = make(&nothing) else { return };
+    let ports = block.ports();
+    for (word, list) in [("in", &ports.inputs), ("out", &ports.outputs)] {
+        for port in list {
+            let may = if port.optional { ", may be left out" } else { "" };
+            println!("    {word:<4} {:<19} {} [{}]{may}", port.name, port.dtype, port.pattern);
+        }
+    }
 }
 
 fn keys(r: &Registration) {
@@ -148,8 +172,10 @@ fn keys(r: &Registration) {
 
 fn first_sentence(text: &str) -> String {
     let text = text.replace('\n', " ");
-    match text.split_once(". ") {
-        Some((first, _)) => format!("{first}."),
+    // "et al." and "eq. 4" end no sentence.
+    let ends = |at: &usize| !["al", "eq", "e.g", "i.e"].iter().any(|short| text[..*at].ends_with(&format!(" {short}")));
+    match text.match_indices(". ").map(|(at, _)| at).find(ends) {
+        Some(at) => text[..=at].to_owned(),
         None => text,
     }
 }
@@ -182,6 +208,7 @@ pub fn explain(args: &Explain) -> Result<u8> {
             println!("  {what:<8} {text}");
         }
     }
+    let dropped = !found.set_by.is_empty() && found.set_by.iter().all(|by| !by.in_force && by.value.is_some());
     if found.set_by.is_empty() && found.value.is_some() {
         println!("  set by   nobody: it is the default");
     }
@@ -189,6 +216,9 @@ pub fn explain(args: &Explain) -> Result<u8> {
         let mark = if by.in_force { "*" } else { " " };
         let value = by.value.map_or_else(|| "taken away".to_owned(), |v| v.to_string());
         println!("  set by {mark} {}: {value}", by.place);
+    }
+    if dropped {
+        println!("  set by * nobody any more: another component was named there, or the table removed");
     }
     Ok(0)
 }
@@ -224,15 +254,13 @@ pub fn summary(args: &Summary) -> Result<u8> {
         println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
     }
     println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);
-    let open: Vec<&String> =
-        graph.dims.iter().filter(|(_, d)| matches!(d, mtl_core::component::Dim::Named(_))).map(|(n, _)| n).collect();
+    let open: Vec<&str> =
+        graph.dims.iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(name, _)| name.as_str()).collect();
     if !open.is_empty() {
-        let names: Vec<&str> = open.iter().map(|n| n.as_str()).collect();
-        println!(
-            "known only with the data, and counted as 1: {}; set it with --set dims.{}=…",
-            names.join(", "),
-            names[0]
-        );
+        println!("known only with the data, and counted as 1: {}", open.join(", "));
+        if let Some(size) = open.iter().find(|name| !name.contains('.')) {
+            println!("to count them in full: --set dims.{size}=…");
+        }
     }
     Ok(0)
 }

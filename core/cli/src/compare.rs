@@ -10,7 +10,7 @@ use mtl_core::diagnostic::suggestion;
 use mtl_core::mistake;
 use mtl_core::recipe;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Paths in which runs of one experiment may differ without being another variant.
 const SAME: &[&str] = &["run.seed", "run.name", "run.device", "run.threads", "run.log_every"];
@@ -22,7 +22,10 @@ pub fn runs(args: &Runs) -> Result<u8> {
         .iter()
         .map(|run| {
             let state = if run.finished { "done" } else { "not finished" };
-            let metrics: Vec<String> = run.metrics.iter().take(3).map(|(n, v)| format!("{n} {v:.4}")).collect();
+            // The first figure of each evaluator is its main one.
+            let mut seen = HashSet::new();
+            let main = run.metrics.iter().filter(|(name, _)| seen.insert(name.split('.').next()));
+            let metrics: Vec<String> = main.map(|(n, v)| format!("{n} {v:.4}")).collect();
             let path = run.folder.display().to_string();
             vec![path, state.into(), format!("{}/{}", run.step, run.steps()), metrics.join("  ")]
         })
@@ -39,14 +42,18 @@ struct Variant<'a> {
 
 /// Mean, deviation (of the sample) and number of values.
 #[derive(Clone, Copy)]
-struct Figure {
-    mean: f64,
-    deviation: f64,
-    count: usize,
+pub struct Figure {
+    /// The mean.
+    pub mean: f64,
+    /// The deviation of the sample; of one value 0.
+    pub deviation: f64,
+    /// How many values.
+    pub count: usize,
 }
 
 impl Figure {
-    fn of(values: &[f64]) -> Option<Self> {
+    /// Of some values; none of none.
+    pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len();
         let mean = values.iter().sum::<f64>() / n as f64;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
@@ -83,12 +90,15 @@ pub fn compare(args: &Compare) -> Result<u8> {
     }
     let all: Vec<&String> = {
         let mut names: Vec<&String> = found.iter().flat_map(|r| r.metrics.keys()).collect();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         names.retain(|n| seen.insert(*n));
         names
     };
     for wanted in &args.metric {
         if !all.contains(&wanted) {
+            if found.iter().any(|run| run.curves.contains_key(wanted)) {
+                mistake!("`{wanted}` is a curve of training: --format svg draws it");
+            }
             mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
         }
     }
@@ -132,10 +142,14 @@ pub fn compare(args: &Compare) -> Result<u8> {
     let mut head = vec!["variant".to_owned(), "runs".to_owned()];
     head.extend(metrics.iter().map(|m| (*m).to_owned()));
     let against = against(&variants, args.against.as_deref())?;
-    let apart = differences(&variants, against, &metrics, &figures)?;
+    let apart = match args.format {
+        // It has no place for them.
+        Format::Csv => vec![vec![None; metrics.len()]; variants.len()],
+        _ => differences(&variants, against, &metrics),
+    };
     let columns: Vec<usize> = (0..metrics.len()).filter(|m| apart.iter().any(|row| row[*m].is_some())).collect();
     let title = format!(
-        "difference from {}, and the middle 95 % of {DRAWS} paired draws of cases and seeds",
+        "difference from {} ± its deviation over the seeds of both [the middle 95 % of {DRAWS} paired draws of the cases]",
         variants[against].label
     );
     let mut apart_head = vec!["variant".to_owned()];
@@ -191,7 +205,9 @@ pub fn compare(args: &Compare) -> Result<u8> {
                         let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
                         if let Some(d) = apart[row][m] {
                             let from = &variants[against].label;
-                            all["difference"] = json!({ "from": from, "mean": d.mean, "low": d.low, "high": d.high });
+                            all["difference"] = json!({
+                                "from": from, "mean": d.mean, "deviation": d.deviation, "low": d.low, "high": d.high,
+                            });
                         }
                         Some((metrics[m], all))
                     };
@@ -209,7 +225,8 @@ pub fn compare(args: &Compare) -> Result<u8> {
 
 impl Difference {
     fn text(self) -> String {
-        format!("{:+.4} [{:+.4}, {:+.4}]", self.mean, self.low, self.high)
+        let deviation = self.deviation.map(|d| format!(" ± {d:.4}")).unwrap_or_default();
+        format!("{:+.4}{deviation} [{:+.4}, {:+.4}]", self.mean, self.low, self.high)
     }
 }
 
@@ -225,32 +242,38 @@ fn against(variants: &[Variant<'_>], label: Option<&str>) -> Result<usize> {
     }
 }
 
+/// The evaluators of a run, if its recipe is one of this program; else that is told.
+fn judge(run: &Record) -> Option<Judge<'_>> {
+    let found = Judge::new(run);
+    if let Err(error) = &found {
+        let path = run.folder.display();
+        eprintln!("note: {path}: this program does not read its recipe, so that no interval is told:\n{error:#}");
+    }
+    found.ok()
+}
+
 /// For each variant and metric the difference from one of them, where the runs have kept what they measured case by
-/// case.
-fn differences(
-    variants: &[Variant<'_>],
-    against: usize,
-    metrics: &[&str],
-    figures: &[Vec<Option<Figure>>],
-) -> Result<Vec<Vec<Option<Difference>>>> {
+/// case. What stands in the way is told.
+fn differences(variants: &[Variant<'_>], against: usize, metrics: &[&str]) -> Vec<Vec<Option<Difference>>> {
     let mut out = vec![vec![None; metrics.len()]; variants.len()];
     if variants.len() < 2 {
-        return Ok(out);
+        return out;
     }
-    let judges: Vec<Vec<Judge<'_>>> = variants
-        .iter()
-        .map(|variant| variant.runs.iter().map(|run| Judge::new(run)).collect::<Result<_>>())
-        .collect::<Result<_>>()?;
+    let judges: Vec<Vec<Option<Judge<'_>>>> =
+        variants.iter().map(|variant| variant.runs.iter().map(|run| judge(run)).collect()).collect();
     for (m, metric) in metrics.iter().enumerate() {
-        let drawn: Vec<Option<Vec<Drawn>>> = judges
-            .iter()
-            .map(|runs| runs.iter().map(|judge| judge.draw(metric)).collect::<Option<Vec<Drawn>>>())
-            .collect();
+        let draw = |judge: &Option<Judge<'_>>| match judge.as_ref()?.draw(metric) {
+            Ok(drawn) => drawn,
+            Err(reason) => {
+                eprintln!("note: no interval of `{metric}`: {reason}");
+                None
+            }
+        };
+        let drawn: Vec<Option<Vec<Drawn>>> = judges.iter().map(|runs| runs.iter().map(draw).collect()).collect();
         let runs = |row: usize| Some(drawn[row].as_ref()?.iter().collect::<Vec<&Drawn>>());
         for row in (0..variants.len()).filter(|row| *row != against) {
-            let (Some(from), Some(to)) = (figures[against][m], figures[row][m]) else { continue };
             let (Some(first), Some(second)) = (runs(against), runs(row)) else { continue };
-            match difference(&first, &second, to.mean - from.mean) {
+            match difference(&first, &second) {
                 Ok(found) => out[row][m] = found,
                 Err(reason) => {
                     eprintln!("note: no interval of `{metric}` for {}: {reason}", variants[row].label);
@@ -258,7 +281,7 @@ fn differences(
             }
         }
     }
-    Ok(out)
+    out
 }
 
 /// A chart for each wanted figure, `loss/total` by default; a line a variant, the mean over its runs at each step.

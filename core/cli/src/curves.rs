@@ -20,6 +20,9 @@ const HEIGHT: u32 = 340;
 /// Room for the names of the lines, right of a chart, and for a letter of them.
 const LEGEND: std::ops::RangeInclusive<i32> = 100..=420;
 const LETTER: i32 = 7;
+/// Where the first name stands, and the height of each, in pixels.
+const FIRST: i32 = 50;
+const LINE: i32 = 20;
 /// Lines with at most so many values show each of them.
 const FEW: usize = 12;
 /// Colours that the colour-blind tell apart (Okabe and Ito 2008), without the yellow that white paper swallows.
@@ -37,7 +40,9 @@ const COLOURS: [RGBColor; 7] = [
 pub fn draw(charts: &[Chart]) -> Result<String> {
     let mut text = String::new();
     {
-        let root = SVGBackend::with_string(&mut text, (WIDTH, HEIGHT * charts.len() as u32)).into_drawing_area();
+        let most = charts.iter().map(|chart| chart.curves.len()).max().unwrap_or(0) as i32;
+        let height = HEIGHT.max((FIRST + LINE * most) as u32);
+        let root = SVGBackend::with_string(&mut text, (WIDTH, height * charts.len() as u32)).into_drawing_area();
         root.fill(&WHITE).map_err(told)?;
         for (area, chart) in root.split_evenly((charts.len(), 1)).iter().zip(charts) {
             one(area, chart)?;
@@ -82,7 +87,7 @@ where
             context.draw_series(dots).map_err(told)?;
         }
         if several {
-            let y = 50 + 20 * i as i32;
+            let y = FIRST + LINE * i as i32;
             legend.draw(&PathElement::new(vec![(4, y), (22, y)], style)).map_err(told)?;
             let text = Text::new(curve.label.as_str(), (28, y - 7), ("sans-serif", 13));
             legend.draw(&text).map_err(told)?;

@@ -18,7 +18,10 @@ use mtl_synthesis as _;
 
 use arguments::{Cli, Command};
 use clap::{CommandFactory, FromArgMatches};
+use mtl_core::diagnostic::nearest;
+use mtl_core::mistake;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn command() -> clap::Command {
 }
 
 fn run() -> anyhow::Result<u8> {
+    mistyped()?;
     let matches = command().get_matches();
     if matches.subcommand().is_some() {
         mtl_torch::end_with_the_pipe();
@@ -82,6 +86,22 @@ fn run() -> anyhow::Result<u8> {
     }
 }
 
+/// A first word that is no file and nearly a command is meant as one.
+fn mistyped() -> anyhow::Result<()> {
+    let Some(first) = std::env::args_os().nth(1).and_then(|a| a.into_string().ok()) else { return Ok(()) };
+    let all = command();
+    let known: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).chain(["help"]).collect();
+    if first.starts_with('-') || first.contains(['.', '/']) || known.contains(&first.as_str()) {
+        return Ok(());
+    }
+    if !Path::new(&first).exists()
+        && let Some(near) = nearest(&first, known).first()
+    {
+        mistake!("there is no command `{first}`: did you mean `{near}`?");
+    }
+    Ok(())
+}
+
 fn tell(error: &anyhow::Error) {
     if let Some(found) = error.chain().find_map(|e| e.downcast_ref::<mtl_core::diagnostic::Diagnostics>()) {
         eprint!("{}", found.render(std::io::stderr().is_terminal()));
@@ -89,5 +109,8 @@ fn tell(error: &anyhow::Error) {
         eprintln!("{n} error{}", if n == 1 { "" } else { "s" });
         return;
     }
-    eprintln!("error: {error:#}");
+    // libtorch adds the frames of its own code, which tell a user nothing.
+    let text = format!("{error:#}");
+    let lines = text.lines().take_while(|line| !line.starts_with("Exception raised from"));
+    eprintln!("error: {}", lines.collect::<Vec<_>>().join("\n").trim_end());
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use mtl_core::mistake;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// The file in which a sweep lists its points, in order; each is a run folder beside it.
@@ -92,11 +93,11 @@ impl Record {
     }
 }
 
-/// The points of the sweep in a folder, in its order.
-fn points(folder: &Path) -> Vec<PathBuf> {
+/// The places of the points in the sweep of a folder.
+fn points(folder: &Path) -> HashMap<String, usize> {
     let names: Option<Vec<String>> =
         std::fs::read(folder.join(SWEEP)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    names.unwrap_or_default().iter().map(|name| folder.join(name)).collect()
+    names.unwrap_or_default().into_iter().zip(0..).collect()
 }
 
 /// The runs among the given folders and in them, sorted by path; those of a sweep in its order.
@@ -111,16 +112,20 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
         if found.is_empty() {
             mistake!("there is no run in {}: no recipe.resolved.toml", folder.display());
         }
-        let place = |path: &PathBuf| {
-            let folder = path.parent().unwrap_or(Path::new("."));
-            let at = points(folder).iter().position(|point| point == path);
-            (folder.to_owned(), at.unwrap_or(usize::MAX), path.clone())
-        };
-        found.sort_by_cached_key(place);
+        let mut sweeps: HashMap<PathBuf, HashMap<String, usize>> = HashMap::new();
+        let mut places = HashMap::new();
+        for path in &found {
+            let above = path.parent().unwrap_or(Path::new(".")).to_owned();
+            let sweep = sweeps.entry(above).or_insert_with_key(|folder| points(folder));
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            places.insert(path.clone(), sweep.get(&name).copied());
+        }
+        found.sort_by_cached_key(|path| {
+            (path.parent().map(Path::to_owned), places[path].unwrap_or(usize::MAX), path.clone())
+        });
         for path in found {
             if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                let (_, at, _) = place(&path);
-                out.push(Record { point: at != usize::MAX, ..Record::read(&path)? });
+                out.push(Record { point: places[&path].is_some(), ..Record::read(&path)? });
             }
         }
     }

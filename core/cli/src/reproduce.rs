@@ -41,7 +41,7 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
     let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &set)?;
     let steps = recipe.run.steps;
-    if args.steps.is_some()
+    if steps != Record::read(&run)?.steps()
         && let Some(phase) =
             recipe.phase.iter().find(|(_, p)| p.scheduler.as_ref().is_some_and(|s| s.depends_on_length()))
     {

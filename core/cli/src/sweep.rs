@@ -1,27 +1,46 @@
 //! `mtlrun sweep`: one recipe at many points, a run folder each.
 
-use crate::arguments::Sweep;
+use crate::arguments::{Overrides, Sweep};
 use crate::records;
 use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use mtl_core::files::write_atomically;
+use mtl_core::graph::Graph;
 use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe, SECTIONS, is_path};
-use mtl_core::train::Signals;
+use mtl_core::recipe::{Node, Override, Recipe, SECTIONS, Value, is_path};
 use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
+use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// More points than this are a slip of the hand.
 const MAX_POINTS: usize = 10_000;
 /// Longest name of a point in bytes; file systems take 255, and its log has an ending.
 const MAX_NAME: usize = 250;
+
+/// A value of a path in the points of a sweep.
+#[derive(Debug, Clone, PartialEq)]
+struct Choice {
+    /// As it is written, for the name of the point.
+    written: String,
+    /// As it is set.
+    set: String,
+}
+
+impl From<String> for Choice {
+    fn from(text: String) -> Self {
+        Self { written: text.clone(), set: text }
+    }
+}
 
 /// One run of a sweep.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,17 +78,18 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     let points = points(args)?;
     let stem = args.recipe.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{stem}.sweep")));
+    // Mistakes show before the first run starts, and all at once.
+    let recipes = checked(&points, args)?;
     if args.dry_run {
         for point in &points {
             println!("{}", out.join(&point.name).display());
             let job = Job { point, kept: false, threads: false };
-            println!("  mtlrun {}", arguments(&job, &out, args, false).join(" "));
+            let words = arguments(&job, &out, args, false);
+            println!("  mtlrun {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         }
         println!("{} points", points.len());
         return Ok(0);
     }
-    // Mistakes show before the first run starts.
-    let recipes = points.iter().map(|point| checked(point, args)).collect::<Result<Vec<_>>>()?;
     let jobs: Vec<Job<'_>> = points
         .iter()
         .zip(&recipes)
@@ -87,7 +107,7 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     }
     let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
     write_atomically(&out.join(records::SWEEP), &serde_json::to_vec_pretty(&names)?)?;
-    let signals = Signals::listen()?;
+    let running = Running::listen()?;
     let next = AtomicUsize::new(0);
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -95,9 +115,9 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(at).filter(|_| signals.asked().is_none()) else { return };
+                    let Some(job) = jobs.get(at).filter(|_| running.asked().is_none()) else { return };
                     let outcome =
-                        run(job, &out, args, &signals).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+                        run(job, &out, args, &running).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
                     let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",
@@ -112,33 +132,72 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
             });
         }
     });
-    if let Some(code) = signals.asked() {
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        eprintln!("{} of {} points failed; a second `mtlrun sweep` goes on with them:", failed.len(), points.len());
+        for (name, why) in &failed {
+            eprintln!("  {name}: {why} ({})", log_of(&out, name).display());
+        }
+    }
+    if let Some(code) = running.asked() {
         println!("stopped by a signal: a second `mtlrun sweep` goes on");
         return Ok(code);
     }
     println!("compare them: mtlrun compare {}", out.display());
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if failed.is_empty() {
-        return Ok(0);
-    }
-    eprintln!("{} of {} points failed; a second `mtlrun sweep` goes on with them:", failed.len(), points.len());
-    for (name, why) in failed {
-        eprintln!("  {name}: {why} ({})", log_of(&out, &name).display());
-    }
-    Ok(1)
+    Ok(u8::from(!failed.is_empty()))
 }
 
-/// The recipe of a point, its wiring checked.
-fn checked(point: &Point, args: &Sweep) -> Result<Recipe> {
-    let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
-    let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
-    let told = |e| {
-        eprintln!("the point {}:", point.name);
-        e
+/// A word for a shell, in quotes only where it needs them.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "_./=,:+@%-".contains(c);
+    if word.chars().all(plain) { word.into() } else { shell_words::quote(word) }
+}
+
+/// The recipes of all points, their wiring checked.
+///
+/// # Errors
+/// A mistake after telling what is wrong with which point, each thing once.
+fn checked(points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
+    let mut told: HashSet<String> = HashSet::new();
+    let (mut recipes, mut wrong) = (Vec::new(), 0);
+    for point in points {
+        let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
+        let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
+        let read = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>());
+        match read.and_then(|mut recipe| Graph::new(&mut recipe).map(|_| recipe)) {
+            Ok(recipe) => recipes.push(recipe),
+            Err(found) => {
+                wrong += 1;
+                let text = found.render(std::io::stderr().is_terminal());
+                if told.insert(text.clone()) {
+                    eprint!("the point {}:\n{text}", point.name);
+                }
+            }
+        }
+    }
+    if wrong > 0 {
+        mistake!("{wrong} of {} points cannot be trained: nothing was started", points.len());
+    }
+    Ok(recipes)
+}
+
+/// Checks the points of a recipe that holds some in `[sweep]`; returns how many they are.
+///
+/// # Errors
+/// As of a sweep with nothing else on the command line.
+pub fn check(recipe: &Path, overrides: &Overrides) -> Result<usize> {
+    let args = Sweep {
+        recipe: recipe.to_owned(),
+        overrides: overrides.clone(),
+        grid: Vec::new(),
+        zip: Vec::new(),
+        out: None,
+        jobs: 1,
+        dry_run: true,
     };
-    let mut recipe = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>()).map_err(told)?;
-    mtl_core::graph::Graph::new(&mut recipe).map_err(told)?;
-    Ok(recipe)
+    let points = points(&args)?;
+    checked(&points, &args)?;
+    Ok(points.len())
 }
 
 fn log_of(out: &Path, name: &str) -> PathBuf {
@@ -167,10 +226,71 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     list
 }
 
+/// The runs that train, and what a signal has asked for. Each is in a process group of its own: what a terminal sends to
+/// the sweep is handed on by the sweep, as often as it comes, so that a second Ctrl-C ends the runs as well.
+#[derive(Default)]
+struct Running {
+    children: Mutex<Vec<Pid>>,
+    signal: AtomicI32,
+}
+
+impl Running {
+    /// Hands signals on from here.
+    fn listen() -> Result<Arc<Self>> {
+        let running = Arc::new(Self::default());
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listening for signals")?;
+        let own = running.clone();
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                own.signal.store(signal, Ordering::SeqCst);
+                for child in own.children().iter() {
+                    // One that has just ended hears nothing any more.
+                    let _ = kill_process(*child, Signal::TERM);
+                }
+            }
+        });
+        Ok(running)
+    }
+
+    fn children(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The exit code that a signal has asked for.
+    fn asked(&self) -> Option<u8> {
+        match self.signal.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(128 + signal as u8),
+        }
+    }
+
+    /// Starts a run and waits for its end.
+    fn run(&self, command: &mut Command) -> Result<ExitStatus> {
+        let mut children = self.children();
+        let mut child = command.process_group(0).spawn().context("starting a run")?;
+        let pid = Pid::from_child(&child);
+        children.push(pid);
+        drop(children);
+        if self.asked().is_some() {
+            kill_process(pid, Signal::TERM).context("stopping a run")?;
+        }
+        loop {
+            // Under the lock: a number that is free again is never sent a signal.
+            let mut children = self.children();
+            if let Some(status) = child.try_wait().context("waiting for a run")? {
+                children.retain(|other| *other != pid);
+                return Ok(status);
+            }
+            drop(children);
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
 /// How often a run is looked after.
 const PAUSE: Duration = Duration::from_millis(50);
 
-fn run(job: &Job<'_>, out: &Path, args: &Sweep, signals: &Signals) -> Result<Outcome> {
+fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Outcome> {
     if job.kept {
         return Ok(Outcome::Kept);
     }
@@ -179,30 +299,17 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, signals: &Signals) -> Result<Out
     let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
     let before = file.metadata().map_or(0, |m| m.len() as usize);
     let program = std::env::current_exe().context("where this program is")?;
-    // In a group of its own: what a terminal sends to the sweep is handed on once, by the sweep.
-    let mut child = Command::new(program)
-        .args(arguments(job, out, args, started))
-        .stdin(std::process::Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .process_group(0)
-        .spawn()
-        .context("starting a run")?;
-    let mut told = false;
-    let status = loop {
-        if let Some(status) = child.try_wait().context("waiting for a run")? {
-            break status;
-        }
-        if signals.asked().is_some() && !std::mem::replace(&mut told, true) {
-            kill_process(Pid::from_child(&child), Signal::TERM).context("stopping a run")?;
-        }
-        std::thread::sleep(PAUSE);
-    };
-    if status.success() {
-        return Ok(Outcome::Done);
-    }
-    if told {
-        return Ok(Outcome::Stopped);
+    let status = running.run(
+        Command::new(program)
+            .args(arguments(job, out, args, started))
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file),
+    )?;
+    match status.code() {
+        Some(0) => return Ok(Outcome::Done),
+        Some(130 | 143) => return Ok(Outcome::Stopped),
+        _ => {}
     }
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     let own = text.get(before..).unwrap_or_default();
@@ -214,26 +321,36 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, signals: &Signals) -> Result<Out
 fn points(args: &Sweep) -> Result<Vec<Point>> {
     let own = Recipe::read(&args.recipe, &args.overrides.list())?;
     let section = own.sweep.clone().unwrap_or_default();
-    // As everywhere in a recipe, a path starts from the file that says it.
-    let place = own.place("sweep");
-    let folder = own.sources.folder(&place);
-    let written = |recipe: &Recipe, path: &str, value: &serde_json::Value| match value {
-        serde_json::Value::String(text) if is_path(recipe, path) => {
-            inline(&folder.join(text).display().to_string().into())
-        }
-        other => inline(other),
+    // As everywhere in a recipe, a path starts from the file that says it; what waits for a reference is left to the run.
+    let choice = |of: &Recipe, path: &str, value: &serde_json::Value, place: Option<&Node>| -> Result<Choice> {
+        let written = inline(value)?;
+        let folder = place.map(|node| own.sources.folder(&node.origin));
+        let set = match (value, folder) {
+            (serde_json::Value::String(text), Some(folder)) if !text.contains("${") && is_path(of, path) => {
+                inline(&folder.join(text).display().to_string().into())?
+            }
+            _ => written.clone(),
+        };
+        Ok(Choice { written, set })
     };
-    let listed = |of: &IndexMap<String, Vec<serde_json::Value>>| -> Result<IndexMap<String, Vec<String>>> {
+    let node = |keys: &[&str]| keys.iter().try_fold(&own.root, |node, key| node.get(key));
+    let listed = |of: &IndexMap<String, Vec<serde_json::Value>>, key: &str| -> Result<IndexMap<String, Vec<Choice>>> {
         let each = |(path, values): (&String, &Vec<serde_json::Value>)| {
+            let places = match node(&["sweep", key, path]).map(|n| &n.value) {
+                Some(Value::Array(items)) => items.as_slice(),
+                _ => &[],
+            };
             let path = full(path);
-            let values = values.iter().map(|value| written(&own, &path, value)).collect::<Result<_>>()?;
-            Ok((path, values))
+            let choices = values.iter().enumerate().map(|(i, value)| choice(&own, &path, value, places.get(i)));
+            let choices = choices.collect::<Result<_>>()?;
+            Ok((path, choices))
         };
         of.iter().map(each).collect()
     };
-    let (mut grid, mut zip) = (listed(&section.grid)?, listed(&section.zip)?);
-    for (given, into, flag) in [(&args.grid, &mut grid, "--grid"), (&args.zip, &mut zip, "--zip")] {
-        for one in given {
+    let (mut grid, mut zip) = (listed(&section.grid, "grid")?, listed(&section.zip, "zip")?);
+    let mut given = HashSet::new();
+    for (texts, into, flag) in [(&args.grid, &mut grid, "--grid"), (&args.zip, &mut zip, "--zip")] {
+        for one in texts {
             let Some((path, values)) = one.split_once('=') else {
                 mistake!("{flag} is PATH=VALUE,VALUE,…, found `{one}`");
             };
@@ -245,12 +362,12 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
                 mistake!("{flag} {one}: there is no path before the `=`");
             }
             let path = full(path);
-            let own = section.grid.keys().chain(section.zip.keys()).any(|own| full(own) == path);
-            if let Some(known) = into.insert(path.clone(), values)
-                && !own
+            if into.insert(path.clone(), values.into_iter().map(Choice::from).collect()).is_some()
+                && given.contains(&path)
             {
-                mistake!("`{path}` is given twice, once with {}", known.join(","));
+                mistake!("`{path}` is given twice");
             }
+            given.insert(path);
         }
     }
     if let Some((path, _)) = grid.iter().chain(&zip).find(|(_, values)| values.is_empty()) {
@@ -272,7 +389,10 @@ fn points(args: &Sweep) -> Result<Vec<Point>> {
             let other =
                 variant.recipe.as_ref().map(|recipe| Recipe::read(recipe, &args.overrides.list())).transpose()?;
             let of = other.as_ref().unwrap_or(&own);
-            let set = variant.set.iter().map(|(path, value)| Ok(format!("{path}={}", written(of, path, value)?)));
+            let set = variant.set.iter().map(|(path, value)| {
+                let place = node(&["sweep", "variants", name, "set", path]);
+                Ok(format!("{path}={}", choice(of, path, value, place)?.set))
+            });
             Ok(Point {
                 name: name.clone(),
                 recipe: variant.recipe.as_ref().map_or_else(|| args.recipe.clone(), |r| r.0.clone()),
@@ -338,13 +458,13 @@ fn too_many(count: usize) -> Result<()> {
 }
 
 /// The point with more values set.
-fn with(point: &Point, values: &[(&String, &String)]) -> Point {
+fn with(point: &Point, values: &[(&String, &Choice)]) -> Point {
     let mut point = point.clone();
     for (path, value) in values {
-        point.set.push(format!("{path}={value}"));
+        point.set.push(format!("{path}={}", value.set));
         let short = path.strip_prefix("run.").unwrap_or(path);
         let safe = |c: char| if c.is_alphanumeric() || "._-+".contains(c) { c } else { '_' };
-        let value: String = value.trim_matches('"').chars().take(40).map(safe).collect();
+        let value: String = value.written.trim_matches('"').chars().take(40).map(safe).collect();
         let part = format!("{short}={value}");
         point.name = if point.name.is_empty() { part } else { format!("{},{part}", point.name) };
     }
@@ -395,7 +515,7 @@ mod tests {
     fn a_point_is_named_by_what_differs() {
         let point = Point { name: "plain".into(), recipe: "r.toml".into(), set: Vec::new(), unset: Vec::new() };
         let (a, b) = ("loss.domain.weight".to_owned(), full("seed"));
-        let made = with(&point, &[(&a, &"0.002".to_owned()), (&b, &"3".to_owned())]);
+        let made = with(&point, &[(&a, &"0.002".to_owned().into()), (&b, &"3".to_owned().into())]);
         assert_eq!(made.name, "plain,loss.domain.weight=0.002,seed=3");
         assert_eq!(made.set, ["loss.domain.weight=0.002", "run.seed=3"]);
     }

@@ -3,7 +3,7 @@
 //! A [`Diagnostic`] points into a recipe; [`Diagnostics`] collects all of one check and is an error.
 //! A [`Mistake`] is any other error that the user can mend: both end the program with exit code 2.
 
-use crate::recipe::{Origin, Sources};
+use crate::recipe::{Origin, Sources, Whence};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;
 use std::ops::Range;
@@ -121,6 +121,12 @@ impl Diagnostics {
                 places.push((origin, d.label.as_str(), AnnotationKind::Primary));
             }
             places.extend(d.related.iter().map(|(o, l)| (o, l.as_str(), AnnotationKind::Context)));
+            let whence = d.origin.as_ref().and_then(|origin| self.sources.whence(origin));
+            if let Some(Whence::Place(there)) = whence
+                && !places.iter().any(|(origin, ..)| *origin == there)
+            {
+                places.push((there, "where the value comes from", AnnotationKind::Context));
+            }
             let mut files: Vec<usize> = Vec::new();
             for (origin, ..) in &places {
                 if !files.contains(&origin.file) {
@@ -148,6 +154,10 @@ impl Diagnostics {
             }
             for help in &d.help {
                 group = group.element(Level::HELP.message(help.as_str()));
+            }
+            if let Some(Whence::Environment(name)) = whence {
+                let note = format!("the value is that of the environment variable `{name}`, or its default");
+                group = group.element(Level::NOTE.message(note));
             }
             out.push_str(&renderer.render(&[group]));
             out.push_str("\n\n");

@@ -183,7 +183,9 @@ fn may_change(path: &str) -> bool {
 pub fn compare(folder: &Path, recipe: &Recipe, allow: bool) -> Result<Vec<String>> {
     let old = Recipe::read(&folder.join("recipe.resolved.toml"), &[])
         .with_context(|| format!("reading the recipe that {} was started with", folder.display()))?;
-    let changes = difference(&old.root.to_json(), &recipe.root.to_json());
+    let mut changes = difference(&old.root.to_json(), &recipe.root.to_json());
+    // What waits for the data is compared once it is known.
+    changes.retain(|(path, ..)| !recipe.waits(path));
     let text = |list: &[&(String, String, String)]| {
         list.iter().map(|(path, old, new)| format!("  {path}: {old} -> {new}")).collect::<Vec<_>>()
     };

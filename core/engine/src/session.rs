@@ -114,10 +114,7 @@ pub fn open(recipe: &mut Recipe, graph: &mut Graph) -> Result<Opened> {
             known.extend(dataset.sizes().into_iter().map(|(size, n)| (format!("data.{name}.{size}"), n)));
         }
         recipe.settle(&known)?;
-        // What is only suspicious was told of the first graph.
-        let warnings = std::mem::take(&mut recipe.warnings);
         *graph = Graph::new(recipe)?;
-        recipe.warnings = warnings;
     }
     graph.resolve(&dims);
     Ok((data, dims))
@@ -136,18 +133,31 @@ pub fn plans(recipe: &Recipe, data: &IndexMap<String, Arc<dyn Dataset>>) -> Resu
     Ok(out)
 }
 
-/// Takes the evaluators out of the recipe; an optional one whose files are missing is left out.
-pub fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>> {
-    let mut kept = IndexMap::new();
-    for (name, slot) in std::mem::take(&mut recipe.evaluate) {
-        match slot.config.files().into_iter().find(|f| !f.exists()) {
-            Some(file) if slot.common.optional => {
-                eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display());
-            }
-            Some(file) => mistake!(
+/// Whether the files are there that the evaluators need, but for optional ones.
+pub fn files_are_there(recipe: &Recipe) -> Result<()> {
+    for (name, slot) in &recipe.evaluate {
+        if let Some(file) = missing(slot).filter(|_| !slot.common.optional) {
+            mistake!(
                 "`evaluate.{name}` needs {}, which is not there: give its path, or drop it with --unset evaluate.{name}",
                 file.display()
-            ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A file that an evaluator needs and that is not there.
+fn missing(slot: &Slot<EvaluateSlot, dyn Evaluator>) -> Option<PathBuf> {
+    slot.config.files().into_iter().find(|f| !f.exists())
+}
+
+/// Takes the evaluators out of the recipe; an optional one whose files are missing is left out.
+pub fn evaluators(recipe: &mut Recipe) -> Result<IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>> {
+    files_are_there(recipe)?;
+    let mut kept = IndexMap::new();
+    for (name, slot) in std::mem::take(&mut recipe.evaluate) {
+        match missing(&slot) {
+            Some(file) => eprintln!("note: `evaluate.{name}` is left out: there is no {}", file.display()),
             None => {
                 kept.insert(name, slot);
             }
@@ -198,10 +208,11 @@ pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<Ope
     let mut recipe = Recipe::read(&path, overrides)?;
     // Nothing is saved any more, and an override may have dropped the evaluator.
     recipe.run.checkpoint.best = None;
-    let mut graph = Graph::new(&mut recipe)?;
     let saved = checkpoint::read(&choose(run, which)?)?;
     let mut dims = recipe.dims.clone();
     dims.extend(saved.state.dims.clone());
+    recipe.settle_from_sizes(&dims)?;
+    let mut graph = Graph::new(&mut recipe)?;
     graph.resolve(&dims);
     let model = Model::build(&recipe, graph, placement(&recipe)?)?;
     let averaged = recipe.ema.as_ref().is_some_and(|e| e.evaluate);

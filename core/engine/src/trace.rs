@@ -42,6 +42,7 @@ const OPEN: i64 = 999_983;
 
 /// Runs a trace.
 pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
+    recipe.settle_from_sizes(&recipe.dims.clone())?;
     recipe.run.precision = if options.double { Precision::Float64 } else { Precision::Float32 };
     recipe.run.steps = options.steps.max(1);
     let inputs = weights::read(&options.inputs)?;

@@ -54,6 +54,10 @@ impl Evaluator for Age {
         self.list.iter().map(|l| l.0.clone()).collect()
     }
 
+    fn metrics(&self) -> Vec<String> {
+        ["mae", "group_accuracy", "group_accuracy_one_off"].map(str::to_owned).to_vec()
+    }
+
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let known: Vec<(usize, f32)> = labels.iter().enumerate().filter_map(|(i, l)| Some((i, l.age?))).collect();

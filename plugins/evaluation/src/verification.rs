@@ -61,6 +61,9 @@ struct Verification {
     batch_size: usize,
 }
 
+/// As many different pairs have to lie beyond a threshold for draws of the pairs to tell how sure it is.
+const FEWEST: f64 = 10.0;
+
 fn gap() -> f32 {
     20.0
 }
@@ -159,6 +162,11 @@ impl Evaluator for Verification {
         self.pairs.iter().chain(&self.list).map(|l| l.0.clone()).collect()
     }
 
+    fn metrics(&self) -> Vec<String> {
+        let fars = ReportSettings::default().fars.into_iter().map(|far| format!("tar_at_far_{far}"));
+        ["accuracy", "deviation", "auc", "eer"].map(str::to_owned).into_iter().chain(fars).collect()
+    }
+
     fn evaluate(&self, measure: &Measure<'_>) -> Result<Report> {
         let Pairs { pictures, pairs, ages } = self.pairs()?;
         let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(pictures.len());
@@ -216,7 +224,7 @@ impl Evaluator for Verification {
     }
 
     /// The thresholds of the folds stay those of the whole list: fitting them again on a sample would find pairs of the
-    /// held-out fold among those it is fitted on.
+    /// held-out fold among those it is fitted on. A rate that a handful of pairs decides has no bootstrap.
     fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
         let pick = |name: &str| -> Option<Vec<f64>> {
             let column = cases.column(name)?;
@@ -225,14 +233,21 @@ impl Evaluator for Verification {
         if metric == "accuracy" {
             return Some(pick("right")?.iter().sum::<f64>() / picked.len() as f64);
         }
+        let far = metric.strip_prefix("tar_at_far_").map(str::parse::<f64>);
+        let different = cases.column("same")?.iter().filter(|same| **same == 0.0).count();
+        if let Some(Ok(far)) = &far
+            && far * (different as f64) < FEWEST
+        {
+            return None;
+        }
         let similarity: Vec<f64> = pick("distance")?.iter().map(|d| -d).collect();
         let same: Vec<bool> = pick("same")?.iter().map(|s| *s == 1.0).collect();
         // A sample without one of both kinds tells nothing.
         let roc = || protocol::roc(&similarity, &same).ok();
-        match (metric, metric.strip_prefix("tar_at_far_")) {
+        match (metric, far) {
             ("auc", _) => Some(roc()?.auc()),
             ("eer", _) => Some(roc()?.eer()),
-            (_, Some(far)) => roc()?.tar_at_far(far.parse().ok()?).ok(),
+            (_, Some(far)) => roc()?.tar_at_far(far.ok()?).ok(),
             _ => None,
         }
     }

@@ -95,10 +95,10 @@ impl DatasetConfig for AnnotatedFaces {
             std::iter::once(own).chain(self.more.iter().map(|m| (&m.list, m.root.as_ref(), m.share)))
         {
             let root = list::root(path, root.map(|r| r.0.as_path()));
+            let read = list::read(path, &root)?;
             if !root.is_dir() {
                 mistake!("the folder of pictures {} is not there: give it as `root`", root.display());
             }
-            let read = list::read(path, &root)?;
             absent.extend(list::missing(&read, path));
             parts.push((faces.len()..faces.len() + read.len(), share));
             lists.push(path.0.clone());

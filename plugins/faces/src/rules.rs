@@ -6,6 +6,7 @@ use mtl_core::recipe::Recipe;
 use mtl_core::rule;
 
 rule!("age groups", age_groups_are_defined);
+rule!("unseen lists", lists_are_unseen);
 rule!("unseen people", people_are_unseen);
 
 fn age_groups_are_defined(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
@@ -25,16 +26,34 @@ fn age_groups_are_defined(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
     }
 }
 
+/// A list that a recipe trains on and measures with.
+fn lists_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
+    for stream in recipe.data.keys() {
+        let path = format!("data.{stream}.list");
+        let Some(list) = recipe.root.at(&path).filter(|list| list.str().is_some()) else { continue };
+        for name in recipe.evaluate.keys() {
+            let its = format!("evaluate.{name}.list");
+            if recipe.root.at(&its).is_some_and(|node| node.str() == list.str()) {
+                found.push(
+                    Diagnostic::warning(format!(
+                        "`evaluate.{name}` measures on the list that `data.{stream}` trains on"
+                    ))
+                    .at(&recipe.place(&its), "the same list")
+                    .also(&recipe.place(&path), "trained on")
+                    .help("give it a list of people that training does not see"),
+                );
+            }
+        }
+    }
+}
+
 /// Made people that a recipe trains on and measures with: accuracy on them says little.
 fn people_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
     // Seed of the collection and range of people.
     let people = |path: &str| {
-        let number = |key: &str, or: i64| match recipe.root.at(path)?.get(key) {
-            Some(node) => node.to_json().as_i64(),
-            None => Some(or),
-        };
-        let (seed, first) = (number("seed", 1)?, number("first", 0)?);
-        Some((seed, first, first.saturating_add(number("identities", 0)?)))
+        let number = |key: &str| recipe.root.at(path)?.get(key)?.to_json().as_i64();
+        let (seed, first) = (number("seed")?, number("first")?);
+        Some((seed, first, first.saturating_add(number("identities")?)))
     };
     for (stream, data) in &recipe.data {
         if data.slot.registration.name != "synthetic_faces" {
@@ -48,10 +67,12 @@ fn people_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
             let both = its_end.min(end) - its_first.max(first);
             if seed == its_seed && both > 0 {
                 found.push(
-                    Diagnostic::warning(format!("`evaluate.{name}` measures on {both} people that `{path}` trains on"))
-                        .at(&recipe.place(&made), "these people")
-                        .also(&recipe.place(&path), "the same collection")
-                        .help(format!("begin behind them, with first = {end} or more, or take another seed")),
+                    Diagnostic::warning(format!(
+                        "`evaluate.{name}` measures on people that `{path}` trains on: {both}"
+                    ))
+                    .at(&recipe.place(&made), "these people")
+                    .also(&recipe.place(&path), "the same collection")
+                    .help(format!("begin behind them, with first = {end} or more, or take another seed")),
                 );
             }
         }

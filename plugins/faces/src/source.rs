@@ -135,7 +135,7 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
 pub fn problems(key: &str, list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Vec<String> {
     match (list, made) {
         (None, None) => vec![format!("it needs `{key}`, or `made` faces")],
-        (Some(_), Some(_)) => vec![format!("`{key}` and `made` are two sources: give one")],
+        (Some(_), Some(_)) => vec![format!("`{key}` and `made` are two sources: give one, and --unset the other")],
         (_, made) => made.map(MadeFaces::problems).unwrap_or_default(),
     }
 }

@@ -32,6 +32,11 @@ pub trait Evaluator: Send + Sync {
     /// The files that must be there; a missing one is a mistake, or leaves out an optional evaluator.
     fn files(&self) -> Vec<PathBuf>;
 
+    /// The names of the metrics that a report has, as far as the configuration tells them.
+    fn metrics(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Measures.
     fn evaluate(&self, context: &Measure<'_>) -> Result<Report>;
 

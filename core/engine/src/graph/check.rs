@@ -4,7 +4,7 @@ use super::{Graph, GraphModule, GraphNode, GraphPhase, Stream, Target, Wire};
 use crate::component::shape::shape_text;
 use crate::component::{Dim, Ports, Sizes};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
-use crate::recipe::{Mode, Origin, Recipe, broken};
+use crate::recipe::{Mode, Origin, Recipe, Value, broken};
 use indexmap::IndexMap;
 
 /// Shapes of data ports that are known better than the recipe says, by `data.port`.
@@ -400,18 +400,18 @@ impl Checker<'_> {
                         let valid = self.recipe.loss.keys().map(String::as_str);
                         self.out.push(
                             Diagnostic::error(format!("the phase `{name}` minimizes `{loss}`, which is no loss"))
-                                .at(&entry.origin, "this phase")
+                                .at(&self.named(&format!("phase.{name}.minimize"), loss), "no such loss")
                                 .help(suggestion(loss, valid)),
                         );
                     }
                 }
             }
             let mut updates = vec![false; self.recipe.model.len()];
-            for module in self.known_modules(&entry.common.update, name, "updates") {
+            for module in self.known_modules(&entry.common.update, name, "updates", "update") {
                 updates[module] = true;
             }
             for group in &entry.optimizer.common.groups {
-                self.known_modules(&group.modules, name, "has a group for");
+                self.known_modules(&group.modules, name, "has a group for", "optimizer");
             }
             phases.push(GraphPhase {
                 name: name.clone(),
@@ -423,8 +423,17 @@ impl Checker<'_> {
         phases
     }
 
+    /// Where a name stands in a list of the recipe.
+    fn named(&self, path: &str, name: &str) -> Origin {
+        let item = match self.recipe.root.at(path).map(|n| &n.value) {
+            Some(Value::Array(items)) => items.iter().find(|item| item.str() == Some(name)),
+            _ => None,
+        };
+        item.map_or_else(|| self.recipe.place(path), |item| item.origin.clone())
+    }
+
     /// The indices of modules that a phase names; an unknown one is a finding.
-    fn known_modules(&mut self, names: &[String], phase: &str, what: &str) -> Vec<usize> {
+    fn known_modules(&mut self, names: &[String], phase: &str, what: &str, key: &str) -> Vec<usize> {
         let recipe = self.recipe;
         let mut found = Vec::new();
         for module in names {
@@ -432,7 +441,7 @@ impl Checker<'_> {
                 Some(index) => found.push(index),
                 None => self.out.push(
                     Diagnostic::error(format!("the phase `{phase}` {what} `{module}`, which is no module"))
-                        .at(&recipe.phase[phase].origin, "this phase")
+                        .at(&self.named(&format!("phase.{phase}.{key}"), module), "no such module")
                         .help(suggestion(module, recipe.model.keys().map(String::as_str))),
                 ),
             }

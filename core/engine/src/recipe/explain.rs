@@ -21,7 +21,7 @@ pub struct Explanation {
     pub expected: Option<String>,
     /// The default.
     pub default: Option<Json>,
-    /// The places that set it, in the order in which they were read.
+    /// The places that set it or take it away, the later over the earlier.
     pub set_by: Vec<SetBy>,
 }
 
@@ -44,20 +44,28 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
     let node = recipe.root.at(path);
     let schema = schema_at(recipe, path);
     if node.is_none() && schema.is_none() {
-        let (above, last) = path.rsplit_once('.').unwrap_or(("", path));
-        let parent = if above.is_empty() { Some(&recipe.root) } else { recipe.root.at(above) };
-        let keys: Vec<&str> =
-            parent.and_then(Node::table).map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default();
-        if keys.is_empty() {
-            mistake!("the recipe has no `{path}`, nor `{above}`");
-        }
-        mistake!("the recipe has no `{path}`: {}", suggestion(last, keys));
+        let (so_far, missing, keys) = recipe.root.dead_end(path);
+        let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
+        mistake!("the recipe has no `{path}`: {there} has no `{missing}`: {}", suggestion(missing, keys));
     }
     let in_force = recipe.root.entry(path).map(|entry| &entry.key);
     let mut set_by = Vec::new();
-    for (file, source) in recipe.sources.iter().enumerate() {
+    let covers = |of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let mut sources: Vec<(usize, &Source)> = recipe.sources.iter().enumerate().collect();
+    // A file is read before those that it extends, and lies over them.
+    let files = sources.iter().filter(|(_, s)| s.path.is_some()).count();
+    sources[..files].reverse();
+    for (file, source) in sources {
         if source.path.is_some() {
             let Ok(own) = parse(&source.text, file) else { continue };
+            let removed = match own.get("remove").map(|n| &n.value) {
+                Some(Value::Array(items)) => items.iter().find(|item| item.str().is_some_and(covers)),
+                _ => None,
+            };
+            if let Some(item) = removed {
+                let place = format!("{} (remove)", recipe.sources.locate(&item.origin));
+                set_by.push(SetBy { place, value: None, in_force: false });
+            }
             let Some(found) = own.entry(path) else { continue };
             set_by.push(SetBy {
                 place: recipe.sources.locate(&found.node.origin),
@@ -67,9 +75,7 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
             continue;
         }
         let (key, text) = source.text.split_once('=').map_or((source.text.as_str(), None), |(k, v)| (k, Some(v)));
-        let Some(rest) = path.strip_prefix(key.trim()).filter(|rest| rest.is_empty() || rest.starts_with('.')) else {
-            continue;
-        };
+        let Some(rest) = path.strip_prefix(key.trim()).filter(|_| covers(key.trim())) else { continue };
         let value = text.and_then(|text| override_value(text, file, 0).ok());
         let value = match rest.strip_prefix('.') {
             Some(rest) => value.and_then(|v| v.at(rest).map(Node::to_json)),

@@ -2,7 +2,8 @@
 
 use super::schema::normalise;
 use super::value::{Entry, Flaw, Node, Origin, Source, Sources, Table, Value, parse, parse_value};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::component::{Kind, find};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
 use std::path::{Path, PathBuf};
 
 /// Longest chain of `extends`.
@@ -136,7 +137,7 @@ impl Reader {
             Err(flaws) => {
                 for (message, span) in flaws {
                     self.found.push(
-                        Diagnostic::error(format!("{} is no valid TOML: {message}", path.display()))
+                        Diagnostic::error(format!("{} is no valid recipe: {message}", path.display()))
                             .at(&Origin { file, span }, "here"),
                     );
                 }
@@ -160,7 +161,8 @@ impl Reader {
             if !unset(&mut base, &name) {
                 self.found.push(
                     Diagnostic::error(format!("there is no `{name}` to remove"))
-                        .at(&origin, "not in what this recipe extends"),
+                        .at(&origin, "not in what this recipe extends")
+                        .help(not_there(&base, &name)),
                 );
             }
         }
@@ -245,15 +247,32 @@ fn swap_component(old: &mut Table, new: &Table, path: &[String], found: &mut Vec
         old.shift_remove(key);
     }
     if !dropped.is_empty() {
-        let d = Diagnostic::warning(format!(
+        let mut d = Diagnostic::warning(format!(
             "`{}` is now `{is}`: the keys of `{was}` were dropped: {}",
             path.join("."),
             dropped.join(", ")
         ));
+        // The same word may mean another thing there, and another value be right.
+        let schema = find(&Kind::ALL, &is).map(|r| (r.schema)()).unwrap_or_default();
+        let again =
+            dropped.iter().filter(|key| schema["properties"].get(key.as_str()).is_some() && !new.contains_key(*key));
+        let again: Vec<String> = again.map(|key| format!("{key} = {}", schema["properties"][key]["default"])).collect();
+        if !again.is_empty() {
+            d = d.help(format!("`{is}` has keys of these names too, and takes its defaults: {}", again.join(", ")));
+        }
         found.push(match new.get("component") {
             Some(entry) => d.at(&entry.node.origin, "replaces it here"),
             None => d,
         });
+    }
+}
+
+/// What stands where a dotted path ends that is not there.
+fn not_there(root: &Node, path: &str) -> String {
+    let (so_far, missing, valid) = root.dead_end(path);
+    match so_far.as_str() {
+        "" => suggestion(missing, valid),
+        so_far => format!("`{so_far}` has no `{missing}`: {}", suggestion(missing, valid)),
     }
 }
 
@@ -284,7 +303,8 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
     let whole = Origin { file, span: 0..text.len() };
     if let Override::Unset(path) = change {
         if !unset(root, path) {
-            found.push(Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe"));
+            let d = Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe");
+            found.push(d.help(not_there(root, path)));
         }
         return;
     }

@@ -19,11 +19,11 @@ pub use rules::Rule;
 pub(crate) use rules::broken;
 pub use schema::{RecipePath, Walk, schema_of};
 pub use sections::*;
-pub use value::{Entry, Node, Origin, Source, Sources, Table, Value};
+pub use value::{Entry, Node, Origin, Source, Sources, Table, Value, Whence};
 
 use crate::component::{Block, Factory, Kind, Registration, find, of_kind};
 use crate::data::{DatasetConfig, SamplerConfig, TransformConfig};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, suggestion};
 use crate::evaluate::Evaluator;
 use crate::train::{OptimizerConfig, Scheduler};
 use indexmap::IndexMap;
@@ -115,6 +115,8 @@ pub struct Recipe {
     pub sweep: Option<SweepSection>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
+    /// What was found while the files were merged.
+    loaded: Vec<Diagnostic>,
     /// The paths that values refer to and only the opened data tells, each with a place that refers to it.
     late: IndexMap<String, Origin>,
     /// The names of the sizes that the stand-ins in configurations stand for, in the order of `late`.
@@ -145,9 +147,12 @@ impl Recipe {
         if self.late.is_empty() {
             return Ok(());
         }
-        let root = std::mem::replace(&mut self.root, Node::empty(Origin { file: 0, span: 0..0 }));
-        let merged = Merged { sources: self.sources.clone(), root, found: Vec::new(), files: Vec::new() };
-        let warnings = std::mem::take(&mut self.warnings);
+        let merged = Merged {
+            sources: self.sources.clone(),
+            root: self.root.clone(),
+            found: self.loaded.clone(),
+            files: Vec::new(),
+        };
         let settled = Self::decode(&self.path, merged, known)?;
         let open = settled.late.iter().map(|(path, origin)| {
             Diagnostic::error(format!("the opened data does not tell `{path}`")).at(origin, "referred to here")
@@ -156,16 +161,35 @@ impl Recipe {
         if !open.is_empty() {
             return Err(settled.diagnostics(open));
         }
-        *self = Self { warnings, ..settled };
+        *self = settled;
         Ok(())
     }
 
-    /// Counts everything that waits for the data as 1, to lay out a model without it.
+    /// As [`Recipe::settle`], with the sizes of the recipe alone, which a finished run has recorded.
     ///
     /// # Errors
-    /// [`Diagnostics`] if 1 does not fit a place.
+    /// [`Diagnostics`] if something else was referred to.
+    pub fn settle_from_sizes(&mut self, dims: &IndexMap<String, i64>) -> Result<(), Diagnostics> {
+        let names = self.late.keys().zip(&self.stand_ins);
+        self.settle(&names.filter_map(|(path, name)| Some((path.clone(), *dims.get(name)?))).collect())
+    }
+
+    /// Puts the least power of two that fits in the place of everything that waits for the data, to lay out a model
+    /// without it.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] if none fits.
     pub fn settle_without_data(&mut self) -> Result<(), Diagnostics> {
-        self.settle(&self.late.keys().map(|path| (path.clone(), 1)).collect())
+        let all = |n: i64| self.late.keys().map(|path| (path.clone(), n)).collect::<IndexMap<_, _>>();
+        let tries: Vec<_> = (0..20).map(|power| all(1 << power)).collect();
+        let mut last = Ok(());
+        for known in tries {
+            last = self.settle(&known);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
     }
 
     /// The name of the run.
@@ -181,13 +205,12 @@ impl Recipe {
     }
 
     fn decode(path: &Path, merged: Merged, known: &IndexMap<String, i64>) -> Result<Self, Diagnostics> {
-        let Merged { sources, mut root, found, .. } = merged;
+        let Merged { mut sources, mut root, mut found, .. } = merged;
+        let loaded = found.clone();
+        let mut resolved = references::resolve(&mut root, &mut sources, known, Vec::new(), &mut found);
+        let told = found.len();
         let mut cx = Checker { sources: &sources, out: found };
         cx.top_level(&root);
-        let told = cx.out.len();
-        let mut late = references::resolve(&mut root, known, &mut cx.out);
-        let unresolved: Vec<Origin> = cx.out[told..].iter().filter_map(|d| d.origin.clone()).collect();
-        let told = cx.out.len();
         let run = cx.section::<Run>(&mut root, "run");
         let dims = cx.section::<IndexMap<String, i64>>(&mut root, "dims").unwrap_or_default();
         for (name, size) in &dims {
@@ -203,12 +226,17 @@ impl Recipe {
                 data.insert(name.to_owned(), entry);
             }
         });
-        // What a stream has of its own may be a size that the recipe gives.
-        let given: IndexMap<String, i64> =
-            late.keys().filter_map(|path| Some((path.clone(), *dims.get(&late_size(path, &data)?)?))).collect();
-        if !given.is_empty() {
-            late = references::resolve(&mut root, &given, &mut cx.out);
+        if !resolved.late.is_empty() {
+            // What a stream has of its own may be a size that the recipe gives, and its defaults are known now.
+            let mut known = known.clone();
+            let given = resolved.late.keys().filter_map(|p| Some((p.clone(), *dims.get(&late_size(p, &data)?)?)));
+            known.extend(given);
+            let Checker { out, .. } = cx;
+            found = out;
+            resolved = references::resolve(&mut root, &mut sources, &known, resolved.failed, &mut found);
+            cx = Checker { sources: &sources, out: found };
         }
+        let references::Resolved { late, failed } = resolved;
         let stand_ins = cx.late(&late, &data, &root);
         let mut model = IndexMap::new();
         cx.each(&mut root, "model", |cx, name, node| {
@@ -253,7 +281,7 @@ impl Recipe {
         let Checker { out, .. } = cx;
         // A reference that leads nowhere is told once, whatever else its text is not.
         let twice = |(i, d): &(usize, Diagnostic)| {
-            *i >= told && d.origin.as_ref().is_some_and(|origin| unresolved.contains(origin))
+            *i >= told && d.origin.as_ref().is_some_and(|origin| failed.contains(origin))
         };
         let out: Vec<Diagnostic> = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d).collect();
         let failed = out.iter().any(|d| d.severity == Severity::Error);
@@ -273,6 +301,7 @@ impl Recipe {
             ema,
             sweep,
             warnings: out,
+            loaded,
             late,
             stand_ins,
         };
@@ -284,6 +313,11 @@ impl Recipe {
         let Some(order) = self.run.phases.clone() else { return Ok(()) };
         let place = self.root.at("run.phases").map(|n| n.origin.clone());
         let mut bad = Vec::new();
+        if order.is_empty() {
+            let d = Diagnostic::error("`run.phases` names no phase: nothing would be trained");
+            let d = d.help(format!("name some of: {}", self.phase.keys().cloned().collect::<Vec<_>>().join(", ")));
+            bad.push(place.as_ref().map_or(d.clone(), |o| d.at(o, "it is empty")));
+        }
         let mut sorted = IndexMap::new();
         for name in &order {
             match self.phase.shift_remove(name) {
@@ -297,6 +331,10 @@ impl Recipe {
                     bad.push(place.as_ref().map_or(d.clone(), |o| d.at(o, "here")));
                 }
             }
+        }
+        for (name, entry) in self.phase.iter().filter(|_| bad.is_empty()) {
+            let d = Diagnostic::warning(format!("the phase `{name}` never runs: `run.phases` does not name it"));
+            self.warnings.push(d.at(&entry.origin, "this phase"));
         }
         self.phase = sorted;
         if bad.is_empty() { Ok(()) } else { Err(self.diagnostics(bad)) }
@@ -370,6 +408,7 @@ impl Checker<'_> {
             self.out.push(Diagnostic::error(format!("`{section}` must be a table of tables")).at(&origin, ""));
             return;
         };
+        let names: Vec<String> = table.keys().cloned().collect();
         for (name, entry) in table.iter_mut() {
             if name.contains('.') || name.is_empty() {
                 self.out.push(
@@ -386,7 +425,14 @@ impl Checker<'_> {
                 self.out.push(d.at(&entry.node.origin, entry.node.value.short()));
                 continue;
             }
+            let before = self.out.len();
             f(self, name, &mut entry.node);
+            // A table that lacks what it must have may be a slip in the name of another.
+            let near = nearest(name, names.iter().map(String::as_str).filter(|other| other != name));
+            let lacks = |d: &&mut Diagnostic| d.message.contains(" lacks ") || d.message.contains(" names no ");
+            if let (Some(near), Some(d)) = (near.first(), self.out[before..].iter_mut().find(lacks)) {
+                d.help.push(format!("is [{section}.{near}] meant? this is another, [{section}.{name}]"));
+            }
         }
     }
 
@@ -524,6 +570,8 @@ impl Checker<'_> {
             let mut valid: Vec<&str> = own.into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
             let streams = data.iter().filter(|(s, d)| stream.map_or(d.slot.common.declares, |stream| stream == *s));
             valid.extend(streams.flat_map(|(_, d)| d.slot.config.declares()));
+            valid.sort_unstable();
+            valid.dedup();
             if let Some(stream) = stream {
                 if root.at(above).is_none() {
                     self.out.push(
@@ -668,10 +716,15 @@ impl Checker<'_> {
                 }
             }
             _ => {
-                self.out.push(
+                let mut d =
                     Diagnostic::error(format!("`{what}` must say either `call` (a module) or `apply` (a function)"))
-                        .at(origin, "here"),
-                );
+                        .at(origin, "here");
+                for key in own.table()?.keys() {
+                    if let Some(near) = nearest(key, ["call", "apply", "in", "mode"]).first() {
+                        d = d.help(format!("is `{near}` meant by `{key}`?"));
+                    }
+                }
+                self.out.push(d);
                 return None;
             }
         };

@@ -2,31 +2,44 @@
 //! environment.
 //!
 //! A string that is one reference becomes the value referred to, with its type; within a longer string a reference
-//! becomes text. A size that only the opened data tells, such as `${data.faces.identities}`, stands open until then:
+//! becomes text. What the environment says is text, which is read as a number or a boolean where one is wanted. A size that only the opened data tells, such as `${data.faces.identities}`, stands open until then:
 //! see [`Recipe::settle`](super::Recipe::settle).
 
 use super::SECTIONS;
-use super::value::{Node, Origin, Value, float_text, parse_value};
+use super::value::{Node, Origin, Sources, Value, Whence, float_text};
 use crate::component::shape::FIRST_STAND_IN;
 use crate::diagnostic::{Diagnostic, suggestion};
 use indexmap::IndexMap;
 
 /// Longest chain of references.
 const MAX_DEPTH: usize = 32;
-/// Longest text that references make, in bytes.
+/// Longest text that a reference stands for, or that references are put into, in bytes.
 const MAX_TEXT: usize = 1 << 14;
+/// Most bytes of text that all references of a recipe make.
+const MAX_ALL: usize = 4 << 20;
 /// The sections that are read before the data is opened.
 const EARLY: &[&str] = &["run", "dims", "data"];
 /// Number of samples of a data stream.
 pub(super) const SAMPLES: &str = "samples";
 
-/// Puts the values in the place of the references; returns the paths that only the opened data tells, each with a place
-/// that refers to it. `known` holds, by path, what the data has told already.
+/// What resolving came to.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// The paths that only the opened data tells, each with a place that refers to it.
+    pub(super) late: IndexMap<String, Origin>,
+    /// The places whose references lead nowhere.
+    pub(super) failed: Vec<Origin>,
+}
+
+/// Puts the values in the place of the references and notes in `sources` where they come from. `known` holds, by path,
+/// what the data has told already; the places in `failed` have been told.
 pub(super) fn resolve(
     root: &mut Node,
+    sources: &mut Sources,
     known: &IndexMap<String, i64>,
+    mut failed: Vec<Origin>,
     found: &mut Vec<Diagnostic>,
-) -> IndexMap<String, Origin> {
+) -> Resolved {
     let mut uses = Vec::new();
     if let Some(table) = root.table() {
         // The values of a sweep are resolved in its points.
@@ -34,42 +47,32 @@ pub(super) fn resolve(
             collect(&entry.node, &mut vec![Step::Key(key.clone())], &mut uses);
         }
     }
-    let mut resolver = Resolver { root, known, made: IndexMap::new(), late: IndexMap::new(), found };
-    let mut changes = Vec::new();
+    let mut resolver = Resolver { root, sources, known, made: IndexMap::new(), late: IndexMap::new(), found };
+    let (mut changes, mut bytes) = (Vec::new(), 0);
     for path in uses {
-        let Some(node) = at(resolver.root, &path) else { continue };
-        if let Some(key) = names_component(&path) {
-            resolver.found.push(
-                Diagnostic::error(format!("`{}` holds a reference", dotted(&path)))
-                    .at(&node.origin, "a component is named, not referred to")
-                    .help(format!("`{key}` decides which keys its table has; write a recipe a component, or --set it")),
-            );
+        let Some(node) = at(resolver.root, &path).filter(|node| !failed.contains(&node.origin)) else { continue };
+        let Some(new) = resolver.used(&path, node) else {
+            failed.push(node.origin.clone());
             continue;
-        }
-        let new = match &node.value {
-            Value::String(text) => resolver.text(text, &node.origin, &mut Vec::new()),
-            Value::Late { path, .. } => Some(resolver.waiting(path, &node.origin)),
-            _ => None,
         };
-        let Some(new) = new else { continue };
-        let early = matches!(path.first(), Some(Step::Key(section)) if EARLY.contains(&section.as_str()));
-        if early && let Some(late) = &new.late {
-            resolver.found.push(
-                Diagnostic::error(format!("`{}` needs `{late}`, which only the opened data tells", dotted(&path)))
-                    .at(&node.origin, "read before the data is opened")
-                    .help(format!("write the number, here or as `{late}`")),
-            );
-            continue;
+        bytes += new.value.bytes();
+        if bytes > MAX_ALL {
+            let d = Diagnostic::error(format!("all references together make more than {MAX_ALL} bytes of text"));
+            resolver.found.push(d.at(&node.origin, "here it is too much"));
+            break;
         }
         changes.push((path, new));
     }
     let late = resolver.late;
     for (path, new) in changes {
         if let Some(node) = at_mut(root, &path) {
-            *node = new.node;
+            if let Some(whence) = new.whence {
+                sources.refer(node.origin.clone(), whence);
+            }
+            node.value = new.value;
         }
     }
-    late
+    Resolved { late, failed }
 }
 
 /// A way into tables and arrays.
@@ -138,16 +141,19 @@ fn names_component(path: &[Step]) -> Option<&str> {
     }
 }
 
-/// A value that a reference, or a text with references, stands for.
+/// What a reference, or a text with references, stands for.
 #[derive(Debug, Clone)]
 struct Made {
-    node: Node,
+    value: Value,
+    /// Where the value comes from, if it is that of one reference.
+    whence: Option<Whence>,
     /// What it waits for.
     late: Option<String>,
 }
 
 struct Resolver<'a> {
     root: &'a Node,
+    sources: &'a Sources,
     known: &'a IndexMap<String, i64>,
     /// What paths have turned out to be, and nothing where that was a mistake.
     made: IndexMap<String, Option<Made>>,
@@ -156,6 +162,34 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
+    fn told(&mut self, message: String, origin: &Origin, label: &str, help: &str) -> Option<Made> {
+        let d = Diagnostic::error(message).at(origin, label);
+        self.found.push(if help.is_empty() { d } else { d.help(help) });
+        None
+    }
+
+    /// The value of a place that holds a reference; nothing, which is told, where that is a mistake.
+    fn used(&mut self, path: &[Step], node: &Node) -> Option<Made> {
+        let here = dotted(path);
+        if let Some(key) = names_component(path) {
+            let help = format!("`{key}` decides which keys its table has: write a recipe a component, or --set it");
+            let message = format!("`{here}` holds a reference");
+            return self.told(message, &node.origin, "a component is named, not referred to", &help);
+        }
+        let new = match &node.value {
+            Value::Late { path, .. } => self.waiting(path, &node.origin),
+            value => self.text(value.text()?, &node.origin, &mut Vec::new())?,
+        };
+        let early = matches!(path.first(), Some(Step::Key(section)) if EARLY.contains(&section.as_str()));
+        if early && let Some(late) = &new.late {
+            let message = format!("`{here}` refers to `{late}`, which is written nowhere");
+            let help = "what only the opened data tells is known too late for the sections run, dims and data: write the \
+                        number here";
+            return self.told(message, &node.origin, "refers to nothing", help);
+        }
+        Some(new)
+    }
+
     /// The value that a text stands for; `open` are the references that led here.
     fn text(&mut self, text: &str, origin: &Origin, open: &mut Vec<String>) -> Option<Made> {
         let mut out = String::new();
@@ -163,27 +197,28 @@ impl Resolver<'_> {
         while let Some(start) = rest.find("${") {
             out.push_str(&rest[..start]);
             let Some(end) = rest[start..].find('}') else {
-                let d = Diagnostic::error("a reference does not end: `${` without `}`");
-                self.found.push(d.at(origin, "expected ${section.path} or ${env:NAME:default}"));
-                return None;
+                let message = "a reference does not end: `${` without `}`".to_owned();
+                return self.told(message, origin, "expected ${section.path} or ${env:NAME:default}", "");
             };
             let inner = rest[start + 2..start + end].trim();
             let made = self.reference(inner, origin, open)?;
-            if start == 0 && start + end + 1 == text.len() {
+            if start == 0 && end + 1 == text.len() {
                 return Some(made);
             }
-            match &made.node.value {
-                Value::Late { .. } => {}
+            match &made.value {
                 Value::Bool(v) => out.push_str(&v.to_string()),
                 Value::Integer(v) => out.push_str(&v.to_string()),
                 Value::Float(v) => out.push_str(&float_text(*v)),
                 Value::String(v) => out.push_str(v),
-                Value::Array(_) | Value::Table(_) => {}
+                Value::Late { .. } | Value::Array(_) | Value::Table(_) => {}
             }
             if out.len() > MAX_TEXT {
-                let d = Diagnostic::error(format!("the references of a text make more than {MAX_TEXT} bytes"));
-                self.found.push(d.at(origin, "here"));
-                return None;
+                return self.told(
+                    format!("the references of a text make more than {MAX_TEXT} bytes"),
+                    origin,
+                    "here",
+                    "",
+                );
             }
             late = late.or(made.late);
             rest = &rest[start + end + 1..];
@@ -191,33 +226,33 @@ impl Resolver<'_> {
         out.push_str(rest);
         // A text that waits stays as it is written.
         let text = if late.is_some() { text.to_owned() } else { out };
-        Some(Made { node: Node { value: Value::String(text), origin: origin.clone() }, late })
+        Some(Made { value: Value::String(text), whence: None, late })
     }
 
     fn reference(&mut self, inner: &str, origin: &Origin, open: &mut Vec<String>) -> Option<Made> {
+        const SORTS: &str = "there are ${section.path} and ${env:NAME:default}, and they do not nest";
+        if inner.contains("${") {
+            return self.told("a reference within a reference".to_owned(), origin, "they do not nest", SORTS);
+        }
         if let Some(variable) = inner.strip_prefix("env:") {
             return self.environment(variable, origin);
         }
-        if let Some((resolver, _)) = inner.split_once(':') {
-            self.found.push(
-                Diagnostic::error(format!("there are no references of the sort `${{{resolver}:…}}`"))
-                    .at(origin, "unknown reference")
-                    .help("valid: ${section.path} and ${env:NAME:default}"),
-            );
-            return None;
+        let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+        if inner.is_empty() || !inner.chars().all(plain) {
+            let message = format!("`${{{inner}}}` is no reference: expected a dotted path, such as dims.age_groups");
+            return self.told(message, origin, "nothing is computed here", SORTS);
         }
         if let Some(made) = self.made.get(inner) {
             return made.clone();
         }
-        if open.iter().any(|o| o == inner) || open.len() >= MAX_DEPTH {
+        if open.iter().any(|o| o == inner) {
             let chain: Vec<String> = open.iter().map(|o| format!("`{o}`")).collect();
-            let told = if open.len() >= MAX_DEPTH {
-                format!("references go deeper than {MAX_DEPTH}")
-            } else {
-                format!("references go in a circle: {} -> `{inner}`", chain.join(" -> "))
-            };
-            self.found.push(Diagnostic::error(told).at(origin, "part of it").help("write one of the values"));
-            return None;
+            let message = format!("references go in a circle: {} -> `{inner}`", chain.join(" -> "));
+            return self.told(message, origin, "part of it", "write one of the values");
+        }
+        if open.len() >= MAX_DEPTH {
+            let message = format!("references lead over more than {MAX_DEPTH} others");
+            return self.told(message, origin, "too far", "write one of the values");
         }
         open.push(inner.to_owned());
         let made = self.path(inner, origin, open);
@@ -228,101 +263,86 @@ impl Resolver<'_> {
 
     fn path(&mut self, path: &str, origin: &Origin, open: &mut Vec<String>) -> Option<Made> {
         let root = self.root;
-        match root.at(path) {
-            Some(Node { value: Value::Table(_) | Value::Array(_), origin: there }) => {
-                self.found.push(
-                    Diagnostic::error(format!("`${{{path}}}` is a table or an array"))
-                        .at(origin, "expected a number, a string or a boolean")
-                        .also(there, "referred to"),
-                );
-                None
+        let Some(node) = root.at(path) else {
+            return if late(path) { Some(self.waiting(path, origin)) } else { self.nowhere(path, origin) };
+        };
+        let made = match &node.value {
+            Value::Table(_) | Value::Array(_) => {
+                let d = Diagnostic::error(format!("`${{{path}}}` is a table or an array"));
+                let d = d.at(origin, "expected a number, a string or a boolean");
+                self.found.push(d.also(&node.origin, "referred to"));
+                return None;
             }
-            Some(node) => match node.str() {
-                Some(text) if text.contains("${") => {
-                    // The place of a value decides what its relative path starts from.
-                    self.text(text, &node.origin, open)
-                }
-                _ => Some(Made { node: node.clone(), late: None }),
-            },
-            None if late(path) => Some(self.waiting(path, origin)),
-            None => {
-                self.found.push(self.nowhere(path, origin));
-                None
+            Value::String(text) if text.contains("${") => self.text(text, &node.origin, open)?,
+            Value::String(text) if text.len() > MAX_TEXT => {
+                let message = format!("`${{{path}}}` is a text of more than {MAX_TEXT} bytes");
+                return self.told(message, origin, "referred to here", "");
             }
-        }
+            value => Made { value: value.clone(), whence: self.sources.whence(&node.origin).cloned(), late: None },
+        };
+        // The place where a value is written decides what its relative path starts from.
+        let whence = made.whence.or_else(|| Some(Whence::Place(node.origin.clone())));
+        Some(Made { whence, ..made })
     }
 
     fn waiting(&mut self, path: &str, origin: &Origin) -> Made {
         if let Some(size) = self.known.get(path) {
-            return Made { node: Node { value: Value::Integer(*size), origin: origin.clone() }, late: None };
+            return Made { value: Value::Integer(*size), whence: None, late: None };
         }
         let index = self.late.get_index_of(path).unwrap_or(self.late.len());
         self.late.entry(path.to_owned()).or_insert_with(|| origin.clone());
         let value = Value::Late { path: path.to_owned(), stand_in: FIRST_STAND_IN + index as i64 };
-        Made { node: Node { value, origin: origin.clone() }, late: Some(path.to_owned()) }
+        Made { value, whence: None, late: Some(path.to_owned()) }
     }
 
     /// A path that leads nowhere: as far as it leads, and what is there.
-    fn nowhere(&self, path: &str, origin: &Origin) -> Diagnostic {
-        let mut node = self.root;
-        let mut so_far = String::new();
-        for key in path.split('.') {
-            let Some(next) = node.get(key) else {
-                let valid: Vec<&str> = match node.table() {
-                    Some(table) if so_far.is_empty() => {
-                        table.keys().map(String::as_str).filter(|k| SECTIONS.contains(k)).collect()
-                    }
-                    Some(table) => table.keys().map(String::as_str).collect(),
-                    None => Vec::new(),
-                };
-                let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
-                return Diagnostic::error(format!("`${{{path}}}`: {there} gives no `{key}`"))
-                    .at(origin, "refers to nothing")
-                    .help(suggestion(key, valid))
-                    .help("only what a recipe or an override writes can be referred to, not defaults");
-            };
-            so_far = if so_far.is_empty() { key.to_owned() } else { format!("{so_far}.{key}") };
-            node = next;
+    fn nowhere(&mut self, path: &str, origin: &Origin) -> Option<Made> {
+        let (so_far, missing, mut valid) = self.root.dead_end(path);
+        let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
+        if so_far.is_empty() {
+            valid.retain(|key| SECTIONS.contains(key));
         }
-        Diagnostic::error(format!("`${{{path}}}` refers to nothing")).at(origin, "here")
+        let mut d = Diagnostic::error(format!("`${{{path}}}`: {there} gives no `{missing}`"))
+            .at(origin, "refers to nothing")
+            .help(suggestion(missing, valid));
+        d = if path.contains('.') {
+            d.help("only what a recipe or an override writes can be referred to, not defaults")
+        } else {
+            d.help(format!("a variable of the environment is ${{env:{path}}}"))
+        };
+        self.found.push(d);
+        None
     }
 
     fn environment(&mut self, variable: &str, origin: &Origin) -> Option<Made> {
         let (name, default) = variable.split_once(':').map_or((variable, None), |(n, d)| (n, Some(d)));
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || !name.chars().all(plain) {
-            self.found.push(
-                Diagnostic::error(format!("`{name}` is no name of an environment variable"))
-                    .at(origin, "expected ${env:NAME} or ${env:NAME:default}"),
-            );
-            return None;
+            let message = format!("`{name}` is no name of an environment variable");
+            return self.told(message, origin, "expected ${env:NAME} or ${env:NAME:default}", "");
         }
         let text = match (std::env::var(name), default) {
             (Ok(text), _) => text,
             (Err(std::env::VarError::NotUnicode(_)), _) => {
-                let d = Diagnostic::error(format!("the environment variable `{name}` holds no UTF-8 text"));
-                self.found.push(d.at(origin, "here"));
-                return None;
+                return self.told(format!("the environment variable `{name}` holds no UTF-8 text"), origin, "here", "");
             }
             (Err(_), Some(default)) => default.to_owned(),
             (Err(_), None) => {
-                self.found.push(
-                    Diagnostic::error(format!("the environment variable `{name}` is not set"))
-                        .at(origin, "needed here")
-                        .help(format!("set it, or give a default: ${{env:{name}:…}}")),
+                let help = format!("set it, or give a default: ${{env:{name}:…}}");
+                return self.told(
+                    format!("the environment variable `{name}` is not set"),
+                    origin,
+                    "needed here",
+                    &help,
                 );
-                return None;
             }
         };
-        // As for --set: what reads as a number or a boolean is one, everything else is text.
-        let value = match parse_value(text.trim(), origin.file, 0) {
-            Ok(Node {
-                value: value @ (Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::String(_)),
-                ..
-            }) => value,
-            _ => Value::String(text),
-        };
-        Some(Made { node: Node { value, origin: origin.clone() }, late: None })
+        // A recorded recipe is read again, and would refer once more.
+        if text.contains("${") || text.len() > MAX_TEXT {
+            let message = format!("the environment variable `{name}` holds `${{`, or more than {MAX_TEXT} bytes");
+            return self.told(message, origin, "needed here", "");
+        }
+        Some(Made { value: Value::String(text), whence: Some(Whence::Environment(name.to_owned())), late: None })
     }
 }
 
@@ -341,7 +361,7 @@ mod tests {
         let mut root = parse(text, 0).unwrap();
         let mut found = Vec::new();
         let known = known.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        let late = resolve(&mut root, &known, &mut found);
+        let late = resolve(&mut root, &mut Sources::default(), &known, Vec::new(), &mut found).late;
         (root, late.into_keys().collect(), found.into_iter().map(|d| d.message).collect())
     }
 
@@ -364,7 +384,7 @@ mod tests {
         assert_eq!(one("\"${model.b.margin}\""), Ok(Value::Float(0.5)));
         assert_eq!(one("\"${model.b.flag}\""), Ok(Value::Bool(true)));
         assert_eq!(one("\"${ model.b.size }\""), Ok(Value::Integer(7)), "through another reference");
-        assert_eq!(one("\"${env:MTLRUN_NOT_SET:0.25}\""), Ok(Value::Float(0.25)));
+        assert_eq!(one("\"${env:MTLRUN_NOT_SET:0.25}\""), Ok(Value::String("0.25".into())), "until it is wanted");
         assert_eq!(one("\"${env:MTLRUN_NOT_SET:a:b}\""), Ok(Value::String("a:b".into())));
         assert_eq!(one("\"${env:MTLRUN_NOT_SET:}\""), Ok(Value::String(String::new())));
         assert_eq!(one("\"${env:CARGO_PKG_NAME}\""), Ok(Value::String(env!("CARGO_PKG_NAME").into())));
@@ -372,8 +392,8 @@ mod tests {
 
     #[test]
     fn within_a_text_it_becomes_text() {
-        let text = "\"${run.name}_${run.seed}_${model.b.margin}_${model.b.flag}_$5\"";
-        assert_eq!(one(text), Ok(Value::String("faces_3_0.5_true_$5".into())));
+        let text = "\"${run.name}_${run.seed}_${model.b.margin}_${model.b.flag}_$5_${env:MTLRUN_NOT_SET:1e5}\"";
+        assert_eq!(one(text), Ok(Value::String("faces_3_0.5_true_$5_1e5".into())));
     }
 
     #[test]
@@ -387,7 +407,10 @@ mod tests {
             ("\"${dims.age_groups\"", "does not end"),
             ("\"${env:MTLRUN_NOT_SET}\"", "`MTLRUN_NOT_SET` is not set"),
             ("\"${env:A B}\"", "`A B` is no name"),
-            ("\"${eval:1+1}\"", "no references of the sort `${eval:…}`"),
+            ("\"${eval:1+1}\"", "`${eval:1+1}` is no reference"),
+            ("\"${dims.age_groups * 2}\"", "expected a dotted path"),
+            ("\"${}\"", "expected a dotted path"),
+            ("\"${env:A:${run.seed}}\"", "a reference within a reference"),
         ] {
             let message = one(value).unwrap_err();
             assert!(message.contains(words), "{value}: {message}");
@@ -406,11 +429,11 @@ mod tests {
         assert!(matches!(root.at("model.a.x").unwrap().value, Value::Late { stand_in: FIRST_STAND_IN, .. }));
         assert_eq!(crate::recipe::to_toml(&root).unwrap(), text, "it is shown as it is written");
         let known = [("data.faces.identities".to_owned(), 12), ("data.faces.samples".to_owned(), 90)].into();
-        assert!(resolve(&mut root, &known, &mut Vec::new()).is_empty());
+        assert!(resolve(&mut root, &mut Sources::default(), &known, Vec::new(), &mut Vec::new()).late.is_empty());
         assert_eq!(root.at("model.a.x").unwrap().value, Value::Integer(12));
         assert_eq!(root.at("model.a.y").unwrap().str(), Some("of 90"));
         let (.., found) = resolved("[data.faces]\nworkers = \"${data.faces.identities}\"", &[]);
-        assert!(found[0].contains("only the opened data tells"), "{found:?}");
+        assert!(found[0].contains("which is written nowhere"), "{found:?}");
     }
 
     #[test]
@@ -427,6 +450,12 @@ mod tests {
         }
         let (.., found) = resolved(&text, &[]);
         assert!(found.iter().any(|m| m.contains("more than 16384 bytes")), "{found:?}");
+        let long = "x".repeat(MAX_TEXT);
+        let text = format!("[run]\nname = \"{long}\"\n[ema]\nmodules = [{}]", "\"${run.name}\",".repeat(1000));
+        let (.., found) = resolved(&text, &[]);
+        assert!(found.iter().any(|m| m.contains("all references together make more than")), "{found:?}");
+        let (.., found) = resolved(&text.replacen(&long, &format!("{long}x"), 1), &[]);
+        assert!(found[0].contains("a text of more than 16384 bytes"), "{found:?}");
         let mut text = "[model.a]\nx1000 = 1\n".to_owned();
         for i in (0..1000).rev() {
             text.push_str(&format!("x{i} = \"${{model.a.x{}}}\"\n", i + 1));

@@ -36,6 +36,11 @@ pub(crate) fn broken(recipe: &Recipe) -> Vec<Diagnostic> {
 }
 
 impl Recipe {
+    /// Whether a number at a dotted path, or in the table there, only stands in for what the data will tell.
+    pub fn waits(&self, path: &str) -> bool {
+        self.root.at(path).is_some_and(super::Node::waits)
+    }
+
     /// Where the value of a dotted path stands, or else the table around it.
     pub fn place(&self, path: &str) -> Origin {
         let mut node = &self.root;

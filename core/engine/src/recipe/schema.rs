@@ -3,7 +3,7 @@
 //! serde stops at the first error of a table. The walk finds them all, names the nearest valid key, makes
 //! paths absolute and fills in defaults, so that decoding afterwards is a formality.
 
-use super::value::{Entry, Node, Origin, Sources, Table, Value, float_text};
+use super::value::{Entry, Node, Origin, Sources, Table, Value, Whence, float_text, parse_value};
 use crate::diagnostic::{Diagnostic, suggestion};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value as Json, json};
@@ -104,6 +104,9 @@ impl Walk<'_> {
 
     fn value(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
         let schema = resolve(root, schema);
+        if let Some(Whence::Environment(_)) = self.sources.whence(&node.origin) {
+            read_as_wanted(root, schema, node);
+        }
         if let Some(branches) = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array) {
             return self.union(root, branches, node, what);
         }
@@ -232,7 +235,10 @@ impl Walk<'_> {
 
     fn absolute(&mut self, node: &mut Node) {
         let folder = self.sources.folder(&node.origin).to_owned();
-        if let Value::String(text) = &mut node.value {
+        // A text that waits for the data is no path yet.
+        if let Value::String(text) = &mut node.value
+            && !text.contains("${")
+        {
             *text = normalise(&folder.join(&*text)).to_string_lossy().into_owned();
         }
     }
@@ -270,6 +276,22 @@ impl Walk<'_> {
             }
         }
         fill_defaults(properties, table, &origin);
+    }
+}
+
+/// Text of the environment becomes a number or a boolean where no text is wanted.
+fn read_as_wanted(root: &Json, schema: &Json, node: &mut Node) {
+    let branches = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array);
+    let wanted: Vec<&str> = match branches {
+        Some(branches) => branches.iter().flat_map(|b| types(resolve(root, b))).collect(),
+        None => types(schema),
+    };
+    if wanted.is_empty() || wanted.contains(&"string") {
+        return;
+    }
+    let read = node.str().and_then(|text| parse_value(text.trim(), node.origin.file, 0).ok()).map(|read| read.value);
+    if let Some(value @ (Value::Bool(_) | Value::Integer(_) | Value::Float(_))) = read {
+        node.value = value;
     }
 }
 

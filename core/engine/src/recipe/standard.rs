@@ -10,7 +10,7 @@ use toml_parser::{ErrorSink, ParseError, Source};
 /// escapes `\e` and `\xHH`.
 pub(super) fn newer_syntax(text: &str) -> Vec<Flaw> {
     let tokens = Source::new(text).lex().into_vec();
-    let mut scan = Scan { text, open: Vec::new(), comma: None, flaws: Vec::new() };
+    let mut scan = Scan { text, open: Vec::new(), comma: None, broken: false, flaws: Vec::new() };
     parse_document(&tokens, &mut |event: Event| scan.event(&event), &mut Silent);
     scan.flaws
 }
@@ -28,6 +28,8 @@ struct Scan<'t> {
     open: Vec<bool>,
     /// The comma that nothing but space has followed yet.
     comma: Option<Range<usize>>,
+    /// The line break of this inline table, or of one around it, has been told.
+    broken: bool,
     flaws: Vec<Flaw>,
 }
 
@@ -37,7 +39,10 @@ impl Scan<'_> {
         // A line break within an array within an inline table is the array's.
         let within = self.open.last() == Some(&true);
         match event.kind() {
-            EventKind::InlineTableOpen => self.open.push(true),
+            EventKind::InlineTableOpen => {
+                self.broken &= !self.open.is_empty();
+                self.open.push(true);
+            }
             EventKind::ArrayOpen => self.open.push(false),
             EventKind::ArrayClose => {
                 self.open.pop();
@@ -50,7 +55,11 @@ impl Scan<'_> {
             }
             // A comment ends in a line break, which is told.
             EventKind::Newline if within => {
-                self.flaw("a line break in an inline table: write { … } in one line, or a [table] of its own", span);
+                // One finding a table, at the end of its first line.
+                if !std::mem::replace(&mut self.broken, true) {
+                    let what = "a line break in an inline table: write { … } in one line, or a [table] of its own";
+                    self.flaw(what, span.start..span.start);
+                }
             }
             EventKind::SimpleKey | EventKind::Scalar => self.escapes(event.encoding(), span),
             _ => {}
@@ -76,7 +85,7 @@ impl Scan<'_> {
             let place = span.start + at..span.start + at + 2;
             match bytes[at + 1] {
                 b'e' => self.flaw("the escape \\e: write \\u001B", place),
-                b'x' => self.flaw("the escape \\x: write \\u00HH", place),
+                b'x' => self.flaw("the escape \\x: write \\u00 and its two digits", place),
                 _ => {}
             }
             at += 2;
@@ -84,7 +93,7 @@ impl Scan<'_> {
     }
 
     fn flaw(&mut self, what: &str, span: Range<usize>) {
-        self.flaws.push((format!("TOML 1.0, which editors read, has no such thing as {what}"), span));
+        self.flaws.push((format!("recipes are TOML 1.0, as editors read it, which does not know {what}"), span));
     }
 }
 
@@ -95,9 +104,9 @@ mod tests {
     #[test]
     fn what_came_after_toml_1_0_is_found_with_its_place() {
         for (text, place) in [
-            ("a = { b = 1,\n c = 2 }", 12..13),
+            ("a = { b = 1,\n c = 2,\n d = 3 }", 12..12),
             ("a = { b = 1, }", 11..12),
-            ("a = { b = 1 # why\n }", 17..18),
+            ("a = { b = 1 # why\n }", 17..17),
             ("a = \"\\e\"", 5..7),
             ("\"\\x41\" = 1", 1..3),
             ("a = \"\"\"\n\\\\\\x41\"\"\"", 10..12),

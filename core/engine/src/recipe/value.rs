@@ -3,6 +3,7 @@
 use super::standard::newer_syntax;
 use anyhow::Result;
 use indexmap::IndexMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A byte range of one source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// Index into [`Sources`].
     pub file: usize,
@@ -39,26 +40,48 @@ impl Source {
     }
 }
 
-/// All texts of one recipe.
+/// Where a value comes from that a reference stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whence {
+    /// Another place of the recipe.
+    Place(Origin),
+    /// An environment variable, or the default in its place.
+    Environment(String),
+}
+
+/// All texts of one recipe, and where references in them lead.
 #[derive(Debug, Clone, Default)]
-pub struct Sources(Arc<Vec<Arc<Source>>>);
+pub struct Sources {
+    texts: Arc<Vec<Arc<Source>>>,
+    references: Arc<HashMap<Origin, Whence>>,
+}
 
 impl Sources {
     /// Adds a text and returns its index.
     pub fn add(&mut self, source: Source) -> usize {
-        let list = Arc::make_mut(&mut self.0);
+        let list = Arc::make_mut(&mut self.texts);
         list.push(Arc::new(source));
         list.len() - 1
     }
 
+    /// Notes where the value at a place comes from.
+    pub(crate) fn refer(&mut self, place: Origin, to: Whence) {
+        Arc::make_mut(&mut self.references).insert(place, to);
+    }
+
+    /// Where the value at a place comes from, if a reference stands there.
+    pub fn whence(&self, place: &Origin) -> Option<&Whence> {
+        self.references.get(place)
+    }
+
     /// The text of that index.
     pub fn get(&self, file: usize) -> &Source {
-        &self.0[file]
+        &self.texts[file]
     }
 
     /// All texts in the order in which they were read.
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
-        self.0.iter().map(Arc::as_ref)
+        self.texts.iter().map(Arc::as_ref)
     }
 
     /// `file:line` of a place.
@@ -67,9 +90,14 @@ impl Sources {
         format!("{}:{}", source.name, source.line(origin.span.start))
     }
 
-    /// The folder that a relative path written there starts from.
+    /// The folder that a relative path written there starts from; where a reference stands, that of the place that it
+    /// leads to.
     pub fn folder(&self, origin: &Origin) -> &Path {
-        &self.get(origin.file).folder
+        let file = match self.whence(origin) {
+            Some(Whence::Place(there)) => there.file,
+            _ => origin.file,
+        };
+        &self.get(file).folder
     }
 }
 
@@ -132,6 +160,19 @@ impl Value {
         }
     }
 
+    /// The text, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes of the text, if it is one.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text().map_or(0, str::len)
+    }
+
     /// The text as it would be written in TOML, shortened for messages.
     pub fn short(&self) -> String {
         match self {
@@ -171,10 +212,7 @@ impl Node {
 
     /// The text, if it is one.
     pub fn str(&self) -> Option<&str> {
-        match &self.value {
-            Value::String(s) => Some(s),
-            _ => None,
-        }
+        self.value.text()
     }
 
     /// The value under a key, if this is a table that has it.
@@ -193,6 +231,20 @@ impl Node {
         above.map_or(Some(self), |above| self.at(above))?.table()?.get(key)
     }
 
+    /// How far a dotted path that is not there leads: the path so far, the key that is missing, and the keys that are
+    /// there.
+    pub fn dead_end<'p>(&self, path: &'p str) -> (String, &'p str, Vec<&str>) {
+        let (mut node, mut so_far) = (self, String::new());
+        let mut missing = path;
+        for key in path.split('.') {
+            missing = key;
+            let Some(next) = node.get(key) else { break };
+            so_far = if so_far.is_empty() { key.to_owned() } else { format!("{so_far}.{key}") };
+            node = next;
+        }
+        (so_far, missing, node.table().map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default())
+    }
+
     /// Puts another value under a dotted path that is there; its place stays.
     pub fn replace(&mut self, path: &str, value: Value) {
         let mut node = self;
@@ -209,6 +261,7 @@ impl Node {
     pub fn waits(&self) -> bool {
         match &self.value {
             Value::Late { .. } => true,
+            Value::String(text) => text.contains("${"),
             Value::Table(table) => table.values().any(|entry| entry.node.waits()),
             Value::Array(items) => items.iter().any(Self::waits),
             _ => false,

@@ -16,7 +16,16 @@ fn best_is_measured(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
     let place = recipe.place("run.checkpoint.best");
     let evaluators = || recipe.evaluate.keys().map(String::as_str);
     match metric.split_once('.') {
-        Some((evaluator, _)) if recipe.evaluate.contains_key(evaluator) => {}
+        Some((evaluator, name)) if recipe.evaluate.contains_key(evaluator) => {
+            let known = recipe.evaluate[evaluator].config.metrics();
+            if !known.is_empty() && !known.iter().any(|k| k == name) {
+                found.push(
+                    Diagnostic::error(format!("`run.checkpoint.best`: `evaluate.{evaluator}` measures no `{name}`"))
+                        .at(&place, "no such metric")
+                        .help(suggestion(name, known.iter().map(String::as_str))),
+                );
+            }
+        }
         Some((evaluator, _)) => found.push(
             Diagnostic::error(format!(
                 "`run.checkpoint.best` asks for a metric of `{evaluator}`, which is no evaluator"
@@ -45,6 +54,9 @@ fn averages_are_of_modules(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
 fn phases_run(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
     let steps = recipe.run.steps;
     for (name, entry) in &recipe.phase {
+        if recipe.waits(&format!("phase.{name}")) {
+            continue;
+        }
         let (from, until) = (entry.common.from, entry.common.until);
         if let Some(until) = until.filter(|until| *until <= from) {
             found.push(
@@ -77,7 +89,7 @@ fn precision_is_used(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
 
 fn ramps_end(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
     for (name, loss) in &recipe.loss {
-        let Some(ramp) = loss.slot.common.ramp else { continue };
+        let Some(ramp) = loss.slot.common.ramp.filter(|_| !recipe.waits(&format!("loss.{name}"))) else { continue };
         let place = recipe.place(&format!("loss.{name}.ramp"));
         if ramp.until < ramp.from {
             found.push(
