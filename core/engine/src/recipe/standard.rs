@@ -54,12 +54,11 @@ impl Scan<'_> {
                 }
             }
             // A comment ends in a line break, which is told.
-            EventKind::Newline if within => {
-                // One finding a table, at the end of its first line.
-                if !std::mem::replace(&mut self.broken, true) {
-                    let what = "a line break in an inline table: write { … } in one line, or a [table] of its own";
-                    self.flaw(what, span.start..span.start);
-                }
+            // One finding a table, at the end of its first line.
+            EventKind::Newline if within && !self.broken => {
+                self.broken = true;
+                let what = "a line break in an inline table: write { … } in one line, or a [table] of its own";
+                self.flaw(what, span.start..span.start);
             }
             EventKind::SimpleKey | EventKind::Scalar => self.escapes(event.encoding(), span),
             _ => {}
