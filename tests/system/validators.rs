@@ -366,6 +366,9 @@ fn texts_that_are_meant_to_break_the_checker() {
         ("a huge array", format!("[run]\nphases = [{}]", "1,".repeat(many))),
         ("many keys", (0..many / 10).map(|i| format!("k{i} = 1\n")).collect()),
         ("many tables", (0..many / 20).map(|i| format!("[model.m{i}]\ncomponent = \"x\"\n")).collect()),
+        ("many empty tables", (0..many / 20).map(|i| format!("[model.m{i}]\n")).collect()),
+        ("many references", format!("[run]\nname = \"{}\"", "${run.seed}".repeat(many / 10))),
+        ("many late references", (0..many / 20).map(|i| format!("[model.m{i}]\nx = \"${{data.a.b{i}}}\"\n")).collect()),
         ("quotes", "\"".repeat(many)),
         ("zeros", "\0".repeat(many)),
     ] {

@@ -226,15 +226,15 @@ impl Recipe {
                 data.insert(name.to_owned(), entry);
             }
         });
+        let mut later = Vec::new();
         if !resolved.late.is_empty() {
             // What a stream has of its own may be a size that the recipe gives, and its defaults are known now.
             let mut known = known.clone();
             let given = resolved.late.keys().filter_map(|p| Some((p.clone(), *dims.get(&late_size(p, &data)?)?)));
             known.extend(given);
             let Checker { out, .. } = cx;
-            found = out;
-            resolved = references::resolve(&mut root, &mut sources, &known, resolved.failed, &mut found);
-            cx = Checker { sources: &sources, out: found };
+            resolved = references::resolve(&mut root, &mut sources, &known, resolved.failed, &mut later);
+            cx = Checker { sources: &sources, out };
         }
         let references::Resolved { late, failed } = resolved;
         let stand_ins = cx.late(&late, &data, &root);
@@ -283,7 +283,8 @@ impl Recipe {
         let twice = |(i, d): &(usize, Diagnostic)| {
             *i >= told && d.origin.as_ref().is_some_and(|origin| failed.contains(origin))
         };
-        let out: Vec<Diagnostic> = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d).collect();
+        let out = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d);
+        let out: Vec<Diagnostic> = out.chain(later).collect();
         let failed = out.iter().any(|d| d.severity == Severity::Error);
         let Some(run) = run.filter(|_| !failed) else { return Err(Diagnostics { list: out, sources }) };
         let mut recipe = Self {
@@ -427,10 +428,14 @@ impl Checker<'_> {
             }
             let before = self.out.len();
             f(self, name, &mut entry.node);
-            // A table that lacks what it must have may be a slip in the name of another.
-            let near = nearest(name, names.iter().map(String::as_str).filter(|other| other != name));
+            // A table that lacks what it must have may be a slip in the name of another; among very many names nobody
+            // looks for it.
             let lacks = |d: &&mut Diagnostic| d.message.contains(" lacks ") || d.message.contains(" names no ");
-            if let (Some(near), Some(d)) = (near.first(), self.out[before..].iter_mut().find(lacks)) {
+            if names.len() < 200
+                && let Some(d) = self.out[before..].iter_mut().find(lacks)
+                && let Some(near) =
+                    nearest(name, names.iter().map(String::as_str).filter(|other| other != name)).first()
+            {
                 d.help.push(format!("is [{section}.{near}] meant? this is another, [{section}.{name}]"));
             }
         }
