@@ -82,6 +82,9 @@ fn graphs_are_drawn_in_three_formats() {
             assert!(text.contains(part), "{ending}: expected {part:?} in:\n{text}");
         }
     }
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let below = dir.path().join("file/g.svg");
+    refused(&["graph", "recipes/fas_scaf.toml", "--out", below.to_str().unwrap()], &["cannot make the folder"]);
     refused(&["graph", "recipes/fas_scaf.toml", "--out", "g.png"], &[".svg, .dot or .mmd", "g.png"]);
 }
 

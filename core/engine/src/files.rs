@@ -1,8 +1,9 @@
 //! Files that are written whole or not at all.
 
+use crate::diagnostic::Mistake;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// Writes a file under another name, makes it durable, then renames it.
@@ -13,7 +14,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`write_atomically`] for what is made piece by piece.
 pub fn stream_atomically(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    fs::create_dir_all(folder).map_err(|e| refused("make the folder", folder, e))?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let temporary = folder.join(format!(".{name}.tmp-{}", std::process::id()));
     let written = stream_durably(&temporary, content)
@@ -27,12 +28,22 @@ pub fn stream_atomically(path: &Path, content: impl FnOnce(&mut dyn Write) -> Re
 
 /// Writes a file and waits until it is on the disk.
 pub fn stream_durably(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("making {}", path.display()))?;
+    let file = File::create(path).map_err(|e| refused("write", path, e))?;
     let mut buffered = BufWriter::with_capacity(1 << 20, file);
     content(&mut buffered)
         .and_then(|()| Ok(buffered.flush()?))
         .with_context(|| format!("writing {}", path.display()))?;
     buffered.get_ref().sync_all().with_context(|| format!("syncing {}", path.display()))
+}
+
+/// A place that cannot be written to is the user's choice; a disk that is full is a failure.
+fn refused(what: &str, path: &Path, error: io::Error) -> anyhow::Error {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    let text = format!("cannot {what} {}: {error}", path.display());
+    match error.kind() {
+        AlreadyExists | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem => Mistake(text).into(),
+        _ => anyhow::Error::new(error).context(text),
+    }
 }
 
 /// Makes renames in a folder durable.
