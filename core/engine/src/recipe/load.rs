@@ -152,7 +152,7 @@ impl Reader {
         let mut complete = true;
         for (name, origin) in strings(extends.as_ref(), "extends", &mut self.found) {
             match self.file(&normalise(&folder.join(name)), Some(&origin)) {
-                Some(node) => merge(&mut base, node, &mut Vec::new(), &mut self.found),
+                Some(node) => merge(&mut base, node, Over::File, &mut Vec::new(), &mut self.found),
                 None => complete = false,
             }
         }
@@ -166,7 +166,7 @@ impl Reader {
                 );
             }
         }
-        merge(&mut base, own, &mut Vec::new(), &mut self.found);
+        merge(&mut base, own, Over::File, &mut Vec::new(), &mut self.found);
         complete.then_some(base)
     }
 }
@@ -211,8 +211,17 @@ fn strings(entry: Option<&Entry>, key: &str, found: &mut Vec<Diagnostic>) -> Vec
     out
 }
 
+/// What a merge lays over a recipe.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    /// A file: its tables are where the recipe's are from now on.
+    File,
+    /// An override: the tables keep the place where they were written, only the value is from elsewhere.
+    Value,
+}
+
 /// Lays `over` on `base`: tables merge by key, everything else is replaced.
-fn merge(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Diagnostic>) {
+fn merge(base: &mut Node, over: Node, sort: Over, path: &mut Vec<String>, found: &mut Vec<Diagnostic>) {
     let (Value::Table(old), Value::Table(_)) = (&mut base.value, &over.value) else {
         *base = over;
         return;
@@ -222,9 +231,11 @@ fn merge(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Di
     for (key, entry) in new {
         match old.get_mut(&key) {
             Some(existing) => {
+                if sort == Over::File || entry.node.table().is_none() {
+                    existing.key = entry.key;
+                }
                 path.push(key);
-                existing.key = entry.key;
-                merge(&mut existing.node, entry.node, path, found);
+                merge(&mut existing.node, entry.node, sort, path, found);
                 path.pop();
             }
             None => {
@@ -232,7 +243,9 @@ fn merge(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Di
             }
         }
     }
-    base.origin = over.origin;
+    if sort == Over::File {
+        base.origin = over.origin;
+    }
 }
 
 /// Drops the old component's own keys when `new` names another one.
@@ -335,15 +348,13 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
         table.insert((*key).to_owned(), Entry { key: key_origin.clone(), node: over });
         over = Node { value: Value::Table(table), origin: key_origin.clone() };
     }
-    let origin = root.origin.clone();
     if let Some(blocked) = blocked(root, &keys) {
         found.push(
             Diagnostic::error(format!("`{path}` cannot be set: `{blocked}` is not a table")).at(&whole, "set here"),
         );
         return;
     }
-    merge_override(root, over, found);
-    root.origin = origin;
+    merge(root, over, Over::Value, &mut Vec::new(), found);
 }
 
 /// The value of an override, at `offset` in its source. A bare word is meant as a string; what looks like another TOML
@@ -369,32 +380,4 @@ fn blocked(root: &Node, keys: &[&str]) -> Option<String> {
         }
     }
     None
-}
-
-/// As [`merge`], but the tables keep the place where they were written: only the value is from elsewhere.
-fn merge_override(base: &mut Node, over: Node, found: &mut Vec<Diagnostic>) {
-    fn lay(base: &mut Node, over: Node, path: &mut Vec<String>, found: &mut Vec<Diagnostic>) {
-        let (Value::Table(old), Value::Table(_)) = (&mut base.value, &over.value) else {
-            *base = over;
-            return;
-        };
-        let Value::Table(new) = over.value else { return };
-        swap_component(old, &new, path, found);
-        for (key, entry) in new {
-            match old.get_mut(&key) {
-                Some(existing) => {
-                    if entry.node.table().is_none() {
-                        existing.key = entry.key;
-                    }
-                    path.push(key);
-                    lay(&mut existing.node, entry.node, path, found);
-                    path.pop();
-                }
-                None => {
-                    old.insert(key, entry);
-                }
-            }
-        }
-    }
-    lay(base, over, &mut Vec::new(), found);
 }

@@ -1,0 +1,223 @@
+//! `mtlrun sweep`: one recipe at many points, a run folder each.
+
+mod points;
+mod running;
+
+use crate::arguments::{Overrides, Sweep};
+use crate::records;
+use anyhow::{Context, Result};
+use mtl_core::files::write_atomically;
+use mtl_core::graph::Graph;
+use mtl_core::mistake;
+use mtl_core::recipe::{Override, Recipe};
+use points::{Point, points};
+use running::Running;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A point to be run, and what is known of it beforehand.
+struct Job<'a> {
+    point: &'a Point,
+    /// It was finished before, by this recipe.
+    kept: bool,
+    /// The recipe says how many threads it takes.
+    threads: bool,
+}
+
+/// How a point ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// It was finished before.
+    Kept,
+    Done,
+    /// A signal asked for it; its state is saved.
+    Stopped,
+    /// And why.
+    Failed(String),
+}
+
+/// Runs every point that is not finished.
+pub fn sweep(args: &Sweep) -> Result<u8> {
+    let points = points(args)?;
+    let stem = args.recipe.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{stem}.sweep")));
+    // Mistakes show before the first run starts, and all at once.
+    let recipes = checked(&points, args)?;
+    if args.dry_run {
+        for point in &points {
+            println!("{}", out.join(&point.name).display());
+            let job = Job { point, kept: false, threads: false };
+            let words = arguments(&job, &out, args, false);
+            println!("  mtlrun {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+        }
+        println!("{} points", points.len());
+        return Ok(0);
+    }
+    let jobs: Vec<Job<'_>> = points
+        .iter()
+        .zip(&recipes)
+        .map(|(point, recipe)| {
+            let folder = out.join(&point.name);
+            // A finished run of another recipe is no result of this sweep: going on with it tells what differs.
+            let changes = mtl_core::runs::compare(&folder, recipe, false);
+            let same = changes.is_ok_and(|c| !c.iter().any(|line| line.trim_start().starts_with("run.steps")));
+            let kept = folder.join("weights.safetensors").exists() && same;
+            Job { point, kept, threads: recipe.run.threads.is_some() }
+        })
+        .collect();
+    if let Err(e) = std::fs::create_dir_all(&out) {
+        mistake!("cannot make the folder {}: {e}", out.display());
+    }
+    let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
+    write_atomically(&out.join(records::SWEEP), &serde_json::to_vec_pretty(&names)?)?;
+    let running = Running::listen()?;
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.clamp(1, jobs.len()) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(at).filter(|_| running.asked().is_none()) else { return };
+                    let outcome =
+                        run(job, &out, args, &running).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+                    let word = match &outcome {
+                        Outcome::Kept => "kept",
+                        Outcome::Done => "done",
+                        Outcome::Stopped => "saved",
+                        Outcome::Failed(_) => "FAILED",
+                    };
+                    println!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name);
+                    if let Outcome::Failed(why) = outcome {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((job.point.name.clone(), why));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        eprintln!("{} of {} points failed; a second `mtlrun sweep` goes on with them:", failed.len(), points.len());
+        for (name, why) in &failed {
+            eprintln!("  {name}: {why} ({})", log_of(&out, name).display());
+        }
+    }
+    if let Some(code) = running.asked() {
+        println!("stopped by a signal: a second `mtlrun sweep` goes on");
+        return Ok(code);
+    }
+    println!("compare them: mtlrun compare {}", out.display());
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// A word for a shell, in quotes only where it needs them.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "_./=,:+@%-".contains(c);
+    if word.chars().all(plain) { word.into() } else { shell_words::quote(word) }
+}
+
+/// The recipes of all points, their wiring checked.
+///
+/// # Errors
+/// A mistake after telling what is wrong with which point, each thing once.
+fn checked(points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
+    let mut told: HashSet<String> = HashSet::new();
+    let (mut recipes, mut wrong) = (Vec::new(), 0);
+    for point in points {
+        let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
+        let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
+        let read = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>());
+        match read.and_then(|mut recipe| Graph::new(&mut recipe).map(|_| recipe)) {
+            Ok(recipe) => recipes.push(recipe),
+            Err(found) => {
+                wrong += 1;
+                let text = found.render(std::io::stderr().is_terminal());
+                if told.insert(text.clone()) {
+                    eprint!("the point {}:\n{text}", point.name);
+                }
+            }
+        }
+    }
+    if wrong > 0 {
+        mistake!("{wrong} of {} points cannot be trained: nothing was started", points.len());
+    }
+    Ok(recipes)
+}
+
+/// Checks the points of a recipe that holds some in `[sweep]`; returns how many they are.
+///
+/// # Errors
+/// As of a sweep with nothing else on the command line.
+pub fn check(recipe: &Path, overrides: &Overrides) -> Result<usize> {
+    let args = Sweep {
+        recipe: recipe.to_owned(),
+        overrides: overrides.clone(),
+        grid: Vec::new(),
+        zip: Vec::new(),
+        out: None,
+        jobs: 1,
+        dry_run: true,
+    };
+    let points = points(&args)?;
+    checked(&points, &args)?;
+    Ok(points.len())
+}
+
+fn log_of(out: &Path, name: &str) -> PathBuf {
+    out.join(format!("{name}.log"))
+}
+
+fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<String> {
+    let point = job.point;
+    let mut list = vec![point.recipe.display().to_string()];
+    for (flag, values) in [
+        ("--set", &args.overrides.set),
+        ("--set", &point.set),
+        ("--unset", &args.overrides.unset),
+        ("--unset", &point.unset),
+    ] {
+        list.extend(values.iter().flat_map(|v| [flag.to_owned(), v.clone()]));
+    }
+    list.extend(["--out".to_owned(), out.join(&point.name).display().to_string()]);
+    if resume {
+        list.push("--resume".into());
+    }
+    if args.jobs > 1 && !job.threads {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        list.extend(["--threads".to_owned(), (cores / args.jobs).max(1).to_string()]);
+    }
+    list
+}
+
+fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Outcome> {
+    if job.kept {
+        return Ok(Outcome::Kept);
+    }
+    let started = out.join(&job.point.name).join("recipe.resolved.toml").exists();
+    let log = log_of(out, &job.point.name);
+    let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+    let before = file.metadata().map_or(0, |m| m.len() as usize);
+    let program = std::env::current_exe().context("where this program is")?;
+    let status = running.run(
+        Command::new(program)
+            .args(arguments(job, out, args, started))
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file),
+    )?;
+    match status.code() {
+        Some(0) => return Ok(Outcome::Done),
+        Some(130 | 143) => return Ok(Outcome::Stopped),
+        _ => {}
+    }
+    let text = std::fs::read_to_string(&log).unwrap_or_default();
+    let own = text.get(before..).unwrap_or_default();
+    let why = own.lines().find(|line| line.starts_with("error")).map_or_else(|| status.to_string(), str::to_owned);
+    Ok(Outcome::Failed(why))
+}
