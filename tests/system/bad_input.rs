@@ -186,6 +186,29 @@ fn phases_that_reach_nothing() {
 }
 
 #[test]
+fn a_place_within_an_override_is_its_own() {
+    // Letters of several bytes before it move the place and break nothing.
+    for (name, column) in [("years", 47), ("日日日", 45)] {
+        let set = format!("graph.{name}={{ call = \"age\", in = {{ features = \"parts.agee\" }} }}");
+        let output = mtlrun(&["check", "--json", "recipes/quickstart.toml", "--set", &set]).output().unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let places = found[0]["found"].as_array().unwrap();
+        let place = places.iter().find(|d| d["message"].as_str().unwrap().contains("agee")).unwrap();
+        assert_eq!(place["place"]["column"], column, "{place}");
+        let (code, text) = outcome(&mtlrun(&["check", "recipes/quickstart.toml", "--set", &set]).output().unwrap());
+        assert!(code == 2 && text.contains("wired here"), "{text}");
+    }
+}
+
+#[test]
+fn another_function_in_a_node_drops_the_keys_of_the_old_one() {
+    let (code, text) =
+        outcome(&mtlrun(&["check", "recipes/quickstart.toml", "--set", "graph.hidden.apply=detach"]).output().unwrap());
+    assert!(text.contains("the keys of `reverse_gradient` were dropped: coefficient"), "{code} {text}");
+    assert!(!text.contains("has no key"), "{text}");
+}
+
+#[test]
 fn recipes_that_extend_each_other() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("a.toml"), "extends = [\"b.toml\"]").unwrap();

@@ -296,7 +296,7 @@ fn a_recipe_holds_its_own_points() {
     std::fs::write(&wrong, text).unwrap();
     for args in [&["sweep", wrong.to_str().unwrap(), "--dry-run"][..], &["check", wrong.to_str().unwrap()]] {
         let (code, text) = outcome(&mtlrun(args).output().unwrap());
-        assert!(code == 2 && text.contains("4 of 4 points cannot be trained"), "{text}");
+        assert!(code == 2 && text.contains("4 of 4 points of the sweep cannot be trained"), "{text}");
         assert_eq!(text.matches("did you mean `weight`").count(), 2, "once for each value: {text}");
     }
     let (code, text) = outcome(&mtlrun(&["check", path.to_str().unwrap()]).output().unwrap());

@@ -73,6 +73,7 @@ fn a_size_of_the_data_fits_a_port_of_that_size_and_no_other() {
     assert!(code == 2 && text.contains("environment variable `MTLRUN_NOT_SET`"), "{text}");
     // A default of the stream is a value like any other.
     assert_eq!(check("${data.faces.prefetch}").0, 0);
+    assert_eq!(check("${data.faces.size}").0, 0);
     refused(check("${data.faces.transforms}"), &["is a table or an array"]);
     // One place, one finding: not also that a string is no number.
     let (code, text) = check("${model.embd.size}");

@@ -36,10 +36,10 @@ fn what_is_legal_but_suspicious_is_a_warning() {
     for (set, words) in [
         ("loss.domain.weight=0", "`domain` has weight 0"),
         ("loss.domain.ramp={ until = 9 }", "never reaches its weight: its ramp ends at step 9, the run at 3"),
-        ("phase.recognition.from=3", "never runs: it begins after 3 of 3 steps"),
+        ("phase.recognition.from=3", "never runs: it begins after step 3, and the run has 3"),
         ("phase.recognition.scheduler.milestones=[7]", "the milestone 7 is not before the last step 3"),
         ("graph.more={ apply = \"detach\", in = { input = \"embedding\" } }", "nothing uses `more`"),
-        ("evaluate.age.made.first=4", "`evaluate.age` measures on people that `data.faces` trains on: 2"),
+        ("evaluate.age.made.first=4", "`evaluate.age` measures on 2 of the people that `data.faces` trains on"),
     ] {
         let (code, text) = check(&[set]);
         assert!(code == 0 && text.contains("warning: ") && text.contains(words), "{set}: {code} {text}");

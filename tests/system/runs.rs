@@ -356,7 +356,7 @@ fn a_run_is_reproduced_from_its_record_bit_by_bit() {
     };
     let (code, text) = again(&[]);
     assert!(code == Some(0) && text.contains("are the same bit by bit"), "{text}");
-    assert!(dir.path().join("run.reproduced/weights.safetensors").exists());
+    assert!(run.join("reproduced/weights.safetensors").exists());
     // The last bit of one recorded loss turned: told by name, step and both values.
     let path = run.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();

@@ -247,7 +247,7 @@ pub struct Reproduce {
     /// Only so many steps
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// The folder of the new run; without it `RUN.reproduced`
+    /// The folder of the new run; without it `RUN/reproduced`
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Empty that folder first

@@ -84,6 +84,7 @@ pub fn compare(args: &Compare) -> Result<u8> {
         }
     }
     let variants = variants(&found, &args.by);
+    let against = against(&variants, args.against.as_deref())?;
     if args.format == Format::Svg {
         print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
         return Ok(0);
@@ -141,7 +142,6 @@ pub fn compare(args: &Compare) -> Result<u8> {
     };
     let mut head = vec!["variant".to_owned(), "runs".to_owned()];
     head.extend(metrics.iter().map(|m| (*m).to_owned()));
-    let against = against(&variants, args.against.as_deref())?;
     let apart = match args.format {
         // It has no place for them.
         Format::Csv => vec![vec![None; metrics.len()]; variants.len()],

@@ -5,13 +5,17 @@ use plotters::prelude::*;
 
 /// A line of a chart: its label, and means over runs as (step, value).
 pub struct Curve {
+    /// Its label.
     pub label: String,
+    /// Its values, by step.
     pub points: Vec<(u64, f64)>,
 }
 
 /// A chart: what is shown, and its lines.
 pub struct Chart {
+    /// What is shown.
     pub name: String,
+    /// Its lines.
     pub curves: Vec<Curve>,
 }
 

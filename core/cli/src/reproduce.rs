@@ -59,10 +59,8 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     for line in &different {
         println!("{line}");
     }
-    let out = args.out.clone().unwrap_or_else(|| {
-        let name = run.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        run.with_file_name(format!("{name}.reproduced"))
-    });
+    // Within the run: beside it, it would be taken for the newest one.
+    let out = args.out.clone().unwrap_or_else(|| run.join("reproduced"));
     let options = TrainOptions {
         out: Some(out.clone()),
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },

@@ -100,6 +100,14 @@ fn lines<'s>(text: &str, spans: impl Iterator<Item = &'s Range<usize>>) -> Range
     start..end
 }
 
+/// What a place is called that a reference leads to.
+const COMES_FROM: &str = "where the value comes from";
+
+/// What is told of a value of the environment.
+fn environment(name: &str) -> String {
+    format!("the value is that of the environment variable `{name}`, or its default")
+}
+
 impl Diagnostics {
     /// The number of errors.
     pub fn errors(&self) -> usize {
@@ -125,7 +133,7 @@ impl Diagnostics {
             if let Some(Whence::Place(there)) = whence
                 && !places.iter().any(|(origin, ..)| *origin == there)
             {
-                places.push((there, "where the value comes from", AnnotationKind::Context));
+                places.push((there, COMES_FROM, AnnotationKind::Context));
             }
             let mut files: Vec<usize> = Vec::new();
             for (origin, ..) in &places {
@@ -145,8 +153,8 @@ impl Diagnostics {
                 let shown = &source.text[window.clone()];
                 let mut snippet = Snippet::source(shown).line_start(line).path(source.name.as_str());
                 for (origin, label, kind) in here {
-                    let end = origin.span.end.min(window.end);
-                    let start = origin.span.start.min(end);
+                    let end = source.text.floor_char_boundary(origin.span.end.min(window.end));
+                    let start = source.text.floor_char_boundary(origin.span.start.min(end));
                     let annotation = kind.span(start - window.start..end - window.start);
                     snippet = snippet.annotation(if label.is_empty() { annotation } else { annotation.label(*label) });
                 }
@@ -155,9 +163,8 @@ impl Diagnostics {
             for help in &d.help {
                 group = group.element(Level::HELP.message(help.as_str()));
             }
-            if let Some(Whence::Environment(name)) = whence {
-                let note = format!("the value is that of the environment variable `{name}`, or its default");
-                group = group.element(Level::NOTE.message(note));
+            if let Some(Whence::Environment { name, .. }) = whence {
+                group = group.element(Level::NOTE.message(environment(name)));
             }
             out.push_str(&renderer.render(&[group]));
             out.push_str("\n\n");
@@ -167,22 +174,26 @@ impl Diagnostics {
         }
         out
     }
-}
 
-impl Diagnostics {
     /// The findings for other programs: severity, message, help, and places as file, line and column from 1, the
     /// column in characters.
     pub fn to_json(&self) -> serde_json::Value {
+        // Where the lines of each text begin.
+        let starts: Vec<Vec<usize>> = self
+            .sources
+            .iter()
+            .map(|source| std::iter::once(0).chain(source.text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+            .collect();
         let place = |origin: &Origin, label: &str| {
             let source = self.sources.get(origin.file);
             let at = |byte: usize| {
-                let mut byte = byte.min(source.text.len());
-                while !source.text.is_char_boundary(byte) {
-                    byte -= 1;
-                }
-                let before = &source.text[..byte];
-                let start = before.rfind('\n').map_or(0, |n| n + 1);
-                (source.line(byte), before[start..].chars().count() + 1)
+                let byte = source.text.floor_char_boundary(byte);
+                let line = starts[origin.file].partition_point(|start| *start <= byte);
+                let start = starts[origin.file][line - 1];
+                // Of a line that is longer than anybody writes, bytes are counted.
+                let within = &source.text[start..byte];
+                let column = if within.len() > MAX_SHOWN { within.len() } else { within.chars().count() };
+                (line, column + 1)
             };
             let ((line, column), (end_line, end_column)) = (at(origin.span.start), at(origin.span.end));
             serde_json::json!({
@@ -193,12 +204,20 @@ impl Diagnostics {
         self.list
             .iter()
             .map(|d| {
+                let whence = d.origin.as_ref().and_then(|origin| self.sources.whence(origin));
+                let (from, variable) = match whence {
+                    Some(Whence::Place(there)) => (Some(place(there, COMES_FROM)), None),
+                    Some(Whence::Environment { name, .. }) => (None, Some(environment(name))),
+                    None => (None, None),
+                };
+                let related = d.related.iter().map(|(o, label)| place(o, label)).chain(from);
+                let help = d.help.iter().cloned().chain(variable);
                 serde_json::json!({
                     "severity": if d.severity == Severity::Error { "error" } else { "warning" },
                     "message": d.message,
                     "place": d.origin.as_ref().map(|o| place(o, &d.label)),
-                    "related": d.related.iter().map(|(o, label)| place(o, label)).collect::<Vec<_>>(),
-                    "help": d.help,
+                    "related": related.collect::<Vec<_>>(),
+                    "help": help.collect::<Vec<_>>(),
                 })
             })
             .collect()
@@ -237,6 +256,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if user { 2 } else { 1 }
 }
 
+/// Most names that a suggestion lists, and among which a near one is looked for.
+const MAX_LISTED: usize = 40;
+const MAX_SEARCHED: usize = 1000;
+
 /// The names nearest to `found`, best first: close in spelling, or one a prefix of the other.
 pub fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut scored: Vec<(usize, &str)> = valid
@@ -255,8 +278,12 @@ pub fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> Vec
 /// `did you mean …?` for a wrong name, or the list of valid ones.
 pub fn suggestion<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
     let valid: Vec<&str> = valid.into_iter().collect();
-    let near = nearest(found, valid.iter().copied());
-    let list = if valid.is_empty() { "none".to_owned() } else { valid.join(", ") };
+    let near = nearest(found, valid.iter().copied().take(MAX_SEARCHED));
+    let more = if valid.len() > MAX_LISTED { format!(", … ({} in all)", valid.len()) } else { String::new() };
+    let list = match valid.as_slice() {
+        [] => "none".to_owned(),
+        names => names[..names.len().min(MAX_LISTED)].join(", ") + &more,
+    };
     match near.first() {
         Some(best) => format!("did you mean `{best}`? valid: {list}"),
         None => format!("valid: {list}"),

@@ -206,12 +206,12 @@ pub fn open_run(run: &Path, which: &Which, overrides: &[Override]) -> Result<Ope
     let run = &runs::resolve(run)?;
     let path = run.join("recipe.resolved.toml");
     let mut recipe = Recipe::read(&path, overrides)?;
-    // Nothing is saved any more, and an override may have dropped the evaluator.
-    recipe.run.checkpoint.best = None;
     let saved = checkpoint::read(&choose(run, which)?)?;
     let mut dims = recipe.dims.clone();
     dims.extend(saved.state.dims.clone());
     recipe.settle_from_sizes(&dims)?;
+    // Nothing is saved any more, and an override may have dropped the evaluator.
+    recipe.run.checkpoint.best = None;
     let mut graph = Graph::new(&mut recipe)?;
     graph.resolve(&dims);
     let model = Model::build(&recipe, graph, placement(&recipe)?)?;
@@ -248,6 +248,9 @@ fn choose(run: &Path, which: &Which) -> Result<PathBuf> {
     match all.iter().find(|(s, _)| Some(*s) == wanted) {
         Some((_, path)) => Ok(path.clone()),
         None => {
+            if all.is_empty() {
+                mistake!("{} has no checkpoint: no state of it was saved", run.display());
+            }
             let steps: Vec<String> = all.iter().map(|(s, _)| s.to_string()).collect();
             mistake!("{} has no such checkpoint; it has those of the steps: {}", run.display(), steps.join(", "))
         }

@@ -68,7 +68,7 @@ fn people_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
             if seed == its_seed && both > 0 {
                 found.push(
                     Diagnostic::warning(format!(
-                        "`evaluate.{name}` measures on people that `{path}` trains on: {both}"
+                        "`evaluate.{name}` measures on {both} of the people that `{path}` trains on"
                     ))
                     .at(&recipe.place(&made), "these people")
                     .also(&recipe.place(&path), "the same collection")

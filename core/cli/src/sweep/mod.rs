@@ -50,9 +50,9 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     // Mistakes show before the first run starts, and all at once.
     let recipes = checked(&points, args)?;
     if args.dry_run {
-        for point in &points {
+        for (point, recipe) in points.iter().zip(&recipes) {
             println!("{}", out.join(&point.name).display());
-            let job = Job { point, kept: false, threads: false };
+            let job = Job { point, kept: false, threads: recipe.run.threads.is_some() };
             let words = arguments(&job, &out, args, false);
             println!("  mtlrun {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         }
@@ -145,7 +145,7 @@ fn checked(points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
         }
     }
     if wrong > 0 {
-        mistake!("{wrong} of {} points cannot be trained: nothing was started", points.len());
+        mistake!("{wrong} of {} points of the sweep cannot be trained", points.len());
     }
     Ok(recipes)
 }
@@ -213,7 +213,7 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Out
     )?;
     match status.code() {
         Some(0) => return Ok(Outcome::Done),
-        Some(130 | 143) => return Ok(Outcome::Stopped),
+        Some(130 | 143) if running.asked().is_some() => return Ok(Outcome::Stopped),
         _ => {}
     }
     let text = std::fs::read_to_string(&log).unwrap_or_default();

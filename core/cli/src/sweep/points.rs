@@ -42,15 +42,13 @@ pub(super) struct Point {
 pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
     let own = Recipe::read(&args.recipe, &args.overrides.list())?;
     let section = own.sweep.clone().unwrap_or_default();
-    // As everywhere in a recipe, a path starts from the file that says it; what waits for a reference is left to the run.
+    // As everywhere in a recipe, a path starts from the file that says it.
     let choice = |of: &Recipe, path: &str, value: &serde_json::Value, place: Option<&Node>| -> Result<Choice> {
         let written = inline(value)?;
         let folder = place.map(|node| own.sources.folder(&node.origin));
-        let set = match (value, folder) {
-            (serde_json::Value::String(text), Some(folder)) if !text.contains("${") && is_path(of, path) => {
-                inline(&folder.join(text).display().to_string().into())?
-            }
-            _ => written.clone(),
+        let set = match folder {
+            Some(folder) => inline(&from_folder(of, path, value, folder))?,
+            None => written.clone(),
         };
         Ok(Choice { written, set })
     };
@@ -102,7 +100,8 @@ pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
         let first = zip.keys().next().cloned().unwrap_or_default();
         mistake!("the lists of a zip go together: `{first}` has {rows} values and `{path}` has {}", values.len());
     }
-    let root = vec![Point { name: String::new(), recipe: args.recipe.clone(), set: Vec::new(), unset: Vec::new() }];
+    let unset = if own.root.get("sweep").is_some() { vec!["sweep".to_owned()] } else { Vec::new() };
+    let root = vec![Point { name: String::new(), recipe: args.recipe.clone(), set: Vec::new(), unset }];
     let mut points: Vec<Point> = if section.variants.is_empty() {
         root
     } else {
@@ -114,11 +113,15 @@ pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
                 let place = node(&["sweep", "variants", name, "set", path]);
                 Ok(format!("{path}={}", choice(of, path, value, place)?.set))
             });
+            let mut unset = variant.unset.clone();
+            if of.root.get("sweep").is_some() {
+                unset.push("sweep".into());
+            }
             Ok(Point {
                 name: name.clone(),
                 recipe: variant.recipe.as_ref().map_or_else(|| args.recipe.clone(), |r| r.0.clone()),
                 set: set.collect::<Result<_>>()?,
-                unset: variant.unset.clone(),
+                unset,
             })
         });
         made.collect::<Result<_>>()?
@@ -152,12 +155,21 @@ pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
             );
         }
     }
-    for point in &mut points {
-        if point.recipe == args.recipe && own.root.get("sweep").is_some() {
-            point.unset.push("sweep".into());
-        }
-    }
     Ok(points)
+}
+
+/// The value with its relative paths made to start from a folder; what waits for a reference is left to the run.
+fn from_folder(of: &Recipe, path: &str, value: &serde_json::Value, folder: &Path) -> serde_json::Value {
+    match value {
+        serde_json::Value::String(text) if !text.contains("${") && is_path(of, path) => {
+            folder.join(text).display().to_string().into()
+        }
+        serde_json::Value::Object(table) => {
+            let each = table.iter().map(|(key, v)| (key.clone(), from_folder(of, &format!("{path}.{key}"), v, folder)));
+            each.collect::<serde_json::Map<_, _>>().into()
+        }
+        other => other.clone(),
+    }
 }
 
 /// A value as TOML writes it in one line.
@@ -192,7 +204,7 @@ fn with(point: &Point, values: &[(&String, &Choice)]) -> Point {
     point
 }
 
-/// A path that begins with no section is meant in [run].
+/// A path that begins with no section is meant in the section `run`.
 fn full(path: &str) -> String {
     let path = path.trim();
     let first = path.split('.').next().unwrap_or_default();

@@ -82,7 +82,7 @@ impl Checker<'_> {
             if name.contains('.') || name.is_empty() {
                 self.out.push(
                     Diagnostic::error(format!("`{name}` cannot be a name in [{section}]"))
-                        .at(&entry.key, "names have no point: it separates node and port"),
+                        .at(&entry.key, "names are not empty and have no point, which separates node and port"),
                 );
                 continue;
             }
@@ -118,14 +118,14 @@ impl Checker<'_> {
         if node.table().is_none() {
             self.out.push(
                 Diagnostic::error(format!("`{what}` must be a table, found {}", node.value.type_name()))
-                    .at(&node.origin, format!("expected {{ component = \"…\" }}, a {}", kind_names())),
+                    .at(&node.origin, format!("expected {{ component = \"…\" }}, the name of its {}", kind_names())),
             );
             return None;
         }
         let Some(named) = node.get("component") else {
             self.out.push(
                 Diagnostic::error(format!("`{what}` names no component"))
-                    .at(&node.origin, format!("expected component = \"…\", a {}", kind_names())),
+                    .at(&node.origin, format!("expected component = \"…\", the name of its {}", kind_names())),
             );
             return None;
         };
@@ -328,7 +328,14 @@ impl Checker<'_> {
         }
         let before = self.errors();
         Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema, &mut common, &what);
-        let decoded: Option<GraphNode> = if self.errors() > before { None } else { decode(&common).ok() };
+        let decoded = match decode::<GraphNode>(&common) {
+            _ if self.errors() > before => None,
+            Ok(decoded) => Some(decoded),
+            Err(e) => {
+                self.out.push(self.undecodable(e, &common, &what));
+                None
+            }
+        };
         let result = decoded.and_then(|decoded| self.node_target(decoded, &mut own, &what, &origin, wires));
         let table = node.table_mut()?;
         for part in [common, own] {

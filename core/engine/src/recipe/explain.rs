@@ -43,7 +43,7 @@ pub struct SetBy {
 pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
     let node = recipe.root.at(path);
     let schema = schema_at(recipe, path);
-    if node.is_none() && schema.is_none() {
+    if node.is_none() && schema.is_none() && !SECTIONS.contains(&path) {
         let (so_far, missing, keys) = recipe.root.dead_end(path);
         let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
         mistake!("the recipe has no `{path}`: {there} has no `{missing}`: {}", suggestion(missing, keys));
@@ -51,11 +51,9 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
     let in_force = recipe.root.entry(path).map(|entry| &entry.key);
     let mut set_by = Vec::new();
     let covers = |of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    let mut sources: Vec<(usize, &Source)> = recipe.sources.iter().enumerate().collect();
-    // A file is read before those that it extends, and lies over them.
-    let files = sources.iter().filter(|(_, s)| s.path.is_some()).count();
-    sources[..files].reverse();
-    for (file, source) in sources {
+    let overrides = (0..recipe.sources.iter().count()).filter(|file| recipe.sources.get(*file).path.is_none());
+    for file in recipe.order.iter().copied().chain(overrides) {
+        let source = recipe.sources.get(file);
         if source.path.is_some() {
             let Ok(own) = parse(&source.text, file) else { continue };
             let removed = match own.get("remove").map(|n| &n.value) {

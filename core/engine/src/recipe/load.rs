@@ -20,6 +20,7 @@ const SLOT_KEYS: &[&str] = &[
     "weights",
     "random",
     "in",
+    "mode",
     "weight",
     "batch_size",
     "workers",
@@ -56,6 +57,8 @@ pub struct Merged {
     pub found: Vec<Diagnostic>,
     /// The files in the order in which they were read.
     pub files: Vec<PathBuf>,
+    /// The texts of the files, each after those that it extends.
+    pub order: Vec<usize>,
 }
 
 /// Reads a recipe and everything it extends, then applies the overrides in order.
@@ -63,10 +66,16 @@ pub struct Merged {
 /// # Errors
 /// A [`Diagnostics`] with all findings, when a file cannot be read or parsed or the files extend in a circle.
 pub fn load(path: &Path, overrides: &[Override]) -> Result<Merged, Diagnostics> {
-    let mut reader =
-        Reader { sources: Sources::default(), found: Vec::new(), files: Vec::new(), stack: Vec::new(), full: false };
+    let mut reader = Reader {
+        sources: Sources::default(),
+        found: Vec::new(),
+        files: Vec::new(),
+        stack: Vec::new(),
+        order: Vec::new(),
+        full: false,
+    };
     let root = reader.file(path, None);
-    let Reader { mut sources, mut found, files, .. } = reader;
+    let Reader { mut sources, mut found, files, order, .. } = reader;
     let Some(mut root) = root else { return Err(Diagnostics { list: found, sources }) };
     for change in overrides {
         apply(&mut root, change, &mut sources, &mut found);
@@ -74,7 +83,7 @@ pub fn load(path: &Path, overrides: &[Override]) -> Result<Merged, Diagnostics> 
     if found.iter().any(|d| d.severity == Severity::Error) {
         return Err(Diagnostics { list: found, sources });
     }
-    Ok(Merged { sources, root, found, files })
+    Ok(Merged { sources, root, found, files, order })
 }
 
 struct Reader {
@@ -82,6 +91,7 @@ struct Reader {
     found: Vec<Diagnostic>,
     files: Vec<PathBuf>,
     stack: Vec<PathBuf>,
+    order: Vec<usize>,
     /// More files were asked for than are read, which was told.
     full: bool,
 }
@@ -102,7 +112,15 @@ impl Reader {
                 return None;
             }
         };
-        if self.stack.contains(&canonical) || self.stack.len() >= MAX_EXTENDS {
+        if self.stack.len() >= MAX_EXTENDS && !self.stack.contains(&canonical) {
+            fail(
+                self,
+                format!("recipes extend each other over more than {MAX_EXTENDS} files"),
+                "extend the last of them directly",
+            );
+            return None;
+        }
+        if self.stack.contains(&canonical) {
             let chain: Vec<String> = self.stack.iter().map(|p| p.display().to_string()).collect();
             fail(
                 self,
@@ -158,7 +176,8 @@ impl Reader {
         }
         self.stack.pop();
         for (name, origin) in strings(remove.as_ref(), "remove", &mut self.found) {
-            if !unset(&mut base, &name) {
+            // What a file has that could not be read is not known.
+            if !unset(&mut base, &name) && complete {
                 self.found.push(
                     Diagnostic::error(format!("there is no `{name}` to remove"))
                         .at(&origin, "not in what this recipe extends")
@@ -167,6 +186,7 @@ impl Reader {
             }
         }
         merge(&mut base, own, Over::File, &mut Vec::new(), &mut self.found);
+        self.order.push(file);
         complete.then_some(base)
     }
 }
@@ -250,15 +270,18 @@ fn merge(base: &mut Node, over: Node, sort: Over, path: &mut Vec<String>, found:
 
 /// Drops the old component's own keys when `new` names another one.
 fn swap_component(old: &mut Table, new: &Table, path: &[String], found: &mut Vec<Diagnostic>) {
-    let named = |t: &Table| t.get("component").and_then(|e| e.node.str().map(str::to_owned));
+    let named =
+        |t: &Table| ["component", "apply", "call"].iter().find_map(|key| t.get(*key)?.node.str().map(str::to_owned));
     let (Some(was), Some(is)) = (named(old), named(new)) else { return };
     if was == is {
         return;
     }
-    let dropped: Vec<String> = old.keys().filter(|k| !SLOT_KEYS.contains(&k.as_str())).cloned().collect();
+    let mut dropped: Vec<String> = old.keys().filter(|k| !SLOT_KEYS.contains(&k.as_str())).cloned().collect();
     for key in &dropped {
         old.shift_remove(key);
     }
+    // What names a node's target is replaced and not lost.
+    dropped.retain(|key| key != "apply" && key != "call");
     if !dropped.is_empty() {
         let mut d = Diagnostic::warning(format!(
             "`{}` is now `{is}`: the keys of `{was}` were dropped: {}",
@@ -273,7 +296,8 @@ fn swap_component(old: &mut Table, new: &Table, path: &[String], found: &mut Vec
         if !again.is_empty() {
             d = d.help(format!("`{is}` has keys of these names too, and takes its defaults: {}", again.join(", ")));
         }
-        found.push(match new.get("component") {
+        let at = ["component", "apply", "call"].iter().find_map(|key| new.get(*key));
+        found.push(match at {
             Some(entry) => d.at(&entry.node.origin, "replaces it here"),
             None => d,
         });
@@ -361,6 +385,7 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
 /// value and is broken is an error.
 pub(super) fn override_value(text: &str, file: usize, offset: usize) -> Result<Node, Flaw> {
     let word = text.trim();
+    let offset = offset + text.len() - text.trim_start().len();
     match parse_value(word, file, offset) {
         Ok(node) => Ok(node),
         Err(flaw) if word.is_empty() || word.starts_with(['[', '{', '"', '\'']) => Err(flaw),

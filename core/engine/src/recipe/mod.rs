@@ -29,6 +29,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
 use crate::evaluate::Evaluator;
 use crate::train::{OptimizerConfig, Scheduler};
 use indexmap::IndexMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// A table of the recipe that names a component.
@@ -116,6 +117,8 @@ pub struct Recipe {
     pub sweep: Option<SweepSection>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
+    /// The texts of the files, each after those that it extends.
+    order: Vec<usize>,
     /// What was found while the files were merged.
     loaded: Vec<Diagnostic>,
     /// The paths that values refer to and only the opened data tells, each with a place that refers to it.
@@ -153,6 +156,7 @@ impl Recipe {
             root: self.root.clone(),
             found: self.loaded.clone(),
             files: Vec::new(),
+            order: self.order.clone(),
         };
         let settled = Self::decode(&self.path, merged, known)?;
         let open = settled.late.iter().map(|(path, origin)| {
@@ -206,9 +210,9 @@ impl Recipe {
     }
 
     fn decode(path: &Path, merged: Merged, known: &IndexMap<String, i64>) -> Result<Self, Diagnostics> {
-        let Merged { mut sources, mut root, mut found, .. } = merged;
+        let Merged { mut sources, mut root, mut found, order, .. } = merged;
         let loaded = found.clone();
-        let mut resolved = references::resolve(&mut root, &mut sources, known, Vec::new(), &mut found);
+        let mut resolved = references::resolve(&mut root, &mut sources, known, HashSet::new(), &mut found);
         let told = found.len();
         let mut cx = Checker { sources: &sources, out: found };
         cx.top_level(&root);
@@ -257,7 +261,7 @@ impl Recipe {
         cx.each(&mut root, "loss", |cx, name, node| {
             let what = format!("loss.{name}");
             let wires = wire_origins(node);
-            if let Some(slot) = cx.slot::<LossSlot, dyn Block>(&[Kind::Loss], node, &what, block, &["in"]) {
+            if let Some(slot) = cx.slot::<LossSlot, dyn Block>(&[Kind::Loss], node, &what, block, &[]) {
                 cx.problems(|| slot.config.problems(), node, &what);
                 loss.insert(name.to_owned(), LossEntry { slot, wires });
             }
@@ -303,6 +307,7 @@ impl Recipe {
             ema,
             sweep,
             warnings: out,
+            order,
             loaded,
             late,
             stand_ins,

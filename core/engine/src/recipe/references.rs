@@ -10,6 +10,7 @@ use super::value::{Node, Origin, Sources, Value, Whence, float_text};
 use crate::component::shape::FIRST_STAND_IN;
 use crate::diagnostic::{Diagnostic, suggestion};
 use indexmap::IndexMap;
+use std::collections::HashSet;
 
 /// Longest chain of references.
 const MAX_DEPTH: usize = 32;
@@ -28,7 +29,7 @@ pub(super) struct Resolved {
     /// The paths that only the opened data tells, each with a place that refers to it.
     pub(super) late: IndexMap<String, Origin>,
     /// The places whose references lead nowhere.
-    pub(super) failed: Vec<Origin>,
+    pub(super) failed: HashSet<Origin>,
 }
 
 /// Puts the values in the place of the references and notes in `sources` where they come from. `known` holds, by path,
@@ -37,7 +38,7 @@ pub(super) fn resolve(
     root: &mut Node,
     sources: &mut Sources,
     known: &IndexMap<String, i64>,
-    mut failed: Vec<Origin>,
+    mut failed: HashSet<Origin>,
     found: &mut Vec<Diagnostic>,
 ) -> Resolved {
     let mut uses = Vec::new();
@@ -52,7 +53,7 @@ pub(super) fn resolve(
     for path in uses {
         let Some(node) = at(resolver.root, &path).filter(|node| !failed.contains(&node.origin)) else { continue };
         let Some(new) = resolver.used(&path, node) else {
-            failed.push(node.origin.clone());
+            failed.insert(node.origin.clone());
             continue;
         };
         bytes += new.value.bytes();
@@ -177,7 +178,7 @@ impl Resolver<'_> {
             return self.told(message, &node.origin, "a component is named, not referred to", &help);
         }
         let new = match &node.value {
-            Value::Late { path, .. } => self.waiting(path, &node.origin),
+            Value::Late { path, .. } => self.reference(path, &node.origin, &mut Vec::new())?,
             value => self.text(value.text()?, &node.origin, &mut Vec::new())?,
         };
         let early = matches!(path.first(), Some(Step::Key(section)) if EARLY.contains(&section.as_str()));
@@ -342,7 +343,11 @@ impl Resolver<'_> {
             let message = format!("the environment variable `{name}` holds `${{`, or more than {MAX_TEXT} bytes");
             return self.told(message, origin, "needed here", "");
         }
-        Some(Made { value: Value::String(text), whence: Some(Whence::Environment(name.to_owned())), late: None })
+        Some(Made {
+            value: Value::String(text),
+            whence: Some(Whence::Environment { name: name.to_owned(), place: origin.clone() }),
+            late: None,
+        })
     }
 }
 
@@ -361,7 +366,7 @@ mod tests {
         let mut root = parse(text, 0).unwrap();
         let mut found = Vec::new();
         let known = known.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        let late = resolve(&mut root, &mut Sources::default(), &known, Vec::new(), &mut found).late;
+        let late = resolve(&mut root, &mut Sources::default(), &known, HashSet::new(), &mut found).late;
         (root, late.into_keys().collect(), found.into_iter().map(|d| d.message).collect())
     }
 
@@ -429,7 +434,7 @@ mod tests {
         assert!(matches!(root.at("model.a.x").unwrap().value, Value::Late { stand_in: FIRST_STAND_IN, .. }));
         assert_eq!(crate::recipe::to_toml(&root).unwrap(), text, "it is shown as it is written");
         let known = [("data.faces.identities".to_owned(), 12), ("data.faces.samples".to_owned(), 90)].into();
-        assert!(resolve(&mut root, &mut Sources::default(), &known, Vec::new(), &mut Vec::new()).late.is_empty());
+        assert!(resolve(&mut root, &mut Sources::default(), &known, HashSet::new(), &mut Vec::new()).late.is_empty());
         assert_eq!(root.at("model.a.x").unwrap().value, Value::Integer(12));
         assert_eq!(root.at("model.a.y").unwrap().str(), Some("of 90"));
         let (.., found) = resolved("[data.faces]\nworkers = \"${data.faces.identities}\"", &[]);

@@ -104,7 +104,7 @@ impl Walk<'_> {
 
     fn value(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
         let schema = resolve(root, schema);
-        if let Some(Whence::Environment(_)) = self.sources.whence(&node.origin) {
+        if let Some(Whence::Environment { .. }) = self.sources.whence(&node.origin) {
             read_as_wanted(root, schema, node);
         }
         if let Some(branches) = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array) {
@@ -119,6 +119,14 @@ impl Walk<'_> {
             && types(schema).contains(&"integer")
         {
             node.value = Value::Integer(v as i64);
+        }
+        // One number has one spelling, so that equal recipes are equal.
+        if let Value::Integer(v) = node.value
+            && v.abs() <= WHOLE
+            && types(schema).contains(&"number")
+            && !types(schema).contains(&"integer")
+        {
+            node.value = Value::Float(v as f64);
         }
         if !self.type_fits(schema, node, what) {
             return;

@@ -10,7 +10,7 @@ use toml_parser::{ErrorSink, ParseError, Source};
 /// escapes `\e` and `\xHH`.
 pub(super) fn newer_syntax(text: &str) -> Vec<Flaw> {
     let tokens = Source::new(text).lex().into_vec();
-    let mut scan = Scan { text, open: Vec::new(), comma: None, broken: false, flaws: Vec::new() };
+    let mut scan = Scan { text, open: Vec::new(), comma: None, flaws: Vec::new() };
     parse_document(&tokens, &mut |event: Event| scan.event(&event), &mut Silent);
     scan.flaws
 }
@@ -22,14 +22,21 @@ impl ErrorSink for Silent {
     fn report_error(&mut self, _: ParseError) {}
 }
 
+/// A bracket that is open.
+enum Open {
+    Array,
+    /// An inline table, and whether its line break has been told.
+    Table {
+        broken: bool,
+    },
+}
+
 struct Scan<'t> {
     text: &'t str,
-    /// The brackets that are open, from the outermost: whether it is an inline table.
-    open: Vec<bool>,
+    /// The brackets that are open, from the outermost.
+    open: Vec<Open>,
     /// The comma that nothing but space has followed yet.
     comma: Option<Range<usize>>,
-    /// The line break of this inline table, or of one around it, has been told.
-    broken: bool,
     flaws: Vec<Flaw>,
 }
 
@@ -37,13 +44,10 @@ impl Scan<'_> {
     fn event(&mut self, event: &Event) {
         let span = event.span().start()..event.span().end();
         // A line break within an array within an inline table is the array's.
-        let within = self.open.last() == Some(&true);
+        let within = matches!(self.open.last(), Some(Open::Table { .. }));
         match event.kind() {
-            EventKind::InlineTableOpen => {
-                self.broken &= !self.open.is_empty();
-                self.open.push(true);
-            }
-            EventKind::ArrayOpen => self.open.push(false),
+            EventKind::InlineTableOpen => self.open.push(Open::Table { broken: false }),
+            EventKind::ArrayOpen => self.open.push(Open::Array),
             EventKind::ArrayClose => {
                 self.open.pop();
             }
@@ -55,8 +59,12 @@ impl Scan<'_> {
             }
             // A comment ends in a line break, which is told.
             // One finding a table, at the end of its first line.
-            EventKind::Newline if within && !self.broken => {
-                self.broken = true;
+            EventKind::Newline if within => {
+                if let Some(Open::Table { broken }) = self.open.last_mut()
+                    && std::mem::replace(broken, true)
+                {
+                    return;
+                }
                 let what = "a line break in an inline table: write { … } in one line, or a [table] of its own";
                 self.flaw(what, span.start..span.start);
             }

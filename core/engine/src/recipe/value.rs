@@ -46,7 +46,12 @@ pub enum Whence {
     /// Another place of the recipe.
     Place(Origin),
     /// An environment variable, or the default in its place.
-    Environment(String),
+    Environment {
+        /// The variable.
+        name: String,
+        /// Where it is asked for.
+        place: Origin,
+    },
 }
 
 /// All texts of one recipe, and where references in them lead.
@@ -94,8 +99,8 @@ impl Sources {
     /// leads to.
     pub fn folder(&self, origin: &Origin) -> &Path {
         let file = match self.whence(origin) {
-            Some(Whence::Place(there)) => there.file,
-            _ => origin.file,
+            Some(Whence::Place(there) | Whence::Environment { place: there, .. }) => there.file,
+            None => origin.file,
         };
         &self.get(file).folder
     }
@@ -317,10 +322,28 @@ pub(crate) fn parse(text: &str, file: usize) -> Result<Node, Vec<Flaw>> {
 pub(crate) fn parse_value(text: &str, file: usize, offset: usize) -> Result<Node, Flaw> {
     let value = DeValue::parse(text).map_err(|e| (e.message().to_owned(), offset..offset + text.len()))?;
     let mut flaws = Vec::new();
-    let node = convert(value, file, 0, &mut flaws);
-    match flaws.pop() {
-        Some((message, _)) => Err((message, offset..offset + text.len())),
-        None => Ok(Node { value: node.value, origin: Origin { file, span: offset..offset + text.len() } }),
+    let mut node = convert(value, file, 0, &mut flaws);
+    if let Some((message, _)) = flaws.pop() {
+        return Err((message, offset..offset + text.len()));
+    }
+    node.origin = Origin { file, span: 0..text.len() };
+    shift(&mut node, offset);
+    Ok(node)
+}
+
+/// Moves the places of a value and of everything in it.
+fn shift(node: &mut Node, by: usize) {
+    let moved = |origin: &mut Origin| origin.span = origin.span.start + by..origin.span.end + by;
+    moved(&mut node.origin);
+    match &mut node.value {
+        Value::Table(table) => {
+            for entry in table.values_mut() {
+                moved(&mut entry.key);
+                shift(&mut entry.node, by);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| shift(item, by)),
+        _ => {}
     }
 }
 

@@ -65,8 +65,10 @@ fn phases_run(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
             );
         } else if from >= steps {
             found.push(
-                Diagnostic::warning(format!("the phase `{name}` never runs: it begins after {from} of {steps} steps"))
-                    .at(&recipe.place(&format!("phase.{name}.from")), "steps are counted from 0 here"),
+                Diagnostic::warning(format!(
+                    "the phase `{name}` never runs: it begins after step {from}, and the run has {steps}"
+                ))
+                .at(&recipe.place(&format!("phase.{name}.from")), "steps are counted from 0 here"),
             );
         }
         for warning in entry.scheduler.iter().flat_map(|s| s.warnings(steps)) {
@@ -113,7 +115,7 @@ fn losses_count(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
         found.push(
             Diagnostic::warning(format!("the loss `{name}` has weight 0: it changes nothing"))
                 .at(&loss.slot.origin, "still computed")
-                .help(format!("remove = [\"loss.{name}\"] and its name in `minimize` leave it out")),
+                .help("to leave it out, take its name from `minimize` too"),
         );
     }
 }
