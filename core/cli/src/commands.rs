@@ -201,9 +201,12 @@ pub fn explain(args: &Explain) -> Result<u8> {
     }
     let value = found.value.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string);
     println!("{} = {value}", found.path);
-    for (what, text) in
-        [("is", found.about), ("may be", found.expected), ("default", found.default.map(|d| d.to_string()))]
-    {
+    for (what, text) in [
+        ("is", found.about),
+        ("may be", found.expected),
+        ("default", found.default.map(|d| d.to_string())),
+        ("such as", found.example.map(|e| e.to_string())),
+    ] {
         if let Some(text) = text {
             println!("  {what:<8} {text}");
         }

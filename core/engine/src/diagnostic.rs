@@ -83,6 +83,8 @@ pub struct Diagnostics {
 
 /// Most findings that are told.
 const MAX_TOLD: usize = 100;
+/// Most findings that other programs are told.
+const MAX_GIVEN: usize = 1000;
 /// Most bytes of a text that are shown with a finding; of more only the place is told.
 const MAX_SHOWN: usize = 1 << 15;
 
@@ -201,8 +203,12 @@ impl Diagnostics {
                 "line": line, "column": column, "end_line": end_line, "end_column": end_column, "label": label,
             })
         };
+        let more = self.list.len().saturating_sub(MAX_GIVEN);
+        let rest =
+            (more > 0).then(|| serde_json::json!({ "severity": "error", "message": format!("and {more} more") }));
         self.list
             .iter()
+            .take(MAX_GIVEN)
             .map(|d| {
                 let whence = d.origin.as_ref().and_then(|origin| self.sources.whence(origin));
                 let (from, variable) = match whence {
@@ -220,6 +226,7 @@ impl Diagnostics {
                     "help": help.collect::<Vec<_>>(),
                 })
             })
+            .chain(rest)
             .collect()
     }
 }
@@ -256,7 +263,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if user { 2 } else { 1 }
 }
 
-/// Most names that a suggestion lists, and among which a near one is looked for.
+/// Most names that a suggestion lists, and most among which a near one is looked for.
 const MAX_LISTED: usize = 40;
 const MAX_SEARCHED: usize = 1000;
 
@@ -278,7 +285,7 @@ pub fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> Vec
 /// `did you mean …?` for a wrong name, or the list of valid ones.
 pub fn suggestion<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
     let valid: Vec<&str> = valid.into_iter().collect();
-    let near = nearest(found, valid.iter().copied().take(MAX_SEARCHED));
+    let near = if valid.len() > MAX_SEARCHED { Vec::new() } else { nearest(found, valid.iter().copied()) };
     let more = if valid.len() > MAX_LISTED { format!(", … ({} in all)", valid.len()) } else { String::new() };
     let list = match valid.as_slice() {
         [] => "none".to_owned(),

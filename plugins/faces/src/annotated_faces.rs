@@ -19,6 +19,7 @@ use std::sync::Arc;
 #[serde(deny_unknown_fields)]
 struct AnnotatedFaces {
     /// The list, or one of several with `more`.
+    #[schemars(example = "my_faces/list.txt")]
     list: RecipePath,
     /// The folder that file names in the list start from; without it the folder of the list.
     #[serde(default)]

@@ -21,6 +21,8 @@ pub struct Explanation {
     pub expected: Option<String>,
     /// The default.
     pub default: Option<Json>,
+    /// A value that it may have.
+    pub example: Option<Json>,
     /// The places that set it or take it away, the later over the earlier.
     pub set_by: Vec<SetBy>,
 }
@@ -91,6 +93,7 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
         about: schema.and_then(|s| s.get("description")?.as_str()).map(|text| text.replace('\n', " ")),
         expected: schema.and_then(expected),
         default: schema.and_then(|s| s.get("default").filter(|d| !d.is_null()).cloned()),
+        example: schema.and_then(|s| s.get("examples")?.get(0).cloned()),
         set_by,
     })
 }
@@ -195,8 +198,10 @@ fn descend(root: &Json, keys: &[&str]) -> Option<Json> {
     // The words at the key say more than those at the type.
     if let (Some(about), Some(map)) = (about, found.as_object_mut()) {
         map.insert("description".into(), about);
-        if let Some(default) = schema.get("default") {
-            map.insert("default".into(), default.clone());
+        for key in ["default", "examples"] {
+            if let Some(value) = schema.get(key) {
+                map.insert(key.into(), value.clone());
+            }
         }
     }
     (!keys.is_empty()).then_some(found)

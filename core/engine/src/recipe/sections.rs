@@ -47,12 +47,14 @@ pub struct Run {
     pub seed: i64,
     /// The phases of a step, in order; without it all phases in the order of their declaration.
     #[serde(default)]
+    #[schemars(example = ["critic", "generator"])]
     pub phases: Option<Vec<String>>,
     /// Precision of modules that ask for `amp`, or of everything for float64.
     #[serde(default)]
     pub precision: Precision,
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "cpu")]
+    #[schemars(example = "cuda:0")]
     pub device: String,
     /// Threads within an operator; without it all cores.
     #[serde(default)]
@@ -137,6 +139,7 @@ pub struct Checkpoint {
     /// Those at multiples of this step are kept as well; 0 for none.
     pub keep_every: u64,
     /// The metric of evaluation whose best state is kept, as `evaluator.metric`.
+    #[schemars(example = "verification.accuracy")]
     pub best: Option<String>,
     /// Whether a larger metric is better.
     pub best_is_max: bool,
@@ -199,16 +202,20 @@ pub struct ModelSlot {
 pub struct Weights {
     /// A run folder, or a folder of runs, of which the newest counts.
     #[serde(default)]
+    #[schemars(example = "../runs/aifr_scaf")]
     pub run: Option<RecipePath>,
     /// A file: safetensors, or PyTorch's `.pth` and `.pt`.
     #[serde(default)]
+    #[schemars(example = "mtlface.pth")]
     pub file: Option<RecipePath>,
     /// Only names that start with this, which is cut off; "" takes all names. Without it the module's own name and a
     /// point.
     #[serde(default)]
+    #[schemars(example = "backbone.")]
     pub prefix: Option<String>,
     /// A change of names: `mtlface`, or a TOML file (relative to the working directory) of "from" = "to" lines.
     #[serde(default)]
+    #[schemars(example = &"mtlface")]
     pub rename: Option<String>,
     /// Every weight of the module must be there; without it those that are missing stay as they are drawn.
     #[serde(default = "yes")]
@@ -230,12 +237,14 @@ pub enum Mode {
 pub struct GraphNode {
     /// The module to call.
     #[serde(default)]
+    #[schemars(example = &"backbone")]
     pub call: Option<String>,
     /// The function to apply.
     #[serde(default)]
     pub apply: Option<String>,
     /// What each input is wired to: `node`, `node.port` or `data.port`.
     #[serde(default, rename = "in")]
+    #[schemars(example = serde_json::json!({ "image": "faces.image" }))]
     pub inputs: IndexMap<String, String>,
     /// Training or evaluation; without it training if any phase updates the module.
     #[serde(default)]
@@ -249,12 +258,14 @@ pub struct LossSlot {
     pub component: String,
     /// What each input is wired to.
     #[serde(default, rename = "in")]
+    #[schemars(example = serde_json::json!({ "logits": "logits", "target": "faces.identity" }))]
     pub inputs: IndexMap<String, String>,
     /// Factor of the loss in the sum that a phase minimizes.
     #[serde(default = "one")]
     pub weight: f64,
     /// How the weight rises; without it it is constant.
     #[serde(default)]
+    #[schemars(example = serde_json::json!({ "from": 1000, "until": 3000 }))]
     pub ramp: Option<Ramp>,
 }
 
@@ -293,12 +304,13 @@ fn one() -> f64 {
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     /// The losses whose weighted sum is minimized.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), example = ["identity", "age"])]
     pub minimize: Vec<String>,
     /// The modules that are updated.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), example = ["backbone", "embed", "identity"])]
     pub update: Vec<String>,
     /// The optimizer, with its settings.
+    #[schemars(example = serde_json::json!({ "component": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4 }))]
     pub optimizer: IndexMap<String, serde_json::Value>,
     /// The course of the learning rate; without it constant.
     #[serde(default)]
@@ -426,6 +438,7 @@ pub struct Ema {
 #[serde(default, deny_unknown_fields)]
 pub struct SweepSection {
     /// Values by dotted path, every one with every one of the other paths.
+    #[schemars(example = serde_json::json!({ "run.seed": [1, 2, 3], "loss.domain.weight": [0.0, 0.002] }))]
     pub grid: IndexMap<String, Vec<serde_json::Value>>,
     /// Values by dotted path that go together, the first with the first.
     pub zip: IndexMap<String, Vec<serde_json::Value>>,
