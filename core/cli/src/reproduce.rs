@@ -41,7 +41,8 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
     let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &set)?;
     let steps = recipe.run.steps;
-    if steps != Record::read(&run)?.steps()
+    let recorded = Record::read(&run)?;
+    if steps != recorded.steps()
         && let Some(phase) =
             recipe.phase.iter().find(|(_, p)| p.scheduler.as_ref().is_some_and(|s| s.depends_on_length()))
     {
@@ -51,7 +52,7 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
             phase.0
         );
     }
-    let old = numbers(&run, steps)?;
+    let old = numbers(recorded, steps);
     if old.is_empty() {
         mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.display());
     }
@@ -77,7 +78,7 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     if data_then != data_now {
         println!("the data is another: {data_then} then, {data_now} now");
     }
-    let new = numbers(&out, steps)?;
+    let new = numbers(Record::read(&out)?, steps);
     let Some(line) = first_difference(&old, &new) else {
         println!("reproduced: {} numbers up to step {steps} are the same bit by bit", old.len());
         return Ok(0);
@@ -102,10 +103,10 @@ fn record(run: &Path) -> Result<Value> {
 }
 
 /// What training and evaluation logged up to a step, but for times.
-fn numbers(run: &Path, steps: u64) -> Result<Numbers> {
-    let curves = Record::read(run)?.curves.into_iter().filter(|(name, _)| !name.starts_with("time/"));
+fn numbers(run: Record, steps: u64) -> Numbers {
+    let curves = run.curves.into_iter().filter(|(name, _)| !name.starts_with("time/"));
     let each = curves.flat_map(|(name, curve)| curve.into_iter().map(move |(step, v)| ((step, name.clone()), v)));
-    Ok(each.filter(|((step, _), _)| *step <= steps).collect())
+    each.filter(|((step, _), _)| *step <= steps).collect()
 }
 
 fn changes(then: &Value, now: &Value) -> Vec<String> {

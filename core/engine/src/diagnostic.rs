@@ -32,6 +32,8 @@ pub struct Diagnostic {
     pub related: Vec<(Origin, String)>,
     /// What to do.
     pub help: Vec<String>,
+    /// Something is missing that has to be there.
+    pub(crate) incomplete: bool,
 }
 
 impl Diagnostic {
@@ -44,6 +46,7 @@ impl Diagnostic {
             label: String::new(),
             related: Vec::new(),
             help: Vec::new(),
+            incomplete: false,
         }
     }
 
@@ -62,6 +65,12 @@ impl Diagnostic {
     /// Points at another place.
     pub fn also(mut self, origin: &Origin, label: impl Into<String>) -> Self {
         self.related.push((origin.clone(), label.into()));
+        self
+    }
+
+    /// Something is missing that has to be there.
+    pub(crate) fn incomplete(mut self) -> Self {
+        self.incomplete = true;
         self
     }
 

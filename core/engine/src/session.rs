@@ -6,7 +6,7 @@ use crate::data::{Dataset, Open, Plan, stream_seed};
 use crate::evaluate::Evaluator;
 use crate::graph::{Graph, Model};
 use crate::mistake;
-use crate::recipe::{EvaluateSlot, Override, Recipe, Slot, Value};
+use crate::recipe::{EvaluateSlot, Override, Recipe, SAMPLES, Slot, Value};
 use crate::runs;
 use crate::train::weight_kind;
 use crate::weights::load_into;
@@ -110,7 +110,7 @@ pub fn open(recipe: &mut Recipe, graph: &mut Graph) -> Result<Opened> {
     if recipe.waiting() > 0 {
         let mut known: IndexMap<String, i64> = dims.iter().map(|(k, v)| (format!("dims.{k}"), *v)).collect();
         for (name, dataset) in &data {
-            known.insert(format!("data.{name}.samples"), dataset.len() as i64);
+            known.insert(format!("data.{name}.{SAMPLES}"), dataset.len() as i64);
             known.extend(dataset.sizes().into_iter().map(|(size, n)| (format!("data.{name}.{size}"), n)));
         }
         recipe.settle(&known)?;

@@ -123,8 +123,8 @@ impl Evaluator for Age {
             "group_accuracy_one_off" => ("groups_off", |v| f64::from(v <= 1.0)),
             _ => return None,
         };
-        let column = cases.column(of.0)?;
-        Some(picked.iter().map(|i| of.1(column[*i])).sum::<f64>() / picked.len() as f64)
+        let values = cases.picked(of.0, picked)?;
+        Some(values.iter().map(|v| of.1(*v)).sum::<f64>() / values.len() as f64)
     }
 }
 

@@ -96,9 +96,7 @@ impl Evaluator for Leakage {
     }
 
     fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
-        let (age, found) = (cases.column("age")?, cases.column(metric.strip_suffix("_r2")?)?);
-        let pick = |column: &[f64]| picked.iter().map(|i| column[*i]).collect::<Vec<f64>>();
-        Some(r2(&pick(age), &pick(found)))
+        Some(r2(&cases.picked("age", picked)?, &cases.picked(metric.strip_suffix("_r2")?, picked)?))
     }
 }
 

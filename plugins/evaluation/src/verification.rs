@@ -226,10 +226,7 @@ impl Evaluator for Verification {
     /// The thresholds of the folds stay those of the whole list: fitting them again on a sample would find pairs of the
     /// held-out fold among those it is fitted on. A rate that a handful of pairs decides has no bootstrap.
     fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
-        let pick = |name: &str| -> Option<Vec<f64>> {
-            let column = cases.column(name)?;
-            Some(picked.iter().map(|i| column[*i]).collect())
-        };
+        let pick = |name: &str| cases.picked(name, picked);
         if metric == "accuracy" {
             return Some(pick("right")?.iter().sum::<f64>() / picked.len() as f64);
         }

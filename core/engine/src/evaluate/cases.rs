@@ -36,6 +36,12 @@ impl Cases {
         self.columns.get(name).map(Vec::as_slice)
     }
 
+    /// The numbers of that name of the picked cases, each as often as it is picked.
+    pub fn picked(&self, name: &str, picked: &[usize]) -> Option<Vec<f64>> {
+        let column = self.column(name)?;
+        picked.iter().map(|case| column.get(*case).copied()).collect()
+    }
+
     /// Where a run folder keeps the cases of an evaluator at a step.
     pub fn path(run: &Path, evaluator: &str, step: u64) -> PathBuf {
         run.join(format!("eval/{evaluator}.step-{step}.cases.safetensors"))

@@ -1,6 +1,5 @@
 //! Walks and decodes the tables of a merged recipe, and tells everything that is wrong with them.
 
-use super::references::SAMPLES;
 use super::*;
 use crate::component::{Factory, Kind, find, of_kind};
 use crate::diagnostic::{Diagnostic, Severity, nearest, suggestion};
@@ -48,9 +47,9 @@ impl Checker<'_> {
 
     /// Walks and decodes a closed table.
     fn typed<T: DeserializeOwned + schemars::JsonSchema>(&mut self, node: &mut Node, what: &str) -> Option<T> {
-        let before = self.errors();
+        let before = self.out.len();
         Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema_of::<T>(), node, what);
-        if self.errors() > before {
+        if self.failed_since(before) {
             return None;
         }
         match decode(node) {
@@ -66,8 +65,9 @@ impl Checker<'_> {
         Diagnostic::error(format!("`{what}`: {}", e.message)).at(&e.origin.unwrap_or_else(|| node.origin.clone()), "")
     }
 
-    fn errors(&self) -> usize {
-        self.out.iter().filter(|d| d.severity == Severity::Error).count()
+    /// Whether there is an error among the findings from that place on.
+    fn failed_since(&self, before: usize) -> bool {
+        self.out[before..].iter().any(|d| d.severity == Severity::Error)
     }
 
     pub(super) fn each(&mut self, root: &mut Node, section: &str, mut f: impl FnMut(&mut Self, &str, &mut Node)) {
@@ -98,9 +98,8 @@ impl Checker<'_> {
             f(self, name, &mut entry.node);
             // A table that lacks what it must have may be a slip in the name of another; among very many names nobody
             // looks for it.
-            let lacks = |d: &&mut Diagnostic| d.message.contains(" lacks ") || d.message.contains(" names no ");
             if names.len() < 200
-                && let Some(d) = self.out[before..].iter_mut().find(lacks)
+                && let Some(d) = self.out[before..].iter_mut().find(|d| d.incomplete)
                 && let Some(near) =
                     nearest(name, names.iter().map(String::as_str).filter(|other| other != name)).first()
             {
@@ -125,6 +124,7 @@ impl Checker<'_> {
         let Some(named) = node.get("component") else {
             self.out.push(
                 Diagnostic::error(format!("`{what}` names no component"))
+                    .incomplete()
                     .at(&node.origin, format!("expected component = \"…\", the name of its {}", kind_names())),
             );
             return None;
@@ -170,27 +170,17 @@ impl Checker<'_> {
             .map(|p| p.keys().cloned().collect())
             .unwrap_or_default();
         let origin = node.origin.clone();
-        let table = node.table_mut()?;
-        let (mut common, mut own) = (Node::empty(origin.clone()), Node::empty(origin.clone()));
-        let mut held = Table::new();
-        for (key, entry) in table.drain(..) {
-            let target = if slot_keys.contains(&key) {
-                common.table_mut()
-            } else if engine.contains(&key.as_str()) {
-                Some(&mut held)
-            } else {
-                own.table_mut()
-            };
-            target?.insert(key, entry);
-        }
-        let before = self.errors();
+        let (mut common, mut own) = split(node, |key| slot_keys.iter().any(|k| k == key))?;
+        let (held, rest) = split(&mut own, |key| engine.contains(&key))?;
+        own = rest;
+        let before = self.out.len();
         let others = engine.iter().map(|k| (*k).to_owned()).filter(|k| !slot_keys.contains(k));
         let beside: Vec<String> = slot_keys.iter().cloned().chain(others).collect();
         let mut walk = Walk { sources: self.sources, out: &mut self.out, beside: &beside };
         walk.check(&schema, &mut common, what);
         let component_schema = component_schema(registration, &slot_keys, engine);
         walk.check(&component_schema, &mut own, &format!("{what} ({})", registration.name));
-        let failed = self.errors() > before;
+        let failed = self.failed_since(before);
         let decoded = if failed {
             None
         } else {
@@ -208,13 +198,7 @@ impl Checker<'_> {
                 (_, None) => None,
             }
         };
-        let table = node.table_mut()?;
-        for part in [common, own] {
-            if let Value::Table(t) = part.value {
-                table.extend(t);
-            }
-        }
-        table.extend(held);
+        join(node, [common, own, held]);
         let (common, config) = decoded?;
         Some(Slot { common, registration, config, origin })
     }
@@ -320,16 +304,11 @@ impl Checker<'_> {
         let origin = node.origin.clone();
         let wires = wire_origins(node);
         let schema = schema_of::<GraphNode>();
-        let table = node.table_mut()?;
-        let engine: Vec<String> = ["call", "apply", "in", "mode"].map(str::to_owned).to_vec();
-        let (mut common, mut own) = (Node::empty(origin.clone()), Node::empty(origin.clone()));
-        for (key, entry) in table.drain(..) {
-            if engine.contains(&key) { common.table_mut() } else { own.table_mut() }?.insert(key, entry);
-        }
-        let before = self.errors();
+        let (mut common, mut own) = split(node, |key| NODE_KEYS.contains(&key))?;
+        let before = self.out.len();
         Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema, &mut common, &what);
         let decoded = match decode::<GraphNode>(&common) {
-            _ if self.errors() > before => None,
+            _ if self.failed_since(before) => None,
             Ok(decoded) => Some(decoded),
             Err(e) => {
                 self.out.push(self.undecodable(e, &common, &what));
@@ -337,12 +316,7 @@ impl Checker<'_> {
             }
         };
         let result = decoded.and_then(|decoded| self.node_target(decoded, &mut own, &what, &origin, wires));
-        let table = node.table_mut()?;
-        for part in [common, own] {
-            if let Value::Table(t) = part.value {
-                table.extend(t);
-            }
-        }
+        join(node, [common, own]);
         result
     }
 
@@ -362,7 +336,7 @@ impl Checker<'_> {
                     self.out.push(
                         Diagnostic::error(format!("`{what}` has no key `{key}`"))
                             .at(place, "unknown key")
-                            .help(suggestion(key, ["call", "apply", "in", "mode"]))
+                            .help(suggestion(key, NODE_KEYS))
                             .help("settings of a module stand in its [model.NAME]"),
                     );
                 }
@@ -378,14 +352,14 @@ impl Checker<'_> {
                     );
                     return None;
                 };
-                let before = self.errors();
+                let before = self.out.len();
                 let schema = component_schema(found, &[], &[]);
                 Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(
                     &schema,
                     own,
                     &format!("{what} ({apply})"),
                 );
-                if self.errors() > before {
+                if self.failed_since(before) {
                     return None;
                 }
                 match block(found, own)? {
@@ -405,7 +379,7 @@ impl Checker<'_> {
                     Diagnostic::error(format!("`{what}` must say either `call` (a module) or `apply` (a function)"))
                         .at(origin, "here");
                 for key in own.table()?.keys() {
-                    if let Some(near) = nearest(key, ["call", "apply", "in", "mode"]).first() {
+                    if let Some(near) = nearest(key, NODE_KEYS).first() {
                         d = d.help(format!("is `{near}` meant by `{key}`?"));
                     }
                 }
@@ -443,6 +417,27 @@ impl Checker<'_> {
             self.problems(|| slot.config.problems(), &entry.node, &format!("{what}.optimizer"));
         }
         Some(PhaseEntry { common: common?, optimizer: optimizer?, scheduler, origin })
+    }
+}
+
+/// The engine's keys of a node of the graph.
+const NODE_KEYS: [&str; 4] = ["call", "apply", "in", "mode"];
+
+/// Takes the entries out of a table: those of the keys that belong to one side, and the others.
+fn split(node: &mut Node, first: impl Fn(&str) -> bool) -> Option<(Node, Node)> {
+    let origin = node.origin.clone();
+    let (own, others): (Table, Table) = node.table_mut()?.drain(..).partition(|(key, _)| first(key));
+    let table = |t: Table| Node { value: Value::Table(t), origin: origin.clone() };
+    Some((table(own), table(others)))
+}
+
+/// Puts back what [`split`] has taken out.
+fn join<const N: usize>(node: &mut Node, parts: [Node; N]) {
+    let Some(table) = node.table_mut() else { return };
+    for part in parts {
+        if let Value::Table(t) = part.value {
+            table.extend(t);
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use super::load::override_value;
 use super::schema::{range_text, resolve};
 use super::value::{Node, parse};
 use super::*;
-use crate::diagnostic::suggestion;
 use crate::mistake;
 use serde_json::Value as Json;
 
@@ -46,9 +45,7 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
     let node = recipe.root.at(path);
     let schema = schema_at(recipe, path);
     if node.is_none() && schema.is_none() && !SECTIONS.contains(&path) {
-        let (so_far, missing, keys) = recipe.root.dead_end(path);
-        let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
-        mistake!("the recipe has no `{path}`: {there} has no `{missing}`: {}", suggestion(missing, keys));
+        mistake!("the recipe has no `{path}`: {}", recipe.root.missing(path));
     }
     let in_force = recipe.root.entry(path).map(|entry| &entry.key);
     let mut set_by = Vec::new();

@@ -3,7 +3,7 @@
 use super::schema::normalise;
 use super::value::{Entry, Flaw, Node, Origin, Source, Sources, Table, Value, parse, parse_value};
 use crate::component::{Kind, find};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use std::path::{Path, PathBuf};
 
 /// Longest chain of `extends`.
@@ -181,7 +181,7 @@ impl Reader {
                 self.found.push(
                     Diagnostic::error(format!("there is no `{name}` to remove"))
                         .at(&origin, "not in what this recipe extends")
-                        .help(not_there(&base, &name)),
+                        .help(base.missing(&name)),
                 );
             }
         }
@@ -304,15 +304,6 @@ fn swap_component(old: &mut Table, new: &Table, path: &[String], found: &mut Vec
     }
 }
 
-/// What stands where a dotted path ends that is not there.
-fn not_there(root: &Node, path: &str) -> String {
-    let (so_far, missing, valid) = root.dead_end(path);
-    match so_far.as_str() {
-        "" => suggestion(missing, valid),
-        so_far => format!("`{so_far}` has no `{missing}`: {}", suggestion(missing, valid)),
-    }
-}
-
 fn unset(root: &mut Node, path: &str) -> bool {
     let mut keys: Vec<&str> = path.split('.').collect();
     let Some(last) = keys.pop() else { return false };
@@ -341,7 +332,7 @@ fn apply(root: &mut Node, change: &Override, sources: &mut Sources, found: &mut 
     if let Override::Unset(path) = change {
         if !unset(root, path) {
             let d = Diagnostic::error(format!("there is no `{path}` to unset")).at(&whole, "not in this recipe");
-            found.push(d.help(not_there(root, path)));
+            found.push(d.help(root.missing(path)));
         }
         return;
     }

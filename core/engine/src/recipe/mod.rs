@@ -17,6 +17,7 @@ pub use decode::{DecodeError, decode};
 pub use emit::{difference, kind_schema, recipe_schema, table_schema, to_toml};
 pub use explain::{Explanation, SetBy, explain, is_path};
 pub use load::{Merged, Override, load};
+pub(crate) use references::SAMPLES;
 pub use rules::Rule;
 pub(crate) use rules::broken;
 pub use schema::{RecipePath, Walk, schema_of};
@@ -318,12 +319,12 @@ impl Recipe {
 
     fn order_phases(&mut self) -> Result<(), Diagnostics> {
         let Some(order) = self.run.phases.clone() else { return Ok(()) };
-        let place = self.root.at("run.phases").map(|n| n.origin.clone());
+        let place = self.place("run.phases");
         let mut bad = Vec::new();
         if order.is_empty() {
             let d = Diagnostic::error("`run.phases` names no phase: nothing would be trained");
             let d = d.help(format!("name some of: {}", self.phase.keys().cloned().collect::<Vec<_>>().join(", ")));
-            bad.push(place.as_ref().map_or(d.clone(), |o| d.at(o, "it is empty")));
+            bad.push(d.at(&place, "it is empty"));
         }
         let mut sorted = IndexMap::new();
         for name in &order {
@@ -335,7 +336,7 @@ impl Recipe {
                     let d =
                         Diagnostic::error(format!("`run.phases` names `{name}`, which is no phase (or named twice)"))
                             .help(suggestion(name, self.phase.keys().map(String::as_str)));
-                    bad.push(place.as_ref().map_or(d.clone(), |o| d.at(o, "here")));
+                    bad.push(d.at(&place, "here"));
                 }
             }
         }
@@ -362,7 +363,7 @@ fn late_size(path: &str, data: &IndexMap<String, Data>) -> Option<String> {
             match tells(d, name) {
                 true if d.slot.common.declares => Some(name.to_owned()),
                 true => Some(path.to_owned()),
-                false => (name == references::SAMPLES).then(|| path.to_owned()),
+                false => (name == SAMPLES).then(|| path.to_owned()),
             }
         }
         _ => None,

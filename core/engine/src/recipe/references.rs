@@ -21,7 +21,7 @@ const MAX_ALL: usize = 4 << 20;
 /// The sections that are read before the data is opened.
 const EARLY: &[&str] = &["run", "dims", "data"];
 /// Number of samples of a data stream.
-pub(super) const SAMPLES: &str = "samples";
+pub(crate) const SAMPLES: &str = "samples";
 
 /// What resolving came to.
 #[derive(Debug, Default)]

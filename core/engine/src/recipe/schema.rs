@@ -279,6 +279,7 @@ impl Walk<'_> {
                 let about = properties.get(key).and_then(description).map(|d| format!(": {d}")).unwrap_or_default();
                 self.out.push(
                     Diagnostic::error(format!("`{what}` lacks the key `{key}`"))
+                        .incomplete()
                         .at(&origin, format!("`{key}` must be given{about}")),
                 );
             }

@@ -1,6 +1,7 @@
 //! Values that remember where they were written.
 
 use super::standard::newer_syntax;
+use crate::diagnostic::suggestion;
 use anyhow::Result;
 use indexmap::IndexMap;
 use std::collections::HashMap;
@@ -248,6 +249,13 @@ impl Node {
             node = next;
         }
         (so_far, missing, node.table().map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default())
+    }
+
+    /// Where a dotted path that is not there ends, in words, with what is there.
+    pub fn missing(&self, path: &str) -> String {
+        let (so_far, missing, valid) = self.dead_end(path);
+        let there = if so_far.is_empty() { "the recipe".to_owned() } else { format!("`{so_far}`") };
+        format!("{there} has no `{missing}`: {}", suggestion(missing, valid))
     }
 
     /// Puts another value under a dotted path that is there; its place stays.
