@@ -1,26 +1,29 @@
 //! Pictures a second of the loader alone: decode, mirror, normalise, two threads.
 
-use mtl_core::data::Loader;
-use mtl_core::recipe::{Override, Recipe};
-use mtl_core::session;
+use mtl_component::{Registry, Result, World};
+use mtl_engine::data::{self, Loader};
+use mtl_engine::recipe::Recipe;
+use mtl_recipe::Override;
+use std::sync::Arc;
 use std::time::Instant;
 
-// The dataset registers itself when its crate is linked.
+// The components register themselves when their crates are linked.
 use mtl_recognition as _;
+use mtl_standard as _;
 
-fn main() -> anyhow::Result<()> {
-    mtl_torch::keep_large_buffers();
+fn main() -> Result<()> {
+    mtl_torch::tune_malloc();
     let mut args = std::env::args().skip(1);
     let list = args.next().unwrap_or_else(|| "dataset/scaf.txt".into());
     let seconds: f64 = args.next().and_then(|s| s.parse().ok()).unwrap_or(5.0);
+    let registry = Arc::new(Registry::built_in()?);
     let recipe = Recipe::read(
+        &registry,
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/bench/ir50_112.toml").as_ref(),
         &[Override::Set(format!("data.faces.list={list}")), Override::Set("data.faces.batch_size=64".into())],
     )?;
-    let mut dims = recipe.dims.clone();
-    let data = session::open_data(&recipe, &mut dims)?;
-    let plans = session::plans(&recipe, &data)?;
-    let mut loader = Loader::start(plans["faces"].clone(), 2, 8, 0)?;
+    let orders = data::orders(&recipe, &data::open(&recipe)?, World::alone())?;
+    let mut loader = Loader::start(orders["faces"].clone(), 2, 8, 0)?;
     for _ in 0..32 {
         loader.next_batch()?;
     }

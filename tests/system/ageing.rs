@@ -79,7 +79,7 @@ fn a_grid_is_drawn_while_training_and_the_teacher_is_not_changed() {
         let line = metrics.lines().find(|l| l.starts_with(&format!("{{\"step\":{step},\"kind\":\"train\""))).unwrap();
         assert!(line.contains(&format!("\"weight/right_age\":{weight}")), "the ramp in step {step}: {line}");
     }
-    let read = |run: &Path| mtl_core::weights::read(&run.join("weights.safetensors")).unwrap();
+    let read = |run: &Path| mtl_engine::weights::read(&run.join("weights.safetensors")).unwrap();
     let (teacher, own) = (read(&t.teacher), read(&t.run));
     let mut compared = 0;
     for (name, tensor) in &own {
@@ -171,7 +171,7 @@ fn a_joint_step_is_a_recognition_step_and_then_a_synthesis_step() {
     let run = |recipe: &str, name: &str, more: &[String]| {
         let (code, text) = train(recipe, &at(name), &[&base[..], &same_data, more].concat());
         assert_eq!(code, 0, "{text}");
-        mtl_core::weights::read(&at(name).join("weights.safetensors")).unwrap()
+        mtl_engine::weights::read(&at(name).join("weights.safetensors")).unwrap()
     };
     let both = run(joint.to_str().unwrap(), "both", &[]);
     let recognition = run("tests/recipes/made.toml", "recognition", &unset);
@@ -193,7 +193,7 @@ fn weights_that_do_not_fit() {
     let with = |more: Vec<String>| train(recipe, &out, &more);
     let nowhere = dir.path().join("nowhere");
     refused(with(weights("run", &nowhere)), &["there is no run", "nowhere", "train it first"]);
-    refused(with(weights("run", dir.path())), &["is no run folder", "recipe.resolved.toml"]);
+    refused(with(weights("run", dir.path())), &["is not a run folder", "recipe.resolved.toml"]);
     let no_weights =
         ["backbone", "decompose", "age"].iter().flat_map(|m| ["--unset".into(), format!("model.{m}.weights")]);
     refused(with(no_weights.collect()), &["nothing trains `backbone`", "random = true"]);
@@ -212,11 +212,11 @@ fn weights_that_do_not_fit() {
     let good = std::fs::read(t.teacher.join("weights.safetensors")).unwrap();
     let cut = dir.path().join("cut.safetensors");
     std::fs::write(&cut, &good[..good.len() / 2]).unwrap();
-    refused(with(weights("file", &cut)), &["cut.safetensors", "no complete safetensors file"]);
+    refused(with(weights("file", &cut)), &["cut.safetensors", "not a complete safetensors file"]);
     let pth = dir.path().join("cut.pth");
     let bytes = std::fs::read(reference("pytorch/kinds.pth")).unwrap();
     std::fs::write(&pth, &bytes[..bytes.len() / 2]).unwrap();
-    refused(with(weights("file", &pth)), &["cut.pth", "no complete zip archive"]);
+    refused(with(weights("file", &pth)), &["cut.pth", "not a complete zip archive"]);
 
     // Released weights with masks of another sharing, and a name that is missing with the nearest one left over.
     let mut file = TensorFile::default();

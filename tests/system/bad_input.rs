@@ -171,7 +171,7 @@ fn all_mistakes_are_shown_at_once() {
 fn phases_that_reach_nothing() {
     refused(
         check("[phase.recognition]\nupdate = [\"backbone\", \"embed\", \"identity\", \"age\", \"leak\", \"decompos\"]"),
-        &["updates `decompos`, which is no module", "did you mean `decompose`"],
+        &["updates `decompos`, which is not a module", "did you mean `decompose`"],
     );
     refused(
         check("[phase.recognition]\nminimize = [\"identity\"]"),
@@ -218,16 +218,19 @@ fn recipes_that_extend_each_other() {
     std::fs::write(&a, "extends = [\"gone.toml\"]\n[run]\nsteps = 1").unwrap();
     refused(outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()), &["gone.toml", "extended here"]);
     std::fs::write(&a, "[run\nsteps = 1").unwrap();
-    refused(outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()), &["no valid recipe", "a.toml:1"]);
+    refused(
+        outcome(&mtlrun(&["check", a.to_str().unwrap()]).output().unwrap()),
+        &["is not a valid recipe", "a.toml:1"],
+    );
 }
 
 #[test]
 fn overrides_that_make_no_sense() {
     let faces = Faces::new(3, 2);
     refused(train(&faces, &["--set", "run.steps"]), &["path=value", "--set"]);
-    refused(train(&faces, &["--set", "run.steps=[1"]), &["no TOML value"]);
+    refused(train(&faces, &["--set", "run.steps=[1"]), &["not a TOML value"]);
     refused(train(&faces, &["--unset", "run.stepz"]), &["no `run.stepz` to unset"]);
-    refused(train(&faces, &["--device", "cuda:x"]), &["no device `cuda:x`"]);
+    refused(train(&faces, &["--device", "cuda:x"]), &["unknown device `cuda:x`"]);
 }
 
 #[test]
@@ -322,11 +325,11 @@ fn weights_and_checkpoints_of_another_recipe() {
     let cut = dir.path().join("cut.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
-    refused(train(&faces, &["--set", &from("file", &cut)]), &["cut.safetensors", "no complete safetensors file"]);
+    refused(train(&faces, &["--set", &from("file", &cut)]), &["cut.safetensors", "not a complete safetensors file"]);
     let other = Faces::new(4, 2);
     let output = mtlrun(&other.tiny(&run, &["-q", "--resume"])).output().unwrap();
     refused(outcome(&output), &["the recipe differs", "data.faces.list"]);
-    refused(outcome(&mtlrun(&["eval", faces.folder.path().to_str().unwrap()]).output().unwrap()), &["no run folder"]);
+    refused(outcome(&mtlrun(&["eval", faces.folder.path().to_str().unwrap()]).output().unwrap()), &["not a run folder"]);
     refused(
         outcome(&mtlrun(&["eval", run.to_str().unwrap(), "--checkpoint", "99"]).output().unwrap()),
         &["no such checkpoint"],

@@ -1,8 +1,8 @@
 //! Commands that explain, draw, sweep and compare.
 
-use crate::support::{self, mtlrun, outcome};
-use mtl_core::evaluate::{Cases, Report};
-use mtl_core::recipe::Recipe;
+use crate::support::{self, REGISTRY, mtlrun, outcome};
+use mtl_engine::inference::read_cases;
+use mtl_engine::runs::RunFolder;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use tempfile::TempDir;
@@ -117,21 +117,23 @@ fn sweep(out: &Path, more: &[&str]) -> (i32, String, String) {
 
 /// On all of its cases, each once, an evaluator finds what it has reported.
 fn cases_tell_the_metrics(run: &Path) {
-    let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &[]).unwrap();
+    let folder = RunFolder::at(run);
+    let recipe = folder.recipe(&REGISTRY, &[]).unwrap();
     let mut told = 0;
-    for (name, slot) in &recipe.evaluate {
-        let report = std::fs::read(Report::path(run, name, 2)).unwrap();
+    for (name, entry) in &recipe.evaluate {
+        let config = &entry.slot.config;
+        let report = std::fs::read(folder.report(name, 2)).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-        let cases = Cases::read(&Cases::path(run, name, 2)).unwrap();
+        let cases = read_cases(&folder.cases(name, 2)).unwrap();
         let all: Vec<usize> = (0..cases.len()).collect();
         for (metric, value) in report["metrics"].as_object().unwrap() {
-            if let Some(found) = slot.config.on_cases(metric, &cases, &all) {
+            if let Some(found) = config.on_cases(metric, &cases, &all).unwrap() {
                 // The sums are taken in another order.
                 assert!((found - value.as_f64().unwrap()).abs() < 1e-12, "{name}.{metric}: {found} for {value}");
                 told += 1;
             }
         }
-        assert_eq!(slot.config.on_cases("no such", &cases, &all), None);
+        assert_eq!(config.on_cases("no such", &cases, &all).unwrap(), None);
     }
     assert_eq!(told, 6, "all metrics but the deviation over folds and the tails");
 }
@@ -166,9 +168,12 @@ fn a_sweep_is_kept_resumed_and_compared() {
     let table = told(&["compare", folder, "--metric", "verification.auc"]);
     assert!(table.contains("model.identity.margin=0.4  2 ") && table.contains("±") && table.contains(" *"), "{table}");
     let markdown = told(&["compare", folder, "--format", "md"]);
-    assert!(markdown.starts_with("| variant | runs | verification.accuracy") && markdown.contains("**"), "{markdown}");
+    assert!(
+        markdown.starts_with("| variant ") && markdown.contains("| verification.accuracy |") && markdown.contains("**"),
+        "{markdown}"
+    );
     let csv = told(&["compare", folder, "--format", "csv", "--metric", "age.mae"]);
-    assert!(csv.starts_with("variant,runs,age.mae,age.mae.deviation\n\"model.identity.margin=0.1\",2,"), "{csv}");
+    assert!(csv.starts_with("variant,runs,age.mae,age.mae.deviation\nmodel.identity.margin=0.1,2,"), "{csv}");
     let json: serde_json::Value = serde_json::from_str(&told(&["compare", folder, "--format", "json"])).unwrap();
     assert_eq!(json[0]["metrics"]["age.mae"]["count"], 2);
     assert!(json[0]["metrics"]["age.mae"].get("difference").is_none());
@@ -306,7 +311,7 @@ fn a_recipe_holds_its_own_points() {
     refused(&["sweep", empty.to_str().unwrap(), "--dry-run"], &["`run.seed` has no values"]);
     let up = dir.path().join("up.toml");
     std::fs::write(&up, format!("extends = [{made:?}]\n[sweep.variants]\n\"../up\" = {{}}\n")).unwrap();
-    refused(&["sweep", up.to_str().unwrap(), "--dry-run"], &["`../up` is no name of a folder"]);
+    refused(&["sweep", up.to_str().unwrap(), "--dry-run"], &["`../up` cannot be the name of a folder"]);
     let other = found.lines().skip_while(|l| !l.contains("other,seed=1")).nth(1).unwrap();
     assert!(!other.contains("--unset sweep"), "{other}");
 }

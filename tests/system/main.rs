@@ -17,3 +17,5 @@ mod validators;
 // Components register themselves when their crates are linked.
 use mtl_evaluation as _;
 use mtl_recognition as _;
+use mtl_standard as _;
+use mtl_synthesis as _;

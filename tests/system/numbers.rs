@@ -1,34 +1,43 @@
 //! Components against single numbers of the published implementation.
 
-use crate::support::{fill, filled, images, json, reference, root};
+use crate::support::{REGISTRY, fill, filled, images, json, reference, root};
 use indexmap::IndexMap;
-use mtl_core::component::{Block, Call, Dim, Factory, Kind, Params, Placement, Sizes, find};
-use mtl_core::data::draw::Draw;
-use mtl_core::data::image::Picture;
-use mtl_core::data::{Column, Dataset, Field, Plan, SampleOut};
-use mtl_core::graph::{Graph, Model};
-use mtl_core::nn::{Conv, SpectralConv2d};
-use mtl_core::recipe::{Node, Override, Recipe, load};
+use mtl_component::nn::{Conv, SpectralConv2d, cross_entropy};
+use mtl_component::testing::call;
+use mtl_component::{
+    Column, ComponentKind, ConfigValue, Context, Dataset, Dim, Draw, Made, ModuleConfig, OpenDataset, Params, Picture,
+    SampleOut, SamplerConfig, Scheduler, Sizes, World,
+};
+use mtl_engine::data::BatchOrder;
+use mtl_engine::graph::Graph;
+use mtl_engine::model::Model;
+use mtl_engine::recipe::Recipe;
+use mtl_engine::weights::{self, Rename};
+use mtl_recipe::{Override, load};
+use mtl_standard::codec;
 use serde_json::Value;
 use std::sync::Arc;
 use tch::{Device, Kind as TensorKind, Tensor};
 
-fn node(toml: &str) -> Node {
+fn value(toml: &str) -> ConfigValue {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("x.toml");
     std::fs::write(&path, toml).unwrap();
-    load(&path, &[]).unwrap().root
+    load(&path, &[], &(), &[]).unwrap().root
 }
 
-fn block(kind: Kind, name: &str, config: &str) -> Box<dyn Block> {
-    match &find(&[kind], name).unwrap().factory {
-        Factory::Block(make) => make(&node(config)).unwrap(),
-        _ => panic!("{name} is no block"),
-    }
+/// A registered component with a configuration.
+fn component<T: Made + ?Sized>(kind: ComponentKind, name: &str, config: &str) -> Box<T> {
+    let registration = REGISTRY.find(kind, name).unwrap();
+    T::made(registration, &value(config)).unwrap().unwrap()
 }
 
-fn placement(kind: TensorKind) -> Placement {
-    Placement { device: Device::Cpu, kind, channels_last: false, winograd: false, seed: 1, shapes_only: false }
+fn module(name: &str, config: &str) -> Box<dyn ModuleConfig> {
+    component(ComponentKind::Module, name, config)
+}
+
+fn context(kind: TensorKind) -> Context {
+    Context { seed: 1, ..Context::cpu(kind) }
 }
 
 fn numbers(v: &Value) -> Vec<f64> {
@@ -55,59 +64,25 @@ fn from_fill(module: u32, position: u32, shape: &[i64], factor: f64, kind: Tenso
     Tensor::from_slice(&values).view(shape).to_kind(kind)
 }
 
-fn run(
-    block: &dyn Block,
-    sizes: Sizes,
-    params: &Params,
-    inputs: Vec<Tensor>,
-    before: impl Fn(&mut mtl_core::component::Store),
-) -> Vec<Tensor> {
-    let forward = block.build(params, &sizes).unwrap();
-    let mut store = params.take();
-    before(&mut store);
-    let ports = block.ports();
-    let wanted = vec![true; ports.outputs.len()];
-    let call = Call {
-        inputs: inputs.into_iter().map(Some).collect(),
-        ports: &ports,
-        train: true,
-        wanted: &wanted,
-        step: 1,
-        total: 1,
-    };
-    forward.forward(&call).unwrap().into_iter().map(Option::unwrap).collect()
-}
-
 #[test]
 fn cosface_values_and_gradients() {
     for (key, kind, bound) in [("cosface_f64", TensorKind::Double, 1e-12), ("cosface_f32", TensorKind::Float, 1e-5)] {
         let wanted = &json("small.json")[key];
-        let head = block(Kind::Head, "cosface", "");
-        let params = Params::new("identity", placement(kind));
-        let mut sizes = Sizes::new(&IndexMap::from([("identities".to_owned(), Dim::Size(5))]));
-        sizes.bind("batch size", &[Dim::Size(3), Dim::Size(8)]).unwrap();
         let x = from_fill(300, 0, &[3, 8], 1.0, kind).set_requires_grad(true);
         let labels = Tensor::from_slice(&numbers(&wanted["labels"]).iter().map(|v| *v as i64).collect::<Vec<_>>());
         // The weight is entry 0 of module 2 with fan-in 8.
         let weight = from_fill(2, 0, &[5, 8], 0.7 * (3.0f64 / 8.0).sqrt(), kind);
-        let held = std::cell::RefCell::new(None);
-        let logits = run(&*head, sizes, &params, vec![x.shallow_clone(), labels.shallow_clone()], |store| {
-            let t = &store["weight"].tensor;
-            tch::no_grad(|| t.shallow_clone().copy_(&weight));
-            *held.borrow_mut() = Some(t.set_requires_grad(true));
-        })
-        .remove(0);
+        let head = module("cosface", "");
+        let called = call(&*head).kind(kind).dim("identities", 5).param("weight", weight);
+        let done = called.input("embedding", x.shallow_clone()).input("label", labels.shallow_clone()).run().unwrap();
+        let logits = done.output("logits");
         near("logits", &flat(&logits), &numbers(&wanted["logits"]), bound);
-        let loss = mtl_core::losses::cross_entropy(&logits, &labels, 0.0).unwrap();
+        let loss = cross_entropy(&logits, &labels, 0.0, World::alone()).unwrap();
         near("loss", &flat(&loss), &numbers(&wanted["loss"]), bound);
         loss.backward();
         near("input's gradient", &flat(&x.grad()), &numbers(&wanted["grad_input"]), bound * 10.0);
-        near(
-            "weight's gradient",
-            &flat(&held.into_inner().unwrap().grad()),
-            &numbers(&wanted["grad_weight"]),
-            bound * 10.0,
-        );
+        let gradient = done.param("weight").grad();
+        near("weight's gradient", &flat(&gradient), &numbers(&wanted["grad_weight"]), bound * 10.0);
     }
 }
 
@@ -128,40 +103,34 @@ fn age_groups_of_every_age() {
     }
 }
 
+/// The age loss of some logits, group logits and ages.
+fn dex_age(config: &str, logits: Tensor, groups: Tensor, target: Tensor) -> f64 {
+    let loss = component::<dyn ModuleConfig>(ComponentKind::Loss, "dex_age", config);
+    let called = call(&*loss).kind(logits.kind()).dim("age_groups", 7).input("logits", logits);
+    flat(&called.input("groups", groups).input("target", target).run().unwrap().output("loss"))[0]
+}
+
 #[test]
 fn expected_ages() {
     let wanted = &json("small.json")["dex"];
     for (key, kind, bound) in [("f64", TensorKind::Double, 1e-12), ("f32", TensorKind::Float, 1e-6)] {
         let logits = from_fill(300, 1, &[2, 101], 5.0, kind);
-        // The age loss of a group-less recipe is the squared error of the expectation alone.
-        let loss = block(Kind::Loss, "dex_age", "classification = 0.0");
-        let mut sizes = Sizes::new(&IndexMap::from([("age_groups".to_owned(), Dim::Size(7))]));
-        sizes.bind("batch ages", &[Dim::Size(1), Dim::Size(101)]).unwrap();
         for (row, age) in numbers(&wanted[key]).into_iter().enumerate() {
             let groups = Tensor::zeros([1, 7], (kind, Device::Cpu));
             let target = Tensor::zeros([1], (kind, Device::Cpu));
-            let inputs = vec![logits.narrow(0, row as i64, 1), groups, target];
-            let found = run(&*loss, sizes.clone(), &Params::new("loss", placement(kind)), inputs, |_| {}).remove(0);
-            near("age", &[flat(&found)[0].sqrt()], &[age], bound);
+            // Without the group it is the squared error of the expectation alone.
+            let found = dex_age("classification = 0.0", logits.narrow(0, row as i64, 1), groups, target);
+            near("age", &[found.sqrt()], &[age], bound);
         }
     }
 }
 
 #[test]
 fn an_unknown_age_does_not_count() {
-    let loss = block(Kind::Loss, "dex_age", "");
-    let sizes = || {
-        let mut s = Sizes::new(&IndexMap::from([("age_groups".to_owned(), Dim::Size(7))]));
-        s.bind("batch ages", &[Dim::Size(2), Dim::Size(101)]).unwrap();
-        s
-    };
     let value = |ages: &[f64], rows: i64| {
-        let inputs = vec![
-            from_fill(300, 1, &[2, 101], 5.0, TensorKind::Double).narrow(0, 0, rows),
-            from_fill(300, 2, &[2, 7], 1.0, TensorKind::Double).narrow(0, 0, rows),
-            Tensor::from_slice(ages),
-        ];
-        flat(&run(&*loss, sizes(), &Params::new("loss", placement(TensorKind::Double)), inputs, |_| {}).remove(0))[0]
+        let logits = from_fill(300, 1, &[2, 101], 5.0, TensorKind::Double).narrow(0, 0, rows);
+        let groups = from_fill(300, 2, &[2, 7], 1.0, TensorKind::Double).narrow(0, 0, rows);
+        dex_age("", logits, groups, Tensor::from_slice(ages))
     };
     near("masked", &[value(&[23.0, -1.0], 2)], &[value(&[23.0], 1)], 1e-12);
     assert_eq!(value(&[-1.0, -1.0], 2), 0.0);
@@ -170,13 +139,10 @@ fn an_unknown_age_does_not_count() {
 #[test]
 fn the_learning_rate_of_the_published_run() {
     let small = json("small.json");
-    let make = |config: &str| match &find(&[Kind::Scheduler], "warmup_multistep").unwrap().factory {
-        Factory::Scheduler(make) => make(&node(config)).unwrap(),
-        _ => panic!("no scheduler"),
-    };
-    let published = make("warmup = 1000\nmilestones = [20000, 23000]\nfloor = 1e-4");
+    let config = "warmup = 1000\nmilestones = [20000, 23000]\nfloor = 1e-4";
+    let published = component::<dyn Scheduler>(ComponentKind::Scheduler, "warmup_multistep", config);
     for (step, lr) in small["lr"].as_object().unwrap() {
-        near(step, &[published.lr(0.1, step.parse().unwrap(), 36_000)], &[lr.as_f64().unwrap()], 1e-15);
+        near(step, &[published.lr(0.1, step.parse().unwrap(), 36_000).unwrap()], &[lr.as_f64().unwrap()], 1e-15);
     }
 }
 
@@ -186,26 +152,19 @@ fn the_decomposition_alone() {
     let kinds = [(TensorKind::Double, 1e-6), (TensorKind::Float, 1e-5)];
     let arch = json("arch.json");
     for (kind, bound) in kinds {
-        let decomposition = block(Kind::Decomposition, "attention_decomposition", "");
-        let mut sizes = Sizes::new(&IndexMap::new());
-        let shape = [4, 512, 7, 7].map(Dim::Size);
-        sizes.bind("batch channels height width", &shape).unwrap();
-        let x = from_fill(300, 5, &[4, 512, 7, 7], 1.0, kind);
-        let fsm: Vec<&Value> = arch["ir50"]["entries"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|e| e[1].as_str().unwrap().starts_with("fsm."))
-            .collect();
-        let outputs = run(&*decomposition, sizes, &Params::new("decompose", placement(kind)), vec![x], |store| {
-            for (k, entry) in fsm.iter().enumerate() {
-                let name = entry[1].as_str().unwrap().trim_start_matches("fsm.");
-                let t = &store[name].tensor;
-                let values = crate::support::filled(304, k as u32, &t.size(), entry[3].as_str().unwrap());
-                let values = Tensor::from_slice(&values).view(t.size().as_slice());
-                tch::no_grad(|| t.shallow_clone().copy_(&values));
-            }
-        });
+        let decomposition = module("attention_decomposition", "");
+        let fsm = arch["ir50"]["entries"].as_array().unwrap().iter();
+        let fsm = fsm.filter(|e| e[1].as_str().unwrap().starts_with("fsm."));
+        let mut called =
+            call(&*decomposition).kind(kind).input("features", from_fill(300, 5, &[4, 512, 7, 7], 1.0, kind));
+        for (k, entry) in fsm.enumerate() {
+            let shape: Vec<i64> = entry[2].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
+            let values = filled(304, k as u32, &shape, entry[3].as_str().unwrap());
+            let name = entry[1].as_str().unwrap().trim_start_matches("fsm.");
+            called = called.param(name, Tensor::from_slice(&values).view(shape.as_slice()));
+        }
+        let done = called.run().unwrap();
+        let outputs = [done.output("identity"), done.output("age")];
         for (out, key) in outputs.iter().zip(["x_id", "x_age"]) {
             near(key, &flat(out)[..16], &numbers(&wanted[key]["first16"]), bound);
             near(key, &[out.norm().double_value(&[])], &[wanted[key]["norm"].as_f64().unwrap()], bound);
@@ -213,38 +172,35 @@ fn the_decomposition_alone() {
     }
 }
 
-struct Numbered(usize, Vec<(std::ops::Range<usize>, f64)>);
+/// Samples that are numbers alone; the group of each is its number modulo the groups.
+struct Numbered {
+    groups: usize,
+    len: usize,
+}
 
 impl Dataset for Numbered {
-    fn len(&self) -> usize {
-        self.0
-    }
-    fn parts(&self) -> Vec<(std::ops::Range<usize>, f64)> {
-        self.1.clone()
-    }
-    fn fields(&self) -> Vec<Field> {
-        Vec::new()
-    }
-    fn sample(&self, _: usize, _: &mut Draw, _: &mut SampleOut<'_>) -> anyhow::Result<()> {
+    fn sample(&self, _: usize, _: &mut Draw, _: &mut SampleOut<'_>) -> mtl_component::Result<()> {
         Ok(())
     }
-    fn fingerprint(&self) -> String {
-        String::new()
+    fn column(&self, _: &str) -> mtl_component::Result<Option<Column>> {
+        let labels = (0..self.len).map(|i| (i % self.groups) as i64).collect();
+        Ok(Some(Column { labels, names: Some((0..self.groups).map(|g| g.to_string()).collect()) }))
     }
 }
 
-fn plan(sampler: &str, config: &str, n: usize, batch: usize, at: (u64, u64)) -> Plan {
-    mixed(sampler, config, vec![(0..n, 1.0)], batch, at)
+fn numbered(len: usize, groups: usize) -> OpenDataset {
+    OpenDataset::new(Arc::new(Numbered { groups, len }), len, Vec::new(), String::new())
 }
 
-fn mixed(sampler: &str, config: &str, parts: Vec<(std::ops::Range<usize>, f64)>, batch: usize, at: (u64, u64)) -> Plan {
+fn order(sampler: &str, n: usize, batch: usize, at: (u64, u64)) -> BatchOrder {
+    mixed(sampler, vec![(0..n, 1.0)], batch, at)
+}
+
+fn mixed(sampler: &str, parts: Vec<(std::ops::Range<usize>, f64)>, batch: usize, at: (u64, u64)) -> BatchOrder {
     let n = parts.last().map_or(0, |(r, _)| r.end);
-    let data: Arc<dyn Dataset> = Arc::new(Numbered(n, parts));
-    let sampler = match &find(&[Kind::Sampler], sampler).unwrap().factory {
-        Factory::Sampler(make) => make(&node(config)).unwrap().open(&*data, 5).unwrap(),
-        _ => panic!("no sampler"),
-    };
-    Plan::new(data, sampler, batch, 5, at)
+    let data = OpenDataset { parts, ..numbered(n, 1) };
+    let sampler = component::<dyn SamplerConfig>(ComponentKind::Sampler, sampler, "").open(&data, 5).unwrap();
+    BatchOrder::new(data, sampler, batch, 5, World::new(at.0, at.1, at.0).unwrap())
 }
 
 #[test]
@@ -255,16 +211,17 @@ fn the_streams_of_the_published_sampler() {
             rest.split('_').next().unwrap().parse().unwrap()
         };
         let (world, rank, restore) = (number("world"), number("rank"), number("restore"));
-        let plan = plan("published", "", 103, 4, (rank, world));
-        let found: Vec<f64> = (restore..60).flat_map(|b| plan.batch(b)).map(|(index, _)| index as f64).collect();
+        let order = order("published", 103, 4, (rank, world));
+        let found: Vec<f64> =
+            (restore..60).flat_map(|b| order.batch(b).unwrap()).map(|(index, _)| index as f64).collect();
         assert_eq!(found, numbers(&wanted["indices"]), "{key}");
     }
 }
 
 #[test]
 fn shuffle_draws_every_sample_once_an_epoch_and_drops_no_tail() {
-    let plan = plan("shuffle", "", 10, 4, (0, 1));
-    let stream: Vec<usize> = (0..5).flat_map(|b| plan.batch(b)).map(|(i, _)| i).collect();
+    let order = order("shuffle", 10, 4, (0, 1));
+    let stream: Vec<usize> = (0..5).flat_map(|b| order.batch(b).unwrap()).map(|(i, _)| i).collect();
     for epoch in stream.chunks(10) {
         let mut sorted = epoch.to_vec();
         sorted.sort_unstable();
@@ -275,10 +232,10 @@ fn shuffle_draws_every_sample_once_an_epoch_and_drops_no_tail() {
 
 #[test]
 fn lists_are_mixed_by_their_shares_and_each_is_used_up_evenly() {
-    let plan = mixed("shuffle", "", vec![(0..7, 0.3), (7..30, 0.7)], 8, (0, 1));
+    let order = mixed("shuffle", vec![(0..7, 0.3), (7..30, 0.7)], 8, (0, 1));
     let (mut small, mut large): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for b in 0..70 {
-        let batch: Vec<usize> = plan.batch(b).into_iter().map(|(i, _)| i).collect();
+        let batch: Vec<usize> = order.batch(b).unwrap().into_iter().map(|(i, _)| i).collect();
         let of_small = batch.iter().filter(|i| **i < 7).count();
         assert!((2..=3).contains(&of_small), "batch {b} holds {of_small} of 8 by a share of 0.3");
         small.extend(batch.iter().filter(|i| **i < 7));
@@ -297,11 +254,11 @@ fn lists_are_mixed_by_their_shares_and_each_is_used_up_evenly() {
 
 #[test]
 fn ranks_share_the_stream_of_one() {
-    let whole = plan("shuffle", "", 50, 6, (0, 1));
-    let parts = [plan("shuffle", "", 50, 3, (0, 2)), plan("shuffle", "", 50, 3, (1, 2))];
+    let whole = order("shuffle", 50, 6, (0, 1));
+    let parts = [order("shuffle", 50, 3, (0, 2)), order("shuffle", 50, 3, (1, 2))];
     for b in 0..20 {
-        let mut merged: Vec<_> = parts.iter().flat_map(|p| p.batch(b)).collect();
-        let mut wanted = whole.batch(b);
+        let mut merged: Vec<_> = parts.iter().flat_map(|p| p.batch(b).unwrap()).collect();
+        let mut wanted = whole.batch(b).unwrap();
         merged.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(merged, wanted);
@@ -310,10 +267,10 @@ fn ranks_share_the_stream_of_one() {
 
 #[test]
 fn pictures_are_decoded_and_resized_as_by_pil() {
-    let tensors = mtl_core::weights::read(&reference("image_pipeline.safetensors")).unwrap();
+    let tensors = weights::read(&reference("image_pipeline.safetensors")).unwrap();
     let wanted = json("image_pipeline.json");
     for name in ["same", "bigger", "smaller"] {
-        let mut picture = Picture::read(&reference(&format!("image_{name}.jpg"))).unwrap();
+        let mut picture = codec::read(&reference(&format!("image_{name}.jpg"))).unwrap();
         let compare = |picture: &Picture, key: &str, bound: i32| {
             let wanted = Vec::<u8>::try_from(&tensors[&format!("{name}.{key}")].contiguous().view([-1])).unwrap();
             assert_eq!(picture.data.len(), wanted.len(), "{name} {key}");
@@ -338,10 +295,10 @@ fn pictures_are_decoded_and_resized_as_by_pil() {
 #[test]
 fn synthesis_networks_have_the_published_names_and_shapes() {
     let arch = json("arch.json");
-    let rename = mtl_core::weights::Rename::named("mtlface").unwrap();
+    let rename = Rename::named(&REGISTRY, "mtlface").unwrap();
     let overrides = [Override::Set("model.icm.sigma=0.1".to_owned())];
-    let mut recipe = Recipe::read(&root().join("recipes/fas_scaf.toml"), &overrides).unwrap();
-    let graph = Graph::new(&mut recipe).unwrap();
+    let recipe = Recipe::read(&REGISTRY, &root().join("recipes/fas_scaf.toml"), &overrides).unwrap();
+    let graph = Graph::new(&recipe).unwrap();
     let mut found = Model::shapes(&recipe, &graph, 10).unwrap();
     let counted = |module: &str| found.keys().filter(|k| k.starts_with(module)).count();
     assert_eq!(counted("icm.") + counted("decoder."), 227 - 9, "all but the nine masks");
@@ -358,11 +315,11 @@ fn synthesis_networks_have_the_published_names_and_shapes() {
 #[test]
 fn networks_have_the_published_names_and_shapes() {
     let arch = json("arch.json");
-    let rename = mtl_core::weights::Rename::named("mtlface").unwrap();
+    let rename = Rename::named(&REGISTRY, "mtlface").unwrap();
     for network in ["ir34", "ir50", "ir64", "ir101", "irse101"] {
         let overrides = [Override::Set(format!("model.backbone.component={network}"))];
-        let mut recipe = Recipe::read(&root().join("recipes/aifr_scaf.toml"), &overrides).unwrap();
-        let graph = Graph::new(&mut recipe).unwrap();
+        let recipe = Recipe::read(&REGISTRY, &root().join("recipes/aifr_scaf.toml"), &overrides).unwrap();
+        let graph = Graph::new(&recipe).unwrap();
         let found = Model::shapes(&recipe, &graph, 10).unwrap();
         let (mut compared, mut parameters) = (0, 0);
         let lists =
@@ -389,8 +346,9 @@ fn networks_have_the_published_names_and_shapes() {
 fn the_masks_of_the_published_router() {
     let wanted = &json("small.json")["task_router"];
     for (groups, wanted) in wanted.as_object().unwrap() {
-        let router = block(Kind::Icm, "task_router", "sigma = 0.1\nblocks = 1");
-        let params = Params::new("icm", Placement { shapes_only: true, ..placement(TensorKind::Double) });
+        let router = module("task_router", "sigma = 0.1\nblocks = 1");
+        let context = Context { shapes_only: true, ..context(TensorKind::Double) };
+        let params = Params::new("icm", Arc::new(context));
         let dims = IndexMap::from([("age_groups".to_owned(), Dim::Size(groups.parse().unwrap()))]);
         let mut sizes = Sizes::new(&dims);
         sizes.bind("batch channels height width", &[1, 8, 2, 2].map(Dim::Size)).unwrap();
@@ -411,7 +369,7 @@ fn the_masks_of_the_published_router() {
 #[test]
 fn spectral_norm_pass_by_pass() {
     let wanted = &json("small.json")["spectral_norm"]["calls"];
-    let params = Params::new("layer", placement(TensorKind::Float));
+    let params = Params::new("layer", Arc::new(context(TensorKind::Float)));
     let layer = SpectralConv2d::new(&params, 3, 4, Conv::plain(3, 4, 2, 1)).unwrap();
     let store = params.take();
     for (k, (name, kind)) in
@@ -432,38 +390,14 @@ fn spectral_norm_pass_by_pass() {
     }
 }
 
-/// Samples whose group is their number modulo the groups.
-struct Grouped(usize);
-
-impl Dataset for Grouped {
-    fn len(&self) -> usize {
-        10 * self.0
-    }
-    fn fields(&self) -> Vec<Field> {
-        Vec::new()
-    }
-    fn sample(&self, _: usize, _: &mut Draw, _: &mut SampleOut<'_>) -> anyhow::Result<()> {
-        Ok(())
-    }
-    fn column(&self, _: &str) -> Option<Column> {
-        let labels = (0..self.len()).map(|i| (i % self.0) as i64).collect();
-        Some(Column { labels, names: Some((0..self.0).map(|g| g.to_string()).collect()) })
-    }
-    fn fingerprint(&self) -> String {
-        String::new()
-    }
-}
-
 #[test]
 fn the_target_labels_of_the_published_run() {
     for (groups, wanted) in json("small.json")["fas_target_labels_first64"].as_object().unwrap() {
-        let data = Grouped(groups.parse().unwrap());
-        let sampler = match &find(&[Kind::Sampler], "published_targets").unwrap().factory {
-            Factory::Sampler(make) => make(&node("by = \"group\"")).unwrap().open(&data, 5).unwrap(),
-            _ => panic!("no sampler"),
-        };
-        let drawn: Vec<usize> = (0..64).map(|position| sampler.index(0, position, 4)).collect();
-        let found: Vec<f64> = drawn.iter().map(|i| (i % data.0) as f64).collect();
+        let count: usize = groups.parse().unwrap();
+        let config = component::<dyn SamplerConfig>(ComponentKind::Sampler, "published_targets", "by = \"group\"");
+        let sampler = config.open(&numbered(10 * count, count), 5).unwrap();
+        let drawn: Vec<usize> = (0..64).map(|position| sampler.index(0, position, 4).unwrap()).collect();
+        let found: Vec<f64> = drawn.iter().map(|i| (i % count) as f64).collect();
         assert_eq!(found, numbers(wanted), "{groups} groups");
         let mut pictures = drawn.clone();
         pictures.sort_unstable();

@@ -150,7 +150,7 @@ fn check_trajectory(found: &Value, wanted: &Value, zero: &HashSet<String>) {
 
 /// The outputs of step 1 that `--out` has written.
 fn outputs(wanted: &Value, bound: f64) {
-    let found = mtl_core::weights::read(&fixture().out).unwrap();
+    let found = mtl_engine::weights::read(&fixture().out).unwrap();
     let values = |name: &str| -> Vec<f64> {
         let flat = found[name].to_kind(tch::Kind::Double).contiguous().view([-1]);
         Vec::<f64>::try_from(&flat).unwrap()
@@ -193,7 +193,7 @@ fn evaluation_mode_in_double() {
     for (theirs, loss) in LOSSES {
         close(loss, found["steps"][0]["losses"][loss].as_f64().unwrap(), wanted[theirs].as_f64().unwrap(), 1e-9);
     }
-    let outputs = mtl_core::weights::read(&out).unwrap();
+    let outputs = mtl_engine::weights::read(&out).unwrap();
     for (port, theirs) in [("c1", "x_1"), ("c2", "x_2"), ("c3", "x_3"), ("c4", "x_4"), ("c5", "x_5")] {
         let t = &outputs[&format!("features.{port}")];
         let wanted = &r.all["f64"]["shortcuts_eval"][theirs];

@@ -17,12 +17,12 @@ fn what_cannot_come_about_is_refused() {
         (&["dims.age_groups=9"][..], &["4 to 8 of them, found age_groups = 9"][..]),
         (
             &["run.checkpoint.best=verifcation.auc"],
-            &["`verifcation`, which is no evaluator", "did you mean `verification`"],
+            &["`verifcation`, which is not an evaluator", "did you mean `verification`"],
         ),
         (&["run.checkpoint.best=verification.acuracy"], &["measures no `acuracy`", "did you mean `accuracy`"]),
         (&["run.phases=[]"], &["`run.phases` names no phase"]),
         (&["run.checkpoint.best=accuracy"], &["expected evaluator.metric"]),
-        (&["ema.modules=[\"bakbone\"]"], &["`bakbone`, which is no module", "did you mean `backbone`"]),
+        (&["ema.modules=[\"bakbone\"]"], &["`bakbone`, which is not a module", "did you mean `backbone`"]),
         (&["phase.recognition.from=2", "phase.recognition.until=2"], &["ends at step 2, before it begins at 2"]),
         (&["loss.age.ramp={ from = 3, until = 1 }"], &["the ramp of the loss `age` ends at 1 before 3"]),
     ] {

@@ -1,7 +1,7 @@
 //! Training runs: folders, checkpoints, resuming, signals.
 
 use crate::support::{self, Faces, mtlrun, outcome, root, wait_for};
-use mtl_core::weights::Tensors;
+use mtl_engine::weights::Tensors;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use std::process::Stdio;
@@ -243,7 +243,7 @@ fn evaluation_embeddings_and_the_best_checkpoint() {
     let folder = faces.folder.path().to_str().unwrap();
     let output = mtlrun(&["embed", run_text, folder, "--out", tensors.to_str().unwrap()]).output().unwrap();
     assert_eq!(outcome(&output).0, 0, "{}", outcome(&output).1);
-    let read = mtl_core::weights::read(&tensors).unwrap();
+    let read = mtl_engine::weights::read(&tensors).unwrap();
     assert_eq!(read["embedding"].size(), [18, 16]);
     assert_eq!(read["age"].size(), [18]);
 }
@@ -289,7 +289,7 @@ fn accumulated_batches_are_one_large_batch() {
         let all = modes.iter().chain(&sizes).flat_map(|s| ["--set", s.as_str()]);
         let run = dir.path().join(name);
         faces.train(&run, &all.chain(["--set", "run.precision=float64", "-q"]).collect::<Vec<_>>());
-        mtl_core::weights::read(&run.join("weights.safetensors")).unwrap()
+        mtl_engine::weights::read(&run.join("weights.safetensors")).unwrap()
     };
     let (whole, halves) = (weights("whole", 1, 4), weights("halves", 2, 2));
     let other = weights("other", 1, 2);
@@ -334,8 +334,9 @@ checkpoint = {{ keep_last = 9, every = 1 }}
     let args = [recipe.to_str().unwrap(), "--set", &list, "--out", run.to_str().unwrap(), "-q"];
     let (code, text) = outcome(&mtlrun(&args).output().unwrap());
     assert_eq!(code, 0, "{text}");
-    let weights =
-        |step: u64| mtl_core::weights::read(&run.join(format!("checkpoints/step-{step}/weights.safetensors"))).unwrap();
+    let weights = |step: u64| {
+        mtl_engine::weights::read(&run.join(format!("checkpoints/step-{step}/weights.safetensors"))).unwrap()
+    };
     let changed = |name: &str, step: u64| weights(step)[name] != weights(step - 1)[name];
     // Steps are counted from 0 in `from`: the third and the fifth step run the second phase.
     let found: Vec<bool> = (2..=6).map(|s| changed("age.group_output_layer.weight", s)).collect();

@@ -1,8 +1,14 @@
 //! What several tests need: the program, a small set of faces, and the reference files.
 
+use mtl_component::Registry;
+use mtl_engine::weights::Rename;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, LazyLock};
 use tempfile::TempDir;
+
+/// The components that are linked in.
+pub static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| Arc::new(Registry::built_in().unwrap()));
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
@@ -213,7 +219,7 @@ impl TensorFile {
 
 /// The name that a parameter of the published implementation has in our recipes.
 pub fn ours(name: &str) -> String {
-    mtl_core::weights::Rename::named("mtlface").unwrap().apply(name)
+    Rename::named(&REGISTRY, "mtlface").unwrap().apply(name)
 }
 
 /// Networks of `arch.json`: the name of the module, its number in the fill formula, the entry.

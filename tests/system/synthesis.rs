@@ -129,7 +129,7 @@ fn five_steps_in_double() {
 
 /// The outputs of step 1.
 fn first_outputs(wanted: &Value, out: &std::path::Path) {
-    let found = mtl_core::weights::read(out).unwrap();
+    let found = mtl_engine::weights::read(out).unwrap();
     let values = |name: &str| -> Vec<f64> {
         let flat = found[name].to_kind(tch::Kind::Double).contiguous().view([-1]);
         Vec::<f64>::try_from(&flat).unwrap()

@@ -1,8 +1,10 @@
 //! Recipes that are wrong in one place: our checker, the `jsonschema` crate and the validators that editors and
 //! continuous integration use refuse each of them, and name the key.
 
-use crate::support::{mtlrun, outcome, recipes, root};
-use mtl_core::recipe::Recipe;
+use crate::support::{REGISTRY, mtlrun, outcome, recipes, root};
+use mtl_engine::graph::Graph;
+use mtl_engine::recipe::Recipe;
+use mtl_recipe::Diagnostics;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -250,7 +252,7 @@ fn schema_and_program_agree_on_single_values() {
         for value in values {
             let text = recipe(table, &format!("{key} = {value}"));
             std::fs::write(&path, &text).unwrap();
-            let said = Recipe::read(&path, &[]).err().map(|found| found.list).unwrap_or_default();
+            let said = Recipe::read(&REGISTRY, &path, &[]).err().map(|found| found.list).unwrap_or_default();
             let ours: Vec<&str> = said.iter().map(|d| d.message.as_str()).filter(|m| of_values(m)).collect();
             let theirs = findings(&validator, &text);
             assert_eq!(ours.is_empty(), theirs.is_empty(), "{table} {key} = {value}: {ours:?} {theirs:?}");
@@ -259,7 +261,7 @@ fn schema_and_program_agree_on_single_values() {
         // What a reference stands for the schema cannot know; it takes one wherever the program takes any.
         let taken = referred.iter().any(|value| {
             std::fs::write(&path, recipe(table, &format!("{key} = {value}"))).unwrap();
-            !Recipe::read(&path, &[]).is_err_and(|found| found.list.iter().any(|d| of_values(&d.message)))
+            !Recipe::read(&REGISTRY, &path, &[]).is_err_and(|found| found.list.iter().any(|d| of_values(&d.message)))
         });
         let theirs = findings(&validator, &recipe(table, &format!("{key} = {}", referred[0])));
         assert_eq!(taken, theirs.is_empty(), "a reference at {table} {key}: {theirs:?}");
@@ -317,10 +319,10 @@ fn schema_keys() -> Vec<(&'static str, String)> {
 }
 
 /// What the checker says of a text; it has to say something of it and not panic.
-fn checked(folder: &Path, text: &[u8]) -> Result<Recipe, mtl_core::diagnostic::Diagnostics> {
+fn checked(folder: &Path, text: &[u8]) -> Result<Recipe, Diagnostics> {
     let path = folder.join("any.toml");
     std::fs::write(&path, text).unwrap();
-    Recipe::read(&path, &[]).and_then(|mut recipe| mtl_core::graph::Graph::new(&mut recipe).map(|_| recipe))
+    Recipe::read(&REGISTRY, &path, &[]).and_then(|recipe| Graph::new(&recipe).map(|_| recipe))
 }
 
 proptest::proptest! {
@@ -381,7 +383,7 @@ fn texts_that_are_meant_to_break_the_checker() {
     let write = |name: String, text: String| std::fs::write(dir.path().join(name), text).unwrap();
     write("a.toml".into(), "extends = [\"b.toml\", \"b.toml\"]".into());
     write("b.toml".into(), "extends = [\"a.toml\", \"a.toml\"]".into());
-    let found = Recipe::read(&dir.path().join("a.toml"), &[]).err().unwrap();
+    let found = Recipe::read(&REGISTRY, &dir.path().join("a.toml"), &[]).err().unwrap();
     assert!(found.to_string().contains("circle"), "{found}");
     // Each of these extends the next one twice: two to the power of their number if nothing stopped it.
     for i in 0..40 {
@@ -389,6 +391,6 @@ fn texts_that_are_meant_to_break_the_checker() {
     }
     write("c40.toml".into(), String::new());
     let start = std::time::Instant::now();
-    assert!(Recipe::read(&dir.path().join("c0.toml"), &[]).is_err());
+    assert!(Recipe::read(&REGISTRY, &dir.path().join("c0.toml"), &[]).is_err());
     eprintln!("a chain that doubles: {:.2?}", start.elapsed());
 }

@@ -1,8 +1,10 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mtl_core::recipe::Override;
-use mtl_core::session::Which;
+use mtl_engine::inference::Which;
+use mtl_evaluation::commands::{Age, Embed};
+use mtl_faces::Render;
+use mtl_recipe::Override;
 use std::path::PathBuf;
 
 /// Declarative multi-task face learning: a recipe names components, mtlrun trains them.
@@ -37,6 +39,10 @@ pub enum Command {
     Summary(Summary),
     /// Evaluate a run
     Eval(Eval),
+    /// Write the embeddings of pictures
+    Embed(Overridden<Embed>),
+    /// Show faces at other ages
+    Age(Overridden<Age>),
     /// Train a recipe at many points: ablations and seeds
     Sweep(Sweep),
     /// List the runs in a folder
@@ -45,10 +51,34 @@ pub enum Command {
     Compare(Compare),
     /// Train a recorded run again and compare its numbers bit by bit
     Reproduce(Reproduce),
+    /// Make data sets
+    #[command(arg_required_else_help = true)]
+    Data {
+        #[command(subcommand)]
+        command: Data,
+    },
+    /// List what a check of a recipe may find, as Markdown
+    Diagnostics,
     /// Write completions for a shell
     Completions(Completions),
     /// Tell what this machine and this build can do
     Doctor,
+}
+
+/// Commands for data sets.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
+    Render(Render),
+}
+
+/// A command on a run, whose recipe may be changed.
+#[derive(Debug, Args)]
+pub struct Overridden<C: Args> {
+    #[command(flatten)]
+    pub command: C,
+    #[command(flatten)]
+    pub overrides: Overrides,
 }
 
 /// Changes of a recipe from the command line.
@@ -100,7 +130,7 @@ pub struct Train {
     /// Threads within an operator
     #[arg(long)]
     pub threads: Option<u32>,
-    /// No progress
+    /// No progress and no notes
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -122,7 +152,7 @@ pub struct Check {
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// A kind, such as backbone
+    /// A kind or a family, such as backbone
     pub kind: Option<String>,
 }
 
@@ -163,7 +193,7 @@ pub struct Schema {
     /// Only the table of this component, such as head/cosface
     #[arg(long, value_name = "KIND/NAME")]
     pub component: Option<String>,
-    /// The folder for recipe.schema.json and a schema a kind; without it the schema is printed
+    /// The folder for recipe.schema.json and one schema for each family; without it the schema is printed
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -180,7 +210,7 @@ pub struct Trace {
     /// Weights of all modules
     #[arg(long, value_name = "FILE.safetensors")]
     pub weights: PathBuf,
-    /// A change of parameter names: mtlface, or a TOML file of "from" = "to" lines
+    /// A change of parameter names: a registered table such as mtlface, or a TOML file of "from" = "to" lines
     #[arg(long, value_name = "MAP")]
     pub rename: Option<String>,
     /// Steps to train
@@ -253,7 +283,7 @@ pub struct Reproduce {
     /// Empty that folder first
     #[arg(long)]
     pub overwrite: bool,
-    /// No progress
+    /// No progress and no notes
     #[arg(long, short)]
     pub quiet: bool,
 }

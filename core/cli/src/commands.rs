@@ -1,26 +1,39 @@
-//! The commands of the engine.
+//! The commands on recipes and runs.
 
-use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
-use anyhow::{Context, Result};
-use mtl_core::component::{Dim, Factory, Kind, Registration, find, named, of_kind};
-use mtl_core::diagnostic::{Diagnostics, suggestion};
-use mtl_core::evaluate::{Measure, Report};
-use mtl_core::files::write_atomically;
-use mtl_core::graph::{Graph, Model, drawing};
-use mtl_core::mistake;
-use mtl_core::recipe::{Node, Origin, Override, Recipe, difference, kind_schema, recipe_schema, table_schema, to_toml};
-use mtl_core::runs::Existing;
-use mtl_core::session;
-use mtl_core::trace::{TraceOptions, trace as run_trace};
-use mtl_core::train::{TrainOptions, train as run_train};
-use std::io::IsTerminal;
+use crate::arguments::{Check, Eval, Explain, GraphArgs, Schema, Show, Summary, Trace, Train};
+use crate::messages;
+use crate::progress::Progress;
+use indicatif::ProgressBar;
+use mtl_component::{Dim, Registration, Registry, Result, mistake};
+use mtl_engine::data;
+use mtl_engine::device;
+use mtl_engine::drawing;
+use mtl_engine::graph::Graph;
+use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, write_report};
+use mtl_engine::model::Model;
+use mtl_engine::recipe::{Recipe, family_schema, recipe_schema, table_schema};
+use mtl_engine::runs::Existing;
+use mtl_engine::trace::{TraceOptions, trace as run_trace};
+use mtl_engine::train::{Observer, TrainOptions, train as run_train};
+use mtl_faces::Render;
+use mtl_recipe::files::write_atomically;
+use mtl_recipe::{Context, Diagnostics, Error, Override, difference, suggestion, to_toml};
 use std::path::Path;
+use std::sync::Arc;
 
-fn read(path: &Path, overrides: &[Override]) -> Result<Recipe> {
-    Ok(Recipe::read(path, overrides)?)
+fn read(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<Recipe> {
+    Ok(Recipe::read(registry, path, overrides)?)
 }
 
-pub fn train(args: &Train) -> Result<u8> {
+/// A recipe and its checked graph; what is valid but probably not meant is shown.
+fn checked(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<(Recipe, Graph)> {
+    let recipe = read(registry, path, overrides)?;
+    let graph = Graph::new(&recipe)?;
+    Ok((recipe, graph))
+}
+
+/// Trains a recipe.
+pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
     let Some(path) = &args.recipe else { mistake!("no recipe is named: mtlrun RECIPE, or mtlrun --help") };
     let mut overrides = args.overrides.list();
     let mut texts = args.overrides.texts();
@@ -33,7 +46,13 @@ pub fn train(args: &Train) -> Result<u8> {
             texts.push(format!("{flag} {value}"));
         }
     }
-    let recipe = read(path, &overrides)?;
+    if args.quiet {
+        messages::be_quiet();
+    }
+    let (recipe, graph) = checked(registry, path, &overrides)?;
+    if !args.quiet {
+        messages::findings(&recipe.diagnostics(graph.warnings().to_vec()));
+    }
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -43,19 +62,24 @@ pub fn train(args: &Train) -> Result<u8> {
         out: args.out.clone(),
         existing,
         allow_recipe_change: args.allow_recipe_change,
-        quiet: args.quiet,
         overrides: texts,
     };
-    run_train(recipe, &options)
+    run_train(recipe, graph, &options, observers(args.quiet))
 }
 
-pub fn check(args: &Check) -> Result<u8> {
+/// What shows the progress of training.
+pub fn observers(quiet: bool) -> Vec<Box<dyn Observer>> {
+    if quiet { Vec::new() } else { vec![Box::new(Progress::default())] }
+}
+
+/// Checks recipes.
+pub fn check(registry: &Arc<Registry>, args: &Check) -> Result<u8> {
     let mut worst = 0;
     let mut told = Vec::new();
     for path in &args.recipes {
-        let found = check_one(path, args);
+        let found = check_one(registry, path, args);
         if let Err(error) = &found {
-            worst = worst.max(mtl_core::diagnostic::exit_code(error));
+            worst = worst.max(error.exit_status());
         }
         if args.json {
             told.push(as_json(path, found));
@@ -63,10 +87,10 @@ pub fn check(args: &Check) -> Result<u8> {
         }
         match found {
             Ok((line, warnings)) => {
-                eprint!("{}", warnings.render(std::io::stderr().is_terminal()));
+                messages::findings(&warnings);
                 println!("{}: {line}", path.display());
             }
-            Err(error) => super::tell(&error),
+            Err(error) => messages::error(&error),
         }
     }
     if args.json {
@@ -75,10 +99,10 @@ pub fn check(args: &Check) -> Result<u8> {
     Ok(worst)
 }
 
-fn as_json(path: &Path, found: Result<(String, Diagnostics)>) -> serde_json::Value {
+fn as_json(path: &Path, found: Result<(String, Diagnostics), Error>) -> serde_json::Value {
     let (good, found) = match found {
         Ok((_, warnings)) => (true, warnings.to_json()),
-        Err(error) => match error.chain().find_map(|e| e.downcast_ref::<Diagnostics>()) {
+        Err(error) => match error.diagnostics() {
             Some(found) => (false, found.to_json()),
             None => (false, serde_json::json!([{ "severity": "error", "message": format!("{error:#}") }])),
         },
@@ -86,115 +110,52 @@ fn as_json(path: &Path, found: Result<(String, Diagnostics)>) -> serde_json::Val
     serde_json::json!({ "recipe": path, "good": good, "found": found })
 }
 
-fn check_one(path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
-    let mut recipe = read(path, &args.overrides.list())?;
-    let mut graph = Graph::new(&mut recipe)?;
+fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
+    let (recipe, graph) = checked(registry, path, &args.overrides.list())?;
     if args.data {
-        let (data, _) = session::open(&mut recipe, &mut graph)?;
-        session::files_are_there(&recipe)?;
+        let data = data::open(&recipe)?;
+        Evaluators::open(&recipe)?;
         if !args.json {
-            for (name, dataset) in &data {
-                println!("data.{name}: {} samples", dataset.len());
+            for (name, dataset) in &data.streams {
+                println!("data.{name}: {} samples", dataset.len);
             }
         }
-        session::plans(&recipe, &data)?;
+        data::orders(&recipe, &data, mtl_component::World::alone())?;
     }
-    let warnings = Diagnostics { list: std::mem::take(&mut recipe.warnings), sources: recipe.sources.clone() };
-    let losses = graph.nodes.len() - recipe.graph.len();
+    let warnings = recipe.diagnostics(graph.warnings().to_vec());
+    let losses = graph.nodes().len() - recipe.graph.len();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let parts = [
-        count(graph.modules.len(), "module"),
+        count(graph.modules().len(), "module"),
         count(recipe.graph.len(), "node"),
         format!("{losses} loss{}", if losses == 1 { "" } else { "es" }),
-        count(graph.phases.len(), "phase"),
+        count(graph.phases().len(), "phase"),
         count(recipe.evaluate.len(), "evaluator"),
     ];
     let mut line = format!("good ({})", parts.join(", "));
     if recipe.sweep.is_some() {
-        line.push_str(&format!(", and {} points of its sweep", crate::sweep::check(path, &args.overrides)?));
-    }
-    if recipe.waiting() > 0 {
-        line.push_str(", as far as is known without the data: --data opens it");
+        line.push_str(&format!(", and {} points of its sweep", crate::sweep::check(registry, path, &args.overrides)?));
     }
     Ok((line, warnings))
 }
 
-pub fn list(args: &List) -> Result<u8> {
-    let kinds: Vec<Kind> = match &args.kind {
-        None => Kind::ALL.into_iter().filter(|k| !of_kind(*k).is_empty()).collect(),
-        Some(name) => match named(name.trim_end_matches('s')).or_else(|| named(name)) {
-            Some(kind) => vec![kind],
-            None => mistake!("there is no kind `{name}`: {}", suggestion(name, Kind::ALL.iter().map(|k| k.name()))),
-        },
-    };
-    for (i, kind) in kinds.iter().enumerate() {
-        if i > 0 {
-            println!();
-        }
-        println!("{kind}");
-        if of_kind(*kind).is_empty() {
-            println!("  none");
-        }
-        for r in of_kind(*kind) {
-            println!("  {:<26} {}", r.name, first_sentence(&r.doc()));
-            if args.kind.is_some() {
-                ports(r);
-                keys(r);
-            }
-        }
-    }
-    Ok(0)
-}
-
-/// The ports of a component with its defaults, if it needs no key.
-fn ports(r: &Registration) {
-    let nothing = Node::empty(Origin { file: 0, span: 0..0 });
-    let Factory::Block(make) = &r.factory else { return };
-    let Ok(block) = make(&nothing) else { return };
-    let ports = block.ports();
-    for (word, list) in [("in", &ports.inputs), ("out", &ports.outputs)] {
-        for port in list {
-            let may = if port.optional { ", may be left out" } else { "" };
-            println!("    {word:<4} {:<19} {} [{}]{may}", port.name, port.dtype, port.pattern);
-        }
-    }
-}
-
-fn keys(r: &Registration) {
-    let schema = (r.schema)();
-    let Some(properties) = schema.get("properties").and_then(|p| p.as_object()) else { return };
-    for (key, value) in properties {
-        let about = value.get("description").and_then(|d| d.as_str()).unwrap_or_default();
-        let default = value.get("default").filter(|d| !d.is_null()).map(|d| format!(" [default: {d}]"));
-        println!("    {key:<24} {}{}", first_sentence(about), default.unwrap_or_default());
-    }
-}
-
-fn first_sentence(text: &str) -> String {
-    let text = text.replace('\n', " ");
-    // "et al." and "eq. 4" end no sentence.
-    let ends = |at: &usize| !["al", "eq", "e.g", "i.e"].iter().any(|short| text[..*at].ends_with(&format!(" {short}")));
-    match text.match_indices(". ").map(|(at, _)| at).find(ends) {
-        Some(at) => text[..=at].to_owned(),
-        None => text,
-    }
-}
-
-pub fn show(args: &Show) -> Result<u8> {
-    let recipe = read(&args.recipe, &args.overrides.list())?;
+/// Prints a recipe, or what differs from another.
+pub fn show(registry: &Arc<Registry>, args: &Show) -> Result<u8> {
+    let recipe = read(registry, &args.recipe, &args.overrides.list())?;
     let Some(other) = &args.diff else {
         print!("{}", to_toml(&recipe.root)?);
         return Ok(0);
     };
-    for (path, here, there) in difference(&recipe.root.to_json(), &read(other, &[])?.root.to_json()) {
-        println!("{path}: {here} -> {there}");
+    for change in difference(&recipe.root.to_json(), &read(registry, other, &[])?.root.to_json()) {
+        println!("{change}");
     }
     Ok(0)
 }
 
-pub fn explain(args: &Explain) -> Result<u8> {
-    let recipe = read(&args.recipe, &args.overrides.list())?;
-    let found = mtl_core::recipe::explain(&recipe, &args.path)?;
+/// Explains a value of a recipe.
+pub fn explain(registry: &Arc<Registry>, args: &Explain) -> Result<u8> {
+    let recipe = read(registry, &args.recipe, &args.overrides.list())?;
+    let found = mtl_engine::recipe::explain(&recipe, &args.path)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&found)?);
         return Ok(0);
@@ -226,20 +187,17 @@ pub fn explain(args: &Explain) -> Result<u8> {
     Ok(0)
 }
 
-pub fn graph(args: &GraphArgs) -> Result<u8> {
-    let mut recipe = read(&args.recipe, &args.overrides.list())?;
-    let graph = Graph::new(&mut recipe)?;
-    recipe.settle_without_data()?;
+/// Draws the multi-task graph of a recipe.
+pub fn graph(registry: &Arc<Registry>, args: &GraphArgs) -> Result<u8> {
+    let (recipe, graph) = checked(registry, &args.recipe, &args.overrides.list())?;
     write_atomically(&args.out, drawing::draw(&recipe, &graph, &args.out)?.as_bytes())?;
     println!("{}", args.out.display());
     Ok(0)
 }
 
 /// Parameters of each module with the memory of weights, gradients and optimizer state in single precision.
-pub fn summary(args: &Summary) -> Result<u8> {
-    let mut recipe = read(&args.recipe, &args.overrides.list())?;
-    let graph = Graph::new(&mut recipe)?;
-    recipe.settle_without_data()?;
+pub fn summary(registry: &Arc<Registry>, args: &Summary) -> Result<u8> {
+    let (recipe, graph) = checked(registry, &args.recipe, &args.overrides.list())?;
     let counts = Model::counts(&recipe, &graph, 1)?;
     let mebibytes = |numbers: i64| numbers as f64 * 4.0 / f64::from(1 << 20);
     println!(
@@ -247,37 +205,37 @@ pub fn summary(args: &Summary) -> Result<u8> {
         "module", "component", "parameters", "weights MiB", "gradients MiB", "optimizer MiB"
     );
     let mut sums = [0.0; 4];
-    for (m, (module, count)) in graph.modules.iter().zip(&counts).enumerate() {
-        let updating = graph.phases.iter().zip(recipe.phase.values()).filter(|(p, _)| p.updates[m]);
-        let state: i64 = updating.map(|(_, entry)| entry.optimizer.config.state_each() as i64 * count).sum();
+    for (m, (module, count)) in graph.modules().iter().zip(&counts).enumerate() {
+        let updating = graph.phases().iter().zip(recipe.phase.values()).filter(|(p, _)| p.updates[m]);
+        let state: i64 = updating.map(|(_, entry)| entry.description.state_each as i64 * count).sum();
         let row =
             [*count as f64, mebibytes(*count), if module.trained { mebibytes(*count) } else { 0.0 }, mebibytes(state)];
         sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
-        let component = recipe.model[m].registration.name;
+        let component = recipe.model[m].slot.registration.name;
         println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
     }
     println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);
     let open: Vec<&str> =
-        graph.dims.iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(name, _)| name.as_str()).collect();
+        graph.dims().iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(name, _)| name.as_str()).collect();
     if !open.is_empty() {
         println!("known only with the data, and counted as 1: {}", open.join(", "));
-        if let Some(size) = open.iter().find(|name| !name.contains('.')) {
-            println!("to count them in full: --set dims.{size}=…");
-        }
+        println!("to count them in full: --set dims.{}=…", open[0]);
     }
     Ok(0)
 }
 
-pub fn schema(args: &Schema) -> Result<u8> {
+/// Writes the schemas of recipes and of families of components.
+pub fn schema(registry: &Arc<Registry>, args: &Schema) -> Result<u8> {
     let mut schemas = vec![match &args.component {
-        None => ("recipe".to_owned(), recipe_schema()),
+        None => ("recipe".to_owned(), recipe_schema(registry)),
         Some(text) => {
-            let registration = component(text)?;
-            (format!("{}.{}", registration.kind, registration.name), table_schema(registration))
+            let registration = component(registry, text)?;
+            (format!("{}.{}", registration.family, registration.name), table_schema(registry, registration))
         }
     }];
     if args.component.is_none() && args.out.is_some() {
-        schemas.extend(Kind::TABLES.iter().map(|kind| (kind.name().to_owned(), kind_schema(*kind))));
+        let families = registry.families().into_iter();
+        schemas.extend(families.map(|family| (family.name.to_owned(), family_schema(registry, family))));
     }
     for (name, schema) in schemas {
         let text = format!("{}\n", serde_json::to_string_pretty(&schema)?);
@@ -293,22 +251,27 @@ pub fn schema(args: &Schema) -> Result<u8> {
     Ok(0)
 }
 
-/// The component that `KIND/NAME` means.
-fn component(text: &str) -> Result<&'static Registration> {
-    let Some((kind, name)) = text.split_once('/') else {
+/// The component that `FAMILY/NAME` means.
+fn component(registry: &Registry, text: &str) -> Result<&'static Registration> {
+    let Some((family, name)) = text.split_once('/') else {
         mistake!("--component is KIND/NAME, such as head/cosface; found `{text}`");
     };
-    let Some(kind) = named(kind).filter(|kind| Kind::TABLES.contains(kind)) else {
-        mistake!("there is no kind `{kind}` of tables: {}", suggestion(kind, Kind::TABLES.iter().map(|k| k.name())));
+    let Some(family) = registry.family(family) else {
+        let known = registry.families();
+        mistake!("there is no kind `{family}` of tables: {}", suggestion(family, known.iter().map(|f| f.name)));
     };
-    match find(&[kind], name) {
+    let known = registry.of_family(family);
+    match known.iter().find(|r| r.name == name) {
         Some(found) => Ok(found),
-        None => mistake!("there is no {kind} `{name}`: {}", suggestion(name, of_kind(kind).iter().map(|r| r.name))),
+        None => {
+            mistake!("there is no {} `{name}`: {}", family.name, suggestion(name, known.iter().map(|r| r.name)))
+        }
     }
 }
 
-pub fn trace(args: &Trace) -> Result<u8> {
-    let recipe = read(&args.recipe, &args.overrides.list())?;
+/// Prints the numbers of a recipe on given inputs and weights.
+pub fn trace(registry: &Arc<Registry>, args: &Trace) -> Result<u8> {
+    let recipe = read(registry, &args.recipe, &args.overrides.list())?;
     let options = TraceOptions {
         inputs: args.inputs.clone(),
         weights: args.weights.clone(),
@@ -320,25 +283,26 @@ pub fn trace(args: &Trace) -> Result<u8> {
         out: args.out.clone(),
         report: args.report.clone(),
     };
-    let report = run_trace(recipe, &options)?;
+    let report = run_trace(&recipe, &options)?;
     if args.report.is_none() {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     Ok(0)
 }
 
-pub fn eval(args: &Eval) -> Result<u8> {
-    let mut run = session::open_run(&args.run, &args.checkpoint, &args.overrides.list())?;
-    session::configure(&run.recipe)?;
+/// Evaluates a run.
+pub fn eval(registry: &Arc<Registry>, args: &Eval) -> Result<u8> {
+    let run = open_run(registry, &args.run, &args.checkpoint, &args.overrides.list())?;
+    device::configure(&run.recipe)?;
     if run.recipe.evaluate.is_empty() {
         mistake!("the recipe of {} has no [evaluate.NAME]", args.run.display());
     }
-    let evaluators = session::evaluators(&mut run.recipe)?;
-    let measure = Measure::new(&run.model, &run.recipe, session::threads(&run.recipe))?;
+    let evaluators = Evaluators::open(&run.recipe)?;
+    let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?;
     let mut all = serde_json::Map::new();
-    for (name, slot) in &evaluators {
-        let report = slot.config.evaluate(&measure).with_context(|| format!("in `evaluate.{name}`"))?;
-        let pictures = report.write(&run.folder, name, run.step)?;
+    for (name, _) in evaluators.entries() {
+        let report = evaluators.measure(name, &model).with_context(|| format!("in `evaluate.{name}`"))?;
+        let pictures = write_report(&run.folder, name, run.step, &report)?;
         if !args.json {
             println!("{name} (step {})", run.step);
             for (metric, value) in &report.metrics {
@@ -347,12 +311,24 @@ pub fn eval(args: &Eval) -> Result<u8> {
             for ((picture, _), path) in report.pictures.iter().zip(&pictures) {
                 println!("  {picture:<26} {}", path.display());
             }
-            println!("  {:<26} {}", "all of it", Report::path(&run.folder, name, run.step).display());
+            println!("  {:<26} {}", "the whole report", run.folder.report(name, run.step).display());
         }
-        all.insert(name.clone(), serde_json::to_value(&report)?);
+        all.insert(name.to_owned(), serde_json::to_value(&report)?);
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     }
+    Ok(0)
+}
+
+/// Renders made faces.
+pub fn render(args: &Render) -> Result<u8> {
+    let bar = ProgressBar::new(0);
+    let made = args.run(&|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    println!("{}", made?.join("\n"));
     Ok(0)
 }

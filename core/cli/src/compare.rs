@@ -1,33 +1,34 @@
 //! `mtlrun runs` and `mtlrun compare`: what several runs found, side by side.
 
 use crate::arguments::{Compare, Format, Runs};
-use crate::bootstrap::{DRAWS, Difference, Drawn, Judge, difference};
 use crate::curves::{self, Chart, Curve};
-use crate::records::{self, Record};
-use anyhow::Result;
+use crate::figures::{Difference, Figure};
+use crate::resampling::{DRAWS, Judge, Resample, difference, direction};
+use crate::table::{aligned, markdown};
 use indexmap::IndexMap;
-use mtl_core::diagnostic::suggestion;
-use mtl_core::mistake;
-use mtl_core::recipe;
+use mtl_component::{Better, Registry, Result, mistake};
+use mtl_engine::recipe::Recipe;
+use mtl_engine::runs::{Record, State, find};
+use mtl_recipe::{difference as changes, suggestion};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 /// Paths in which runs of one experiment may differ without being another variant.
 const SAME: &[&str] = &["run.seed", "run.name", "run.device", "run.threads", "run.log_every"];
 
 /// Lists the runs in a folder.
 pub fn runs(args: &Runs) -> Result<u8> {
-    let found = records::find(std::slice::from_ref(&args.folder))?;
+    let found = find(std::slice::from_ref(&args.folder))?;
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|run| {
-            let state = if run.finished { "done" } else { "not finished" };
             // The first figure of each evaluator is its main one.
             let mut seen = HashSet::new();
             let main = run.metrics.iter().filter(|(name, _)| seen.insert(name.split('.').next()));
             let metrics: Vec<String> = main.map(|(n, v)| format!("{n} {v:.4}")).collect();
-            let path = run.folder.display().to_string();
-            vec![path, state.into(), format!("{}/{}", run.step, run.steps()), metrics.join("  ")]
+            let path = run.folder.path().display().to_string();
+            vec![path, run.state.to_string(), format!("{}/{}", run.step, run.steps()), metrics.join("  ")]
         })
         .collect();
     print!("{}", aligned(&["run", "state", "step", "measured"].map(str::to_owned), &rows));
@@ -40,40 +41,54 @@ struct Variant<'a> {
     runs: Vec<&'a Record>,
 }
 
-/// Mean, deviation (of the sample) and number of values.
-#[derive(Clone, Copy)]
-pub struct Figure {
-    /// The mean.
-    pub mean: f64,
-    /// The deviation of the sample; of one value 0.
-    pub deviation: f64,
-    /// How many values.
-    pub count: usize,
-}
-
-impl Figure {
-    /// Of some values; none of none.
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let n = values.len();
-        let mean = values.iter().sum::<f64>() / n as f64;
-        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        let deviation = if n > 1 { (squares / (n - 1) as f64).sqrt() } else { 0.0 };
-        (n > 0).then_some(Self { mean, deviation, count: n })
-    }
-
-    fn text(self) -> String {
-        if self.count > 1 { format!("{:.4} ± {:.4}", self.mean, self.deviation) } else { format!("{:.4}", self.mean) }
-    }
-}
-
 /// Compares runs.
-pub fn compare(args: &Compare) -> Result<u8> {
+pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
+    let found = finished(args)?;
+    let variants = variants(&found, &args.by);
+    let against = against(&variants, args.against.as_deref())?;
+    if args.format == Format::Svg {
+        print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
+        return Ok(0);
+    }
+    let metrics = metrics(&found, &args.metric)?;
+    let recipes = recipes(registry, &variants);
+    let mut comparison = Comparison::new(&variants, against, &metrics, &recipes);
+    match args.format {
+        // It has no place for differences.
+        Format::Csv => comparison.csv()?,
+        Format::Svg => {}
+        Format::Table => {
+            comparison.measure_differences(&recipes);
+            let (head, rows) = comparison.figures_table(&|text| format!("{text} *"));
+            print!("{}", aligned(&head, &rows));
+            if let Some((head, rows)) = comparison.differences_table() {
+                print!("\n{}:\n{}", comparison.title(), aligned(&head, &rows));
+            }
+        }
+        Format::Md => {
+            comparison.measure_differences(&recipes);
+            let (head, rows) = comparison.figures_table(&|text| format!("**{text}**"));
+            print!("{}", markdown(&head, &rows));
+            if let Some((head, rows)) = comparison.differences_table() {
+                print!("\n{}:\n\n{}", comparison.title(), markdown(&head, &rows));
+            }
+        }
+        Format::Json => {
+            comparison.measure_differences(&recipes);
+            println!("{}", serde_json::to_string_pretty(&comparison.json())?);
+        }
+    }
+    Ok(0)
+}
+
+/// The finished ones of the runs; which are not is told.
+fn finished(args: &Compare) -> Result<Vec<Record>> {
     let (found, unfinished): (Vec<Record>, Vec<Record>) =
-        records::find(&args.runs)?.into_iter().partition(|run| run.finished);
+        find(&args.runs)?.into_iter().partition(|run| run.state == State::Finished);
     if !unfinished.is_empty() {
-        let names: Vec<String> =
-            unfinished.iter().map(|r| format!("{} ({}/{})", r.folder.display(), r.step, r.steps())).collect();
-        eprintln!("note: not finished, and left out: {}", names.join(", "));
+        let name = |r: &Record| format!("{} ({}/{})", r.folder.path().display(), r.step, r.steps());
+        let names: Vec<String> = unfinished.iter().map(name).collect();
+        tracing::info!("not finished, and left out: {}", names.join(", "));
     }
     if found.is_empty() {
         mistake!("none of the runs is finished");
@@ -83,150 +98,181 @@ pub fn compare(args: &Compare) -> Result<u8> {
             mistake!("no run has a value at `{path}`, which --by names: see `mtlrun show` for the paths");
         }
     }
-    let variants = variants(&found, &args.by);
-    let against = against(&variants, args.against.as_deref())?;
-    if args.format == Format::Svg {
-        print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
-        return Ok(0);
-    }
-    let all: Vec<&String> = {
-        let mut names: Vec<&String> = found.iter().flat_map(|r| r.metrics.keys()).collect();
-        let mut seen = HashSet::new();
-        names.retain(|n| seen.insert(*n));
-        names
-    };
-    for wanted in &args.metric {
-        if !all.contains(&wanted) {
-            if found.iter().any(|run| run.curves.contains_key(wanted)) {
-                mistake!("`{wanted}` is a curve of training: --format svg draws it");
-            }
-            mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
-        }
-    }
-    let metrics: Vec<&str> = match args.metric.is_empty() {
-        true => all.iter().map(|n| n.as_str()).collect(),
-        false => args.metric.iter().map(String::as_str).collect(),
-    };
-    let figures: Vec<Vec<Option<Figure>>> = variants
-        .iter()
-        .map(|variant| {
-            let values = |metric: &str| variant.runs.iter().filter_map(|r| r.metrics.get(metric).copied()).collect();
-            metrics.iter().map(|metric| Figure::of(&values(metric) as &Vec<f64>)).collect()
-        })
-        .collect();
-    let best: Vec<Option<f64>> = (0..metrics.len())
-        .map(|m| {
-            let means = figures.iter().filter_map(|row| Some(row[m]?.mean)).filter(|mean| mean.is_finite());
-            let best = match direction(metrics[m])? {
-                Better::Larger => means.max_by(f64::total_cmp),
-                Better::Smaller => means.min_by(f64::total_cmp),
-            };
-            best.filter(|_| variants.len() > 1)
-        })
-        .collect();
-    let cell = |row: usize, m: usize, mark: &dyn Fn(String) -> String| match figures[row][m] {
-        Some(figure) => {
-            let all = figure.count == variants[row].runs.len();
-            let text = if all { figure.text() } else { format!("{} (of {})", figure.text(), figure.count) };
-            if best[m] == Some(figure.mean) { mark(text) } else { text }
-        }
-        None => "–".into(),
-    };
-    let table = |mark: &dyn Fn(String) -> String| -> Vec<Vec<String>> {
-        let line = |(i, v): (usize, &Variant<'_>)| {
-            let mut line = vec![v.label.clone(), v.runs.len().to_string()];
-            line.extend((0..metrics.len()).map(|m| cell(i, m, mark)));
-            line
-        };
-        variants.iter().enumerate().map(line).collect()
-    };
-    let mut head = vec!["variant".to_owned(), "runs".to_owned()];
-    head.extend(metrics.iter().map(|m| (*m).to_owned()));
-    let apart = match args.format {
-        // It has no place for them.
-        Format::Csv => vec![vec![None; metrics.len()]; variants.len()],
-        _ => differences(&variants, against, &metrics),
-    };
-    let columns: Vec<usize> = (0..metrics.len()).filter(|m| apart.iter().any(|row| row[*m].is_some())).collect();
-    let title = format!(
-        "difference from {} ± its deviation over the seeds of both [the middle 95 % of {DRAWS} paired draws of the cases]",
-        variants[against].label
-    );
-    let mut apart_head = vec!["variant".to_owned()];
-    apart_head.extend(columns.iter().map(|m| metrics[*m].to_owned()));
-    let apart_rows: Vec<Vec<String>> = (0..variants.len())
-        .filter(|row| *row != against)
-        .map(|row| {
-            let cells = columns.iter().map(|m| apart[row][*m].map_or("–".to_owned(), Difference::text));
-            std::iter::once(variants[row].label.clone()).chain(cells).collect()
-        })
-        .collect();
-    let markdown = |head: &[String], rows: &[Vec<String>]| {
-        println!("| {} |", head.join(" | "));
-        println!("|{}", "---|".repeat(head.len()));
-        for row in rows {
-            println!("| {} |", row.join(" | "));
-        }
-    };
-    match args.format {
-        Format::Table => {
-            print!("{}", aligned(&head, &table(&|text| format!("{text} *"))));
-            if !columns.is_empty() {
-                print!("\n{title}:\n{}", aligned(&apart_head, &apart_rows));
-            }
-        }
-        Format::Md => {
-            markdown(&head, &table(&|text| format!("**{text}**")));
-            if !columns.is_empty() {
-                println!("\n{title}:\n");
-                markdown(&apart_head, &apart_rows);
-            }
-        }
-        Format::Csv => {
-            println!(
-                "variant,runs,{}",
-                metrics.iter().map(|m| format!("{m},{m}.deviation")).collect::<Vec<_>>().join(",")
-            );
-            for (variant, row) in variants.iter().zip(&figures) {
-                // One run has no deviation.
-                let deviation = |f: &Figure| if f.count > 1 { f.deviation.to_string() } else { String::new() };
-                let numbers = row.iter().map(|f| f.map_or(",".into(), |f| format!("{},{}", f.mean, deviation(&f))));
-                let label = variant.label.replace('"', "\"\"");
-                println!("\"{label}\",{},{}", variant.runs.len(), numbers.collect::<Vec<_>>().join(","));
-            }
-        }
-        Format::Json => {
-            let rows: Vec<Value> = variants
-                .iter()
-                .enumerate()
-                .map(|(row, variant)| {
-                    let figure = |m: usize| {
-                        let f = figures[row][m]?;
-                        let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
-                        if let Some(d) = apart[row][m] {
-                            let from = &variants[against].label;
-                            all["difference"] = json!({
-                                "from": from, "mean": d.mean, "deviation": d.deviation, "low": d.low, "high": d.high,
-                            });
-                        }
-                        Some((metrics[m], all))
-                    };
-                    let found: IndexMap<&str, Value> = (0..metrics.len()).filter_map(figure).collect();
-                    let folders: Vec<_> = variant.runs.iter().map(|r| &r.folder).collect();
-                    json!({ "variant": variant.label, "runs": folders, "metrics": found })
-                })
-                .collect();
-            println!("{}", serde_json::to_string_pretty(&rows)?);
-        }
-        Format::Svg => {}
-    }
-    Ok(0)
+    Ok(found)
 }
 
-impl Difference {
-    fn text(self) -> String {
-        let deviation = self.deviation.map(|d| format!(" ± {d:.4}")).unwrap_or_default();
-        format!("{:+.4}{deviation} [{:+.4}, {:+.4}]", self.mean, self.low, self.high)
+/// The figures that are compared: the wanted ones, or all that any run has measured.
+fn metrics(runs: &[Record], wanted: &[String]) -> Result<Vec<String>> {
+    let mut seen = HashSet::new();
+    let mut all: Vec<&String> = runs.iter().flat_map(|run| run.metrics.keys()).collect();
+    all.retain(|name| seen.insert(*name));
+    if let Some(wanted) = wanted.iter().find(|wanted| !all.contains(wanted)) {
+        if runs.iter().any(|run| run.curves.contains_key(wanted)) {
+            mistake!("`{wanted}` is a curve of training: --format svg draws it");
+        }
+        mistake!("no run has measured `{wanted}`: {}", suggestion(wanted, all.iter().map(|n| n.as_str())));
+    }
+    Ok(if wanted.is_empty() { all.into_iter().cloned().collect() } else { wanted.to_vec() })
+}
+
+/// The recipe of each run of each variant, where it is one of this program; else that is told.
+fn recipes(registry: &Arc<Registry>, variants: &[Variant<'_>]) -> Vec<Vec<Option<Recipe>>> {
+    let read = |run: &&Record| match run.folder.recipe(registry, &[]) {
+        Ok(recipe) => Some(recipe),
+        Err(error) => {
+            let path = run.folder.path().display();
+            tracing::info!("{path}: this program cannot read its recipe, so that no interval is given:\n{error:#}");
+            None
+        }
+    };
+    variants.iter().map(|variant| variant.runs.iter().map(read).collect()).collect()
+}
+
+/// What variants have measured.
+struct Comparison<'a> {
+    variants: &'a [Variant<'a>],
+    against: usize,
+    metrics: &'a [String],
+    /// For each variant and metric.
+    figures: Vec<Vec<Option<Figure>>>,
+    /// For each metric the best mean, where it is known which way it is better.
+    best: Vec<Option<f64>>,
+    /// For each variant and metric the difference from one of them.
+    apart: Vec<Vec<Option<Difference>>>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(
+        variants: &'a [Variant<'a>],
+        against: usize,
+        metrics: &'a [String],
+        recipes: &[Vec<Option<Recipe>>],
+    ) -> Self {
+        let figure = |variant: &Variant<'_>, metric: &String| {
+            Figure::of(&variant.runs.iter().filter_map(|run| run.metrics.get(metric).copied()).collect::<Vec<_>>())
+        };
+        let figures: Vec<Vec<Option<Figure>>> =
+            variants.iter().map(|variant| metrics.iter().map(|metric| figure(variant, metric)).collect()).collect();
+        let best = |(m, metric): (usize, &String)| {
+            let better = recipes.iter().flatten().flatten().find_map(|recipe| direction(recipe, metric))?;
+            let means = figures.iter().filter_map(|row| Some(row[m]?.mean)).filter(|mean| mean.is_finite());
+            match better {
+                Better::Larger => means.max_by(f64::total_cmp),
+                Better::Smaller => means.min_by(f64::total_cmp),
+                Better::Neither => None,
+            }
+            .filter(|_| variants.len() > 1)
+        };
+        let best = metrics.iter().enumerate().map(best).collect();
+        let apart = vec![vec![None; metrics.len()]; variants.len()];
+        Self { variants, against, metrics, figures, best, apart }
+    }
+
+    /// Fills in the differences, where the runs have kept what they measured case by case. What stands in the way is
+    /// told.
+    fn measure_differences(&mut self, recipes: &[Vec<Option<Recipe>>]) {
+        if self.variants.len() < 2 {
+            return;
+        }
+        for (m, metric) in self.metrics.iter().enumerate() {
+            let draw = |(run, recipe): (&&Record, &Option<Recipe>)| {
+                Judge::new(run, recipe.as_ref()?).draw(metric).unwrap_or_else(|reason| {
+                    tracing::info!("no interval of `{metric}`: {reason}");
+                    None
+                })
+            };
+            let variants = self.variants.iter().zip(recipes);
+            let drawn: Vec<Option<Vec<Resample>>> =
+                variants.map(|(variant, recipes)| variant.runs.iter().zip(recipes).map(draw).collect()).collect();
+            let runs = |row: usize| Some(drawn[row].as_ref()?.iter().collect::<Vec<&Resample>>());
+            for row in (0..self.variants.len()).filter(|row| *row != self.against) {
+                let (Some(first), Some(second)) = (runs(self.against), runs(row)) else { continue };
+                match difference(&first, &second) {
+                    Ok(found) => self.apart[row][m] = found,
+                    Err(reason) => {
+                        tracing::info!("no interval of `{metric}` for {}: {reason}", self.variants[row].label);
+                    }
+                }
+            }
+        }
+    }
+
+    fn cell(&self, row: usize, m: usize, mark: &dyn Fn(String) -> String) -> String {
+        let Some(figure) = self.figures[row][m] else { return "–".into() };
+        let all = figure.count == self.variants[row].runs.len();
+        let text = if all { figure.text() } else { format!("{} (of {})", figure.text(), figure.count) };
+        if self.best[m] == Some(figure.mean) { mark(text) } else { text }
+    }
+
+    /// Head and rows of what was measured; `mark` marks the best.
+    fn figures_table(&self, mark: &dyn Fn(String) -> String) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut head = vec!["variant".to_owned(), "runs".to_owned()];
+        head.extend(self.metrics.iter().cloned());
+        let line = |(row, variant): (usize, &Variant<'_>)| {
+            let mut line = vec![variant.label.clone(), variant.runs.len().to_string()];
+            line.extend((0..self.metrics.len()).map(|m| self.cell(row, m, mark)));
+            line
+        };
+        (head, self.variants.iter().enumerate().map(line).collect())
+    }
+
+    fn title(&self) -> String {
+        format!(
+            "difference from {} ± its deviation over the seeds of both [the middle 95 % of {DRAWS} paired draws of the \
+             cases]",
+            self.variants[self.against].label
+        )
+    }
+
+    /// Head and rows of the differences, if there are some.
+    fn differences_table(&self) -> Option<(Vec<String>, Vec<Vec<String>>)> {
+        let known = |m: &usize| self.apart.iter().any(|row| row[*m].is_some());
+        let columns: Vec<usize> = (0..self.metrics.len()).filter(known).collect();
+        let mut head = vec!["variant".to_owned()];
+        head.extend(columns.iter().map(|m| self.metrics[*m].clone()));
+        let line = |row: usize| {
+            let cells = columns.iter().map(|m| self.apart[row][*m].map_or("–".to_owned(), Difference::text));
+            std::iter::once(self.variants[row].label.clone()).chain(cells).collect()
+        };
+        let rows = (0..self.variants.len()).filter(|row| *row != self.against).map(line).collect();
+        (!columns.is_empty()).then_some((head, rows))
+    }
+
+    /// Prints means and deviations as comma-separated values.
+    fn csv(&self) -> Result<()> {
+        let mut out = csv::Writer::from_writer(std::io::stdout());
+        let names = self.metrics.iter().flat_map(|m| [m.clone(), format!("{m}.deviation")]);
+        out.write_record(["variant".to_owned(), "runs".to_owned()].into_iter().chain(names))?;
+        for (variant, row) in self.variants.iter().zip(&self.figures) {
+            // One run has no deviation.
+            let deviation = |f: Figure| if f.count > 1 { f.deviation.to_string() } else { String::new() };
+            let cells = row.iter().flat_map(|figure| match figure {
+                Some(figure) => [figure.mean.to_string(), deviation(*figure)],
+                None => [String::new(), String::new()],
+            });
+            out.write_record([variant.label.clone(), variant.runs.len().to_string()].into_iter().chain(cells))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn json(&self) -> Vec<Value> {
+        let figure = |row: usize, m: usize| {
+            let f = self.figures[row][m]?;
+            let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
+            if let Some(d) = self.apart[row][m] {
+                let from = &self.variants[self.against].label;
+                all["difference"] = json!({
+                    "from": from, "mean": d.mean, "deviation": d.deviation, "low": d.low, "high": d.high,
+                });
+            }
+            Some((self.metrics[m].as_str(), all))
+        };
+        let variant = |(row, variant): (usize, &Variant<'_>)| {
+            let found: IndexMap<&str, Value> = (0..self.metrics.len()).filter_map(|m| figure(row, m)).collect();
+            let folders: Vec<_> = variant.runs.iter().map(|run| run.folder.path()).collect();
+            json!({ "variant": variant.label, "runs": folders, "metrics": found })
+        };
+        self.variants.iter().enumerate().map(variant).collect()
     }
 }
 
@@ -240,48 +286,6 @@ fn against(variants: &[Variant<'_>], label: Option<&str>) -> Result<usize> {
             suggestion(label, variants.iter().map(|v| v.label.as_str()))
         ),
     }
-}
-
-/// The evaluators of a run, if its recipe is one of this program; else that is told.
-fn judge(run: &Record) -> Option<Judge<'_>> {
-    let found = Judge::new(run);
-    if let Err(error) = &found {
-        let path = run.folder.display();
-        eprintln!("note: {path}: this program does not read its recipe, so that no interval is told:\n{error:#}");
-    }
-    found.ok()
-}
-
-/// For each variant and metric the difference from one of them, where the runs have kept what they measured case by
-/// case. What stands in the way is told.
-fn differences(variants: &[Variant<'_>], against: usize, metrics: &[&str]) -> Vec<Vec<Option<Difference>>> {
-    let mut out = vec![vec![None; metrics.len()]; variants.len()];
-    if variants.len() < 2 {
-        return out;
-    }
-    let judges: Vec<Vec<Option<Judge<'_>>>> =
-        variants.iter().map(|variant| variant.runs.iter().map(|run| judge(run)).collect()).collect();
-    for (m, metric) in metrics.iter().enumerate() {
-        let draw = |judge: &Option<Judge<'_>>| match judge.as_ref()?.draw(metric) {
-            Ok(drawn) => drawn,
-            Err(reason) => {
-                eprintln!("note: no interval of `{metric}`: {reason}");
-                None
-            }
-        };
-        let drawn: Vec<Option<Vec<Drawn>>> = judges.iter().map(|runs| runs.iter().map(draw).collect()).collect();
-        let runs = |row: usize| Some(drawn[row].as_ref()?.iter().collect::<Vec<&Drawn>>());
-        for row in (0..variants.len()).filter(|row| *row != against) {
-            let (Some(first), Some(second)) = (runs(against), runs(row)) else { continue };
-            match difference(&first, &second) {
-                Ok(found) => out[row][m] = found,
-                Err(reason) => {
-                    eprintln!("note: no interval of `{metric}` for {}: {reason}", variants[row].label);
-                }
-            }
-        }
-    }
-    out
 }
 
 /// A chart for each wanted figure, `loss/total` by default; a line a variant, the mean over its runs at each step.
@@ -309,36 +313,14 @@ fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Resul
         .collect()
 }
 
-/// Which way a figure is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Better {
-    Larger,
-    Smaller,
-}
-
-/// Which way a figure is better, by the words of its name; none where that cannot be told.
-fn direction(metric: &str) -> Option<Better> {
-    let last = metric.split_once('.').map_or(metric, |(_, name)| name);
-    let has = |words: &[&str]| words.iter().any(|word| last.contains(word));
-    if has(&["mae", "eer", "error", "loss"]) {
-        return Some(Better::Smaller);
-    }
-    // What a probe reads from features is good or bad as the experiment will have it.
-    if has(&["features", "unchanged", "real_", "threshold", "commonest", "deviation"]) {
-        return None;
-    }
-    has(&["accuracy", "auc", "tar", "rank_correlation", "rising", "cosine", "verified", "psnr", "ssim"])
-        .then_some(Better::Larger)
-}
-
 /// Groups runs by the values in which their recipes differ, or by the given paths.
 fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
     let mut paths: Vec<String> = by.to_vec();
     if by.is_empty() {
         for run in runs.iter().skip(1) {
-            for (path, ..) in recipe::difference(&runs[0].recipe, &run.recipe) {
-                if !SAME.contains(&path.as_str()) && !paths.contains(&path) {
-                    paths.push(path);
+            for change in changes(&runs[0].recipe, &run.recipe) {
+                if !SAME.contains(&change.path.as_str()) && !paths.contains(&change.path) {
+                    paths.push(change.path);
                 }
             }
         }
@@ -386,33 +368,20 @@ fn spelled(paths: &[String], key: &[Option<&Value>]) -> String {
     each.collect::<Vec<_>>().join(" ")
 }
 
-/// Columns as wide as their widest cell.
-fn aligned(head: &[String], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = std::iter::once(&head[column]).chain(rows.iter().map(|r| &r[column]));
-        cells.map(|c| c.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
-        format!("{}\n", padded.join("  ").trim_end())
-    };
-    std::iter::once(line(head)).chain(rows.iter().map(|r| line(r))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mtl_engine::runs::RunFolder;
 
     fn run(name: &str, seed: u64, margin: f64, accuracy: f64) -> Record {
         Record {
-            folder: name.into(),
+            folder: RunFolder::at(name),
             point: false,
             recipe: json!({ "run": { "seed": seed, "name": name }, "model": { "identity": { "margin": margin } } }),
             step: 1,
             metrics: IndexMap::from([("v.accuracy".to_owned(), accuracy)]),
             curves: IndexMap::new(),
-            finished: true,
+            state: State::Finished,
         }
     }
 
@@ -438,22 +407,5 @@ mod tests {
             labels,
             ["model.a.x=1 model.a.y=1 model.a.z=1 model.a.w=1", "model.a.x=2 model.a.y=2 model.a.z=2 model.a.w=2"]
         );
-    }
-
-    #[test]
-    fn what_is_better_is_told_only_where_it_is_known() {
-        assert_eq!(direction("age.mae"), Some(Better::Smaller));
-        assert_eq!(direction("verification.tar_at_far_0.01"), Some(Better::Larger));
-        for neutral in ["leakage.identity_features_age_r2", "ageing.threshold", "ageing.psnr_unchanged", "mine.thing"] {
-            assert_eq!(direction(neutral), None, "{neutral}");
-        }
-    }
-
-    #[test]
-    fn the_deviation_is_that_of_the_sample() {
-        let figure = Figure::of(&[1.0, 2.0, 3.0]).unwrap();
-        assert_eq!((figure.mean, figure.deviation, figure.count), (2.0, 1.0, 3));
-        assert_eq!(Figure::of(&[0.5]).unwrap().text(), "0.5000");
-        assert!(Figure::of(&[]).is_none());
     }
 }

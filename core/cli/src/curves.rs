@@ -1,6 +1,6 @@
 //! Learning curves as SVG.
 
-use anyhow::{Result, anyhow};
+use mtl_recipe::{Error, Result};
 use plotters::prelude::*;
 
 /// A line of a chart: its label, and means over runs as (step, value).
@@ -100,6 +100,6 @@ where
     Ok(())
 }
 
-fn told<E: std::fmt::Display>(error: E) -> anyhow::Error {
-    anyhow!("drawing curves: {error}")
+fn told<E: std::fmt::Display>(error: E) -> Error {
+    Error::failure(format!("drawing curves: {error}"))
 }

@@ -1,22 +1,23 @@
 //! What this machine and this build can do.
 
-use anyhow::Result;
+use mtl_component::{Registry, Result};
+use mtl_engine::machine;
 
 /// Prints facts, then what is missing; exit code 0 if nothing needed is missing.
-pub fn doctor() -> Result<u8> {
+pub fn doctor(registry: &Registry) -> Result<u8> {
     let line = |what: &str, value: String| println!("{what:<16} {value}");
     line("mtlrun", env!("CARGO_PKG_VERSION").into());
     line("libtorch", mtl_torch::version()?);
     line("from", mtl_torch::libtorch_folder()?.display().to_string());
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     line("threads", format!("{} of {cores} cores", tch::get_num_threads()));
-    line("cpu", cpu_name().unwrap_or_else(|| "unknown".into()));
+    line("cpu", machine::cpu_name().unwrap_or_else(|| "unknown".into()));
     line("cpu kernels", mtl_torch::cpu_capability()?);
     line("avx512", yes(std::is_x86_feature_detected!("avx512f")));
     let native = std::is_x86_feature_detected!("avx512bf16");
     let note = if native { "" } else { " (bf16 runs, but is emulated and slower than float32)" };
     line("bf16", format!("{}{note}", yes(native)));
-    line("amx", yes(flag("amx_bf16")));
+    line("amx", yes(machine::cpu_has("amx_bf16")));
     line("memory", memory().unwrap_or_else(|| "unknown".into()));
     let mut missing = Vec::new();
     match mtl_torch::load_cuda() {
@@ -32,13 +33,13 @@ pub fn doctor() -> Result<u8> {
             missing.push(format!("for CUDA: {e}"));
         }
     }
-    let components = mtl_core::component::all().len();
+    let components = registry.all().len();
     line("components", format!("{components} (mtlrun list)"));
     println!();
     for text in &missing {
         println!("optional: {text}");
     }
-    println!("nothing that training on this machine's CPU needs is missing");
+    println!("nothing is missing that training on this machine's CPU needs");
     for text in mtl_torch::build_config()?.lines().filter(|l| !l.trim().is_empty()) {
         println!("  {}", text.trim());
     }
@@ -49,21 +50,6 @@ fn yes(value: bool) -> String {
     if value { "yes".into() } else { "no".into() }
 }
 
-fn cpu_name() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-fn flag(name: &str) -> bool {
-    std::fs::read_to_string("/proc/cpuinfo")
-        .is_ok_and(|t| t.lines().any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == name)))
-}
-
 fn memory() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |key: &str| -> Option<u64> {
-        text.lines().find(|l| l.starts_with(key))?.split_whitespace().nth(1)?.parse().ok()
-    };
-    Some(format!("{} MiB, {} MiB free", kib("MemTotal")? >> 10, kib("MemAvailable")? >> 10))
+    Some(format!("{} MiB, {} MiB free", machine::memory_mib()?, machine::available_mib()?))
 }

@@ -1,15 +1,17 @@
 //! `mtlrun reproduce`: a recorded run once more, its numbers compared bit by bit.
 
 use crate::arguments::Reproduce;
-use crate::records::Record;
-use anyhow::Result;
-use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe};
-use mtl_core::runs::{self, Existing};
-use mtl_core::train::{TrainOptions, train};
+use crate::commands::observers;
+use crate::messages;
+use mtl_component::{Registry, Result, mistake};
+use mtl_engine::graph::Graph;
+use mtl_engine::recipe::Recipe;
+use mtl_engine::runs::{Existing, Record, RunFolder, environment};
+use mtl_engine::train::{TrainOptions, train};
+use mtl_recipe::Override;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
 
 /// What of the record decides the bits of a run, and how it is called.
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -27,9 +29,9 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 type Numbers = BTreeMap<(u64, String), f64>;
 
 /// Trains the recorded recipe again and compares; exit code 1 if a number differs.
-pub fn reproduce(args: &Reproduce) -> Result<u8> {
-    let run = runs::resolve(&args.run)?;
-    let then = record(&run)?;
+pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
+    let run = RunFolder::resolve(&args.run)?;
+    let then = run.record()?;
     let mut overrides = Vec::new();
     if let Some(steps) = args.steps {
         overrides.push(format!("run.steps={steps}"));
@@ -39,46 +41,48 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
         overrides.push(format!("run.threads={threads}"));
     }
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
-    let recipe = Recipe::read(&run.join("recipe.resolved.toml"), &set)?;
+    let recipe = run.recipe(registry, &set)?;
     let steps = recipe.run.steps;
     let recorded = Record::read(&run)?;
     if steps != recorded.steps()
-        && let Some(phase) =
-            recipe.phase.iter().find(|(_, p)| p.scheduler.as_ref().is_some_and(|s| s.depends_on_length()))
+        && let Some(phase) = of_length(&recipe)?
     {
         mistake!(
             "the learning rate of the phase `{}` depends on the length of the run: with --steps {steps} it would take \
              another course than the recorded one. Leave --steps out",
-            phase.0
+            phase
         );
     }
     let old = numbers(recorded, steps);
     if old.is_empty() {
-        mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.display());
+        mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.path().display());
     }
-    let different = changes(&then, &runs::environment(&recipe, &[]));
+    let different = changes(&then, &environment(&recipe, &[]));
     for line in &different {
         println!("{line}");
     }
     // Within the run: beside it, it would be taken for the newest one.
-    let out = args.out.clone().unwrap_or_else(|| run.join("reproduced"));
+    let out = args.out.clone().unwrap_or_else(|| run.path().join("reproduced"));
     let options = TrainOptions {
         out: Some(out.clone()),
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
         allow_recipe_change: false,
-        quiet: args.quiet,
         overrides: overrides.iter().map(|o| format!("--set {o}")).collect(),
     };
-    let code = train(recipe, &options)?;
+    if args.quiet {
+        messages::be_quiet();
+    }
+    let graph = Graph::new(&recipe)?;
+    let code = train(recipe, graph, &options, observers(args.quiet))?;
     if code != 0 {
         return Ok(code);
     }
     let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
-    let (data_then, data_now) = (data(&then), data(&record(&out)?));
+    let (data_then, data_now) = (data(&then), data(&RunFolder::at(&out).record()?));
     if data_then != data_now {
         println!("the data is another: {data_then} then, {data_now} now");
     }
-    let new = numbers(Record::read(&out)?, steps);
+    let new = numbers(Record::read(&RunFolder::at(&out))?, steps);
     let Some(line) = first_difference(&old, &new) else {
         println!("reproduced: {} numbers up to step {steps} are the same bit by bit", old.len());
         return Ok(0);
@@ -90,16 +94,15 @@ pub fn reproduce(args: &Reproduce) -> Result<u8> {
     Ok(1)
 }
 
-fn record(run: &Path) -> Result<Value> {
-    let path = run.join("run.json");
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(e) => mistake!("cannot read the record {}: {e}", path.display()),
-    };
-    match serde_json::from_slice(&text) {
-        Ok(record) => Ok(record),
-        Err(e) => mistake!("the record {} is damaged: {e}", path.display()),
+/// A phase whose learning rate depends on the length of the run.
+fn of_length(recipe: &Recipe) -> Result<Option<&str>> {
+    for (name, phase) in &recipe.phase {
+        let Some(slot) = &phase.scheduler else { continue };
+        if slot.registration.called("describe", slot.config.describe(recipe.run.steps))?.depends_on_length {
+            return Ok(Some(name));
+        }
     }
+    Ok(None)
 }
 
 /// What training and evaluation logged up to a step, but for times.

@@ -5,12 +5,11 @@
 //! files and is written last, in a folder of another name that is renamed when all of it is on the disk. So a
 //! folder `step-N` is complete, whatever happens.
 
-use crate::files::{stream_durably, sync_folder};
-use crate::mistake;
 use crate::weights::{self, Tensors};
-use anyhow::{Context, Result, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use indexmap::IndexMap;
+use mtl_recipe::files::{stream_durably, sync_folder, write_atomically};
+use mtl_recipe::{Context, Error, Result, bail, mistake};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -19,20 +18,67 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use tch::Tensor;
 
+/// The version of [`State`] that this program writes and resumes from.
+pub const STATE_VERSION: u32 = 2;
+
 /// What a run is apart from its tensors.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
+    /// The version of this format; 0 in files from before it had one, which count batches.
+    pub version: u32,
     /// Steps done.
     pub step: u64,
-    /// Batches drawn from each data stream.
-    pub batches: IndexMap<String, u64>,
-    /// Samples that were passed over since they could not be read.
+    /// Samples that all processes together have drawn from each data stream.
+    pub samples: IndexMap<String, u64>,
+    /// Samples that were skipped because they could not be read.
     pub skipped: u64,
     /// Sizes of the recipe, with those that the data decided.
     pub dims: IndexMap<String, i64>,
     /// The newest evaluation, as `evaluator.metric`.
     pub metrics: IndexMap<String, f64>,
+}
+
+impl Default for State {
+    /// The state that an unversioned file starts from.
+    fn default() -> Self {
+        Self {
+            version: 0,
+            step: 0,
+            samples: IndexMap::new(),
+            skipped: 0,
+            dims: IndexMap::new(),
+            metrics: IndexMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// A run at its start.
+    pub fn new(dims: IndexMap<String, i64>) -> Self {
+        Self { version: STATE_VERSION, dims, ..Self::default() }
+    }
+
+    /// Checks that a run can be resumed from it.
+    ///
+    /// # Errors
+    /// A mistake if another version of the program has written it.
+    pub fn resumable(&self) -> Result<()> {
+        match self.version {
+            STATE_VERSION => Ok(()),
+            0 => mistake!(
+                "the checkpoint of step {} was saved by an earlier version of mtlrun, which drew class matrices and \
+                 counted samples differently: it can be evaluated, but not resumed. Start a new run; its modules can \
+                 start from these weights with weights = {{ run = \"…\" }}",
+                self.step
+            ),
+            other => mistake!(
+                "the checkpoint of step {} has a state of version {other}, and this version of mtlrun resumes version \
+                 {STATE_VERSION}",
+                self.step
+            ),
+        }
+    }
 }
 
 /// Everything that a run needs to go on, as it was at one step.
@@ -71,10 +117,6 @@ struct Manifest {
 struct FileEntry {
     bytes: u64,
     sha256: String,
-}
-
-fn hex(digest: Sha256) -> String {
-    digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A file of which length and digest are taken while it is written.
@@ -134,7 +176,7 @@ fn write_into(folder: &Path, snapshot: &Snapshot) -> Result<()> {
     let mut put = |name: &str, content: &dyn Fn(&mut dyn Write) -> Result<()>| -> Result<()> {
         let (mut bytes, mut digest) = (0, Sha256::new());
         stream_durably(&folder.join(name), |file| content(&mut Tee { file, digest: &mut digest, bytes: &mut bytes }))?;
-        manifest.files.insert(name.to_owned(), FileEntry { bytes, sha256: hex(digest) });
+        manifest.files.insert(name.to_owned(), FileEntry { bytes, sha256: hex::encode(digest.finalize()) });
         Ok(())
     };
     put("weights.safetensors", &|file| weights::stream(&snapshot.weights, file))?;
@@ -169,12 +211,12 @@ pub fn read(folder: &Path) -> Result<Saved> {
     let text = match fs::read(&manifest_path) {
         Ok(text) => text,
         Err(e) => {
-            mistake!("{} is no complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display())
+            mistake!("{} is not a complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display())
         }
     };
     let manifest: Manifest = match serde_json::from_slice(&text) {
         Ok(manifest) => manifest,
-        Err(e) => mistake!("{} is no complete checkpoint: its manifest is damaged: {e}", folder.display()),
+        Err(e) => mistake!("{} is not a complete checkpoint: its manifest is damaged: {e}", folder.display()),
     };
     let mut state = None;
     for (name, entry) in &manifest.files {
@@ -191,7 +233,7 @@ pub fn read(folder: &Path) -> Result<Saved> {
                 bytes.len()
             );
         }
-        if hex(Sha256::new_with_prefix(&bytes)) != entry.sha256 {
+        if hex::encode(Sha256::digest(&bytes)) != entry.sha256 {
             mistake!(
                 "the checkpoint file {} is damaged: its SHA-256 is not that of its manifest. Remove the folder to use \
                  an older one",
@@ -296,12 +338,12 @@ impl Writer {
         let (jobs, work) = bounded::<Job>(1);
         let (report, done) = bounded(64);
         let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(move || {
-            let _ = mtl_torch::stay_serial();
+            let _ = mtl_torch::disable_intra_op_threads();
             for job in work {
                 let step = job.snapshot.state.step;
                 let result = write(&folder, &job.snapshot).and_then(|_| {
                     if let Some(best) = &job.best {
-                        crate::files::write_atomically(&folder.join("best.json"), &serde_json::to_vec_pretty(best)?)?;
+                        write_atomically(&folder.join("best.json"), &serde_json::to_vec_pretty(best)?)?;
                     }
                     tidy(&folder, &retention, step)?;
                     Ok(step)
@@ -321,7 +363,7 @@ impl Writer {
     pub fn save(&mut self, snapshot: Snapshot, best: Option<Best>) -> Result<()> {
         self.check()?;
         let jobs = self.jobs.as_ref().context("the checkpoint writer has ended")?;
-        jobs.send(Job { snapshot, best }).map_err(|_| anyhow!("the checkpoint writer has ended"))?;
+        jobs.send(Job { snapshot, best }).map_err(|_| Error::failure("the checkpoint writer has ended"))?;
         self.waiting += 1;
         Ok(())
     }
@@ -340,7 +382,7 @@ impl Writer {
         self.jobs = None;
         let mut first = Ok(());
         while self.waiting > 0 {
-            let result = self.done.recv().map_err(|_| anyhow!("the checkpoint writer ended early")).and_then(|r| r);
+            let result = self.done.recv().context("the checkpoint writer ended early").and_then(|r| r);
             self.waiting -= 1;
             if let (Ok(()), Err(e)) = (&first, result.map(|_| ())) {
                 first = Err(e);
@@ -371,7 +413,7 @@ mod tests {
 
     fn snapshot(step: u64, value: f64) -> Snapshot {
         Snapshot {
-            state: State { step, ..State::default() },
+            state: State { step, ..State::new(IndexMap::new()) },
             weights: vec![("m.w".into(), Tensor::full([3], value, (Kind::Float, Device::Cpu)))],
             optimizer: Vec::new(),
             averages: Vec::new(),
@@ -385,6 +427,16 @@ mod tests {
         let saved = read(&path).unwrap();
         assert_eq!(saved.state.step, 5);
         assert_eq!(saved.weights["m.w"].double_value(&[1]), 2.5);
+    }
+
+    #[test]
+    fn a_state_without_a_version_is_read_and_not_resumed() {
+        let old: State = serde_json::from_str("{\"step\": 7, \"batches\": {\"faces\": 7}}").unwrap();
+        assert_eq!((old.step, old.version), (7, 0));
+        let error = old.resumable().unwrap_err();
+        assert!(error.exit_status() == 2 && error.to_string().contains("an earlier version"), "{error}");
+        assert!(State { version: 9, ..old }.resumable().unwrap_err().to_string().contains("version 9"));
+        State::new(IndexMap::new()).resumable().unwrap();
     }
 
     #[test]

@@ -1,26 +1,26 @@
-//! `mtl-core`: the engine of `mtlrun`.
+//! `mtl-engine`: a recipe as a checked multi-task graph, its training, and its runs.
 //!
-//! A [`recipe::Recipe`] names [`component`]s and wires them into a [`graph::Graph`]; [`train`] runs it. The engine
-//! knows no face, no age and no task: those are components that plugins register.
+//! A [`recipe::Recipe`] names components and wires them into a [`graph::Graph`]; [`train::train`] runs it in a
+//! [`runs::RunFolder`]; [`inference`] opens what has been trained. The engine registers no component and knows no face,
+//! age or task: those are known by the plugins.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod checkpoint;
-pub mod command;
-pub mod component;
 pub mod data;
-pub mod diagnostic;
-pub mod evaluate;
-pub mod files;
-mod functions;
+pub mod device;
+pub mod drawing;
 pub mod graph;
+pub mod ids;
+pub mod inference;
+mod initial_weights;
 pub mod log;
-pub mod losses;
-pub mod nn;
+pub mod machine;
+pub mod model;
+pub mod png;
 pub mod recipe;
+mod rules;
 pub mod runs;
-pub mod session;
 pub mod trace;
 pub mod train;
 pub mod weights;
-
-/// Re-exported for the registration macro.
-pub use inventory;

@@ -1,18 +1,20 @@
 //! Numbers of a recipe on given inputs and weights, to compare with any other implementation.
 
-use crate::component::Placement;
 use crate::data::Batch;
-use crate::graph::check::KnownShapes;
-use crate::graph::{Feed, Graph, Model};
-use crate::mistake;
-use crate::recipe::{Precision, Recipe};
+use crate::device;
+use crate::graph::{Graph, KnownShapes};
+use crate::model::{Feed, Model};
+use crate::recipe::Recipe;
 use crate::train::{Captured, Trainer};
 use crate::weights::{self, Rename, Tensors, load_into};
-use anyhow::{Context, Result};
 use indexmap::IndexMap;
+use mtl_component::{DType, Dim, Registry};
+use mtl_recipe::files::write_atomically;
+use mtl_recipe::{Context, Result, mistake};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use tch::{Device, Kind, Tensor};
+use std::sync::Arc;
+use tch::{Kind, Tensor};
 
 /// What a trace does.
 #[derive(Debug, Clone)]
@@ -41,10 +43,17 @@ pub struct TraceOptions {
 const OPEN: i64 = 999_983;
 
 /// Runs a trace.
-pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
-    recipe.settle_from_sizes(&recipe.dims.clone())?;
-    recipe.run.precision = if options.double { Precision::Float64 } else { Precision::Float32 };
-    recipe.run.steps = options.steps.max(1);
+///
+/// # Errors
+/// A mistake if the inputs or the weights do not fit the recipe.
+pub fn trace(recipe: &Recipe, options: &TraceOptions) -> Result<Value> {
+    let precision = if options.double { "float64" } else { "float32" };
+    let steps = i64::try_from(options.steps.max(1))?;
+    let recipe = recipe.with(&[
+        ("run.precision", Some(mtl_recipe::Value::String(precision.into()))),
+        ("run.steps", Some(mtl_recipe::Value::Integer(steps))),
+        ("run.device", Some(mtl_recipe::Value::String("cpu".into()))),
+    ])?;
     let inputs = weights::read(&options.inputs)?;
     let mut known = KnownShapes::new();
     for (name, tensor) in &inputs {
@@ -56,43 +65,35 @@ pub fn trace(mut recipe: Recipe, options: &TraceOptions) -> Result<Value> {
             _ => mistake!("{}: expected names `<step>/<data>.<port>`, found `{name}`", options.inputs.display()),
         }
     }
-    let mut graph = Graph::with_shapes(&mut recipe, &known)?;
-    let tensors = renamed(weights::read(&options.weights)?, options.rename.as_deref())?;
+    let graph = Graph::with_shapes(&recipe, &known)?;
+    let tensors = renamed(&recipe.registry, weights::read(&options.weights)?, options.rename.as_deref())?;
     let mut dims = recipe.dims.clone();
     infer_sizes(&recipe, &graph, &tensors, &mut dims)?;
-    graph.resolve(&dims);
-    crate::session::configure(&recipe)?;
-    let kind = if options.double { Kind::Double } else { Kind::Float };
-    let placement = Placement {
-        device: Device::Cpu,
-        kind,
-        channels_last: recipe.run.channels_last,
-        winograd: recipe.run.winograd(),
-        seed: recipe.run.seed as u64,
-        shapes_only: false,
-    };
-    let model = Model::build(&recipe, graph, placement)?;
+    device::configure(&recipe)?;
+    let context = device::context(&recipe)?;
+    let kind = context.kind;
+    let model = Model::build(&recipe, graph.resolved(&dims), context)?;
     let loaded = load_into(model.tensors(), &tensors)?;
     let missing = loaded.lacking();
     if !missing.is_empty() {
         mistake!("{} lacks {} weights, such as `{}`", options.weights.display(), missing.len(), missing[0]);
     }
-    let mut trainer = Trainer::new(&mut recipe, model)?;
+    let mut trainer = Trainer::new(&recipe, model)?;
     let result = run(&mut trainer, &inputs, options, kind, &loaded.unused)?;
     if let Some(path) = &options.report {
-        crate::files::write_atomically(path, &serde_json::to_vec_pretty(&result)?)?;
+        write_atomically(path, &serde_json::to_vec_pretty(&result)?)?;
     }
     Ok(result)
 }
 
 fn run(
-    trainer: &mut Trainer,
+    trainer: &mut Trainer<'_>,
     inputs: &Tensors,
     options: &TraceOptions,
     kind: Kind,
     unused: &[String],
 ) -> Result<Value> {
-    let feed = |trainer: &Trainer, step: u64| feed(&trainer.model, inputs, step, kind);
+    let feed = |trainer: &Trainer<'_>, step: u64| feed(&trainer.model, inputs, step, kind);
     let mut outputs: IndexMap<String, Tensor> = IndexMap::new();
     let mut steps = Vec::new();
     if options.eval {
@@ -132,7 +133,7 @@ fn run(
 /// The batch of a step.
 fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> {
     let mut feed = Feed::new();
-    for stream in &model.graph.streams {
+    for stream in model.graph.streams() {
         let mut tensors = Vec::new();
         for port in &stream.ports.outputs {
             let name = format!("{step}/{}.{}", stream.name, port.name);
@@ -140,11 +141,11 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
                 mistake!("the inputs lack `{name}`: every port of every data stream is needed for every step");
             };
             let wanted = match port.dtype {
-                crate::component::DType::Float => kind,
-                crate::component::DType::Int => Kind::Int64,
+                DType::Float => kind,
+                DType::Int => Kind::Int64,
             };
             let tensor = tensor.f_to_kind(wanted)?;
-            let tensor = if tensor.dim() == 4 && model.placement().channels_last {
+            let tensor = if tensor.dim() == 4 && model.context().channels_last {
                 mtl_torch::channels_last(&tensor)?
             } else {
                 tensor
@@ -156,16 +157,15 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
     Ok(feed)
 }
 
-fn renamed(tensors: Tensors, rename: Option<&str>) -> Result<Tensors> {
+fn renamed(registry: &Arc<Registry>, tensors: Tensors, rename: Option<&str>) -> Result<Tensors> {
     let Some(rename) = rename else { return Ok(tensors) };
-    let rename = Rename::named(rename)?;
+    let rename = Rename::named(registry, rename)?;
     Ok(tensors.into_iter().map(|(k, v)| (rename.apply(&k), v)).collect())
 }
 
 /// Finds open sizes, such as the number of identities, in the shapes of the weights.
 fn infer_sizes(recipe: &Recipe, graph: &Graph, tensors: &Tensors, dims: &mut IndexMap<String, i64>) -> Result<()> {
-    let open: Vec<&String> =
-        graph.dims.iter().filter(|(_, d)| matches!(d, crate::component::Dim::Named(_))).map(|(k, _)| k).collect();
+    let open: Vec<&String> = graph.dims().iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(k, _)| k).collect();
     if open.len() > 1 {
         mistake!("several sizes are open: {open:?}: set all but one with --set dims.NAME=…");
     }
@@ -213,14 +213,14 @@ fn entries<'a>(list: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> Resu
     Ok(map.into())
 }
 
-fn report(trainer: &mut Trainer, start: &IndexMap<String, Tensor>) -> Result<Value> {
+fn report(trainer: &mut Trainer<'_>, start: &IndexMap<String, Tensor>) -> Result<Value> {
     let mut losses = Map::new();
     for loss in trainer.losses() {
         losses.insert(loss.name.clone(), json!(loss.value.f_double_value(&[])?));
     }
     let (mut param, mut change, mut buffer) = (Map::new(), Map::new(), Map::new());
     for module in &trainer.model.modules {
-        for (name, e) in &module.store {
+        for (name, e) in &module.parameters {
             let full = format!("{}.{name}", module.name);
             if e.role.is_none() {
                 buffer.insert(full, entry(&e.tensor)?);

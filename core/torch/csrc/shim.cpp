@@ -62,7 +62,7 @@ char *mtl_set_threads(int intra, int inter) {
 }
 
 // Operators called from this thread stay on it, for as long as the thread lives.
-char *mtl_stay_serial() {
+char *mtl_disable_intra_op_threads() {
   MTL_BEGIN
   static thread_local c10::ParallelGuard guard(true);
   (void)guard;

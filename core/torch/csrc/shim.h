@@ -39,3 +39,36 @@ inline std::vector<at::Tensor> mtl_list(tensor_t *tensors, int64_t n) {
   for (int64_t i = 0; i < n; i++) out.push_back(*tensors[i]);
   return out;
 }
+
+// What `src/ffi.rs` mirrors; the definitions include this header, so that the compiler compares them.
+extern "C" {
+
+void mtl_free(char *text);
+char *mtl_version(char **out);
+char *mtl_build_config(char **out);
+char *mtl_cpu_capability(char **out);
+char *mtl_autocast_exchange(int device_type, int *enabled, int *dtype, int nesting);
+char *mtl_seed(uint64_t seed);
+char *mtl_set_threads(int intra, int inter);
+char *mtl_disable_intra_op_threads();
+char *mtl_deterministic(int on);
+char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on);
+char *mtl_backward(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph);
+char *mtl_gradients(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph, tensor_t *out);
+char *mtl_take_grad(tensor_t tensor, tensor_t *out);
+char *mtl_channels_last(tensor_t input, tensor_t *out);
+char *mtl_add_decay(tensor_t *grads, tensor_t *params, int64_t n, double decay);
+char *mtl_scale(tensor_t *tensors, int64_t n, double factor);
+char *mtl_lerp(tensor_t *averages, tensor_t *params, int64_t n, double weight);
+char *mtl_total_norm(tensor_t *tensors, int64_t n, tensor_t *out);
+char *mtl_clip(tensor_t *grads, int64_t n, tensor_t norm, double max_norm);
+char *mtl_unscale(tensor_t *grads, int64_t n, tensor_t found_inf, tensor_t inv_scale);
+char *mtl_fused_sgd(tensor_t *params, tensor_t *grads, tensor_t *momenta, int64_t n, double lr, double decay,
+    double momentum, double dampening, int nesterov, int first, tensor_t found_inf);
+char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_t *second, tensor_t *steps,
+    int64_t n, double lr, double beta1, double beta2, double decay, double eps, int decoupled, tensor_t found_inf);
+char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out);
+char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out);
+char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out);
+
+}  // extern "C"

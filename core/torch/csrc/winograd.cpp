@@ -154,7 +154,7 @@ bool applies(const at::Tensor &x, const at::Tensor &w) {
 }
 }  // namespace
 
-extern "C" char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out) {
+char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out) {
   MTL_BEGIN
   *out = new at::Tensor(applies(*input, *weight) ? Winograd::apply(*input, *weight)
                                                  : at::conv2d(*input, *weight, {}, 1, 1));

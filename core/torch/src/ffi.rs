@@ -1,4 +1,4 @@
-//! The declarations of `csrc/shim.h` and the two conversions that every call needs.
+//! The functions that `csrc/shim.h` declares, and the conversions that their calls need.
 
 use anyhow::{Result, anyhow};
 use libc::{c_char, c_double, c_int};
@@ -22,7 +22,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
     pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
-    pub(crate) fn mtl_stay_serial() -> *mut c_char;
+    pub(crate) fn mtl_disable_intra_op_threads() -> *mut c_char;
     pub(crate) fn mtl_deterministic(on: c_int) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
     pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;

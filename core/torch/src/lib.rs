@@ -1,7 +1,7 @@
 //! What tch lacks of libtorch: autocast per device and dtype, fused optimizer steps on lists of tensors,
 //! memory formats, gradients into chosen leaves, seeds, threads and a few autograd functions.
 //!
-//! All unsafe code of the engine lives here. The C++ side catches every exception and returns it as text;
+//! Unsafe code lives here, apart from the map of weight files in `mtl-engine`. The C++ side catches every exception and returns it as text;
 //! the Rust side turns that into [`anyhow::Error`].
 
 mod ffi;
@@ -15,6 +15,6 @@ pub use ops::{
     set_requires_grad, take_grad, total_norm, unscale,
 };
 pub use system::{
-    build_config, cpu_capability, deterministic, end_with_the_pipe, keep_large_buffers, libtorch_folder, load_cuda,
-    seed, set_threads, stay_serial, version,
+    build_config, cpu_capability, deterministic, disable_intra_op_threads, libtorch_folder, load_cuda, restore_sigpipe,
+    seed, set_threads, tune_malloc, version,
 };

@@ -49,9 +49,9 @@ pub fn set_threads(intra: usize) -> Result<()> {
 ///
 /// Each thread that runs a parallel operator gets helper threads of its own, which wait busily and take the cores
 /// from training. Threads that only prepare data call this first.
-pub fn stay_serial() -> Result<()> {
+pub fn disable_intra_op_threads() -> Result<()> {
     // SAFETY: no pointers are passed.
-    check(unsafe { ffi::mtl_stay_serial() })
+    check(unsafe { ffi::mtl_disable_intra_op_threads() })
 }
 
 /// Asks for deterministic algorithms where libtorch has them.
@@ -65,7 +65,7 @@ pub fn deterministic(on: bool) -> Result<()> {
 /// Training frees and allocates the same large tensors every step; by default glibc maps and unmaps each, and
 /// the kernel clears the pages anew. Tensors above 32 MiB still go back: kept, their holes fit nothing else and the
 /// peak grows by a tenth. Call it once, before the first tensor is made.
-pub fn keep_large_buffers() {
+pub fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt only sets limits of the allocator. Values out of its range are refused by return value,
     // after which the defaults still hold.
@@ -76,7 +76,7 @@ pub fn keep_large_buffers() {
 }
 
 /// Lets a closed pipe end the program quietly, as in `mtlrun list | head`. Not for training, which must save.
-pub fn end_with_the_pipe() {
+pub fn restore_sigpipe() {
     // SAFETY: the default action of SIGPIPE runs no code of ours.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);

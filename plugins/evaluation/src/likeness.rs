@@ -1,7 +1,6 @@
 //! How alike two pictures are, pixel by pixel and in structure.
 
-use anyhow::{Result, ensure};
-use mtl_core::data::image::Picture;
+use mtl_component::{Picture, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 /// The ratio of pictures that are the same within rounding, in decibels.

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, Result, bail, ensure};
+use mtl_component::{ErrorContext as _, Result, bail, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

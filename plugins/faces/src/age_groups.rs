@@ -1,7 +1,6 @@
 //! The age groups of MTLFace (section 3.2 and the released code): the upper edge belongs to the group.
 
-use anyhow::{Result, bail};
-use mtl_core::evaluate::Measure;
+use mtl_component::{Inference, Result, bail};
 
 /// The edges between `groups` age groups, in years. The group of an age is the number of edges strictly below it.
 ///
@@ -22,8 +21,8 @@ pub fn edges(groups: i64) -> Result<&'static [f32]> {
 ///
 /// # Errors
 /// As [`edges`].
-pub fn of_run(measure: &Measure<'_>) -> Result<&'static [f32]> {
-    edges(measure.dim("age_groups").unwrap_or(7))
+pub fn of_run(model: &dyn Inference) -> Result<&'static [f32]> {
+    edges(model.dim("age_groups").unwrap_or(7))
 }
 
 /// The group of an age.

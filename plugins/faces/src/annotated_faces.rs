@@ -1,12 +1,10 @@
 use crate::label::{self, Label};
 use crate::list::{self, Face};
-use anyhow::{Context, Result};
-use mtl_core::component::Ports;
-use mtl_core::data::draw::Draw;
-use mtl_core::data::image::Picture;
-use mtl_core::data::{Column, Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
-use mtl_core::recipe::RecipePath;
-use mtl_core::{mistake, register};
+use mtl_component::{
+    Column, Dataset, DatasetConfig, Description, Draw, ErrorContext as _, Open, OpenDataset, Picture, RecipePath,
+    Result, SampleOut, Transform, mistake, register,
+};
+use mtl_standard::codec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -74,21 +72,14 @@ fn size() -> i64 {
 }
 
 impl DatasetConfig for AnnotatedFaces {
-    fn ports(&self) -> Ports {
-        label::ports(self.size)
-    }
-
-    fn declares(&self) -> Vec<&'static str> {
-        vec!["identities"]
-    }
-
-    fn problems(&self) -> Vec<String> {
+    fn describe(&self) -> Result<Description> {
         let total = self.share + self.more.iter().map(|m| m.share).sum::<f64>();
-        if total > 0.0 { Vec::new() } else { vec!["the shares of all lists are 0".into()] }
+        let problem = (total <= 0.0).then(|| "the shares of all lists are 0".to_owned());
+        Ok(label::description(self.size).problems(problem))
     }
 
-    fn open(&self, context: &Open<'_>) -> Result<Box<dyn Dataset>> {
-        let edges = label::edges(context.dims, "annotated_faces")?;
+    fn open(&self, open: &Open<'_>) -> Result<OpenDataset> {
+        let edges = label::edges(open.dims, "annotated_faces")?;
         let mut faces: Vec<Face> = Vec::new();
         let (mut parts, mut lists, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         let own = (&self.list, self.root.as_ref(), self.share);
@@ -115,39 +106,40 @@ impl DatasetConfig for AnnotatedFaces {
             );
         }
         let fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-        Ok(Box::new(Faces {
+        let count = faces.len();
+        let sizes = vec![("identities", identities.len() as i64)];
+        let records = vec![("identities.json", serde_json::json!(identities))];
+        let samples = Faces {
             faces,
             labels,
-            identities,
-            parts,
+            parts: parts.iter().map(|(range, _)| range.clone()).collect(),
             lists,
             edges,
             size: self.size as usize,
             skip: self.on_bad_image == OnBadImage::Skip,
-            fingerprint,
-            transforms: context.transforms.clone(),
-        }))
+            transforms: open.transforms.clone(),
+        };
+        let opened = OpenDataset::new(Arc::new(samples), count, label::fields(self.size), fingerprint);
+        Ok(OpenDataset { sizes, parts, records, ..opened })
     }
 }
 
 struct Faces {
     faces: Vec<Face>,
     labels: Vec<Label>,
-    identities: Vec<String>,
-    parts: Vec<(Range<usize>, f64)>,
+    parts: Vec<Range<usize>>,
     lists: Vec<PathBuf>,
     edges: &'static [f32],
     size: usize,
     skip: bool,
-    fingerprint: String,
     transforms: Vec<Arc<dyn Transform>>,
 }
 
 impl Faces {
     /// The part that a sample belongs to: within it the next picture is sought, so that shares hold.
     fn part(&self, index: usize) -> (Range<usize>, &Path) {
-        let at = self.parts.iter().position(|(r, _)| r.contains(&index)).unwrap_or(0);
-        (self.parts[at].0.clone(), &self.lists[at])
+        let at = self.parts.iter().position(|part| part.contains(&index)).unwrap_or(0);
+        (self.parts[at].clone(), &self.lists[at])
     }
 
     /// The picture, its number, and how many before it could not be read.
@@ -156,7 +148,7 @@ impl Faces {
         let (mut at, mut skipped) = (index, 0);
         loop {
             let face = &self.faces[at];
-            match Picture::read(&face.file) {
+            match codec::read(&face.file) {
                 Ok(picture) => return Ok((at, picture, skipped)),
                 Err(e) if !self.skip => mistake!(
                     "{}:{}: {e:#}. Mend or remove the line, or set on_bad_image = \"skip\"",
@@ -176,14 +168,6 @@ impl Faces {
 }
 
 impl Dataset for Faces {
-    fn len(&self) -> usize {
-        self.faces.len()
-    }
-
-    fn fields(&self) -> Vec<Field> {
-        label::fields(self.size as i64)
-    }
-
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
         let (at, mut picture, skipped) = self.picture(index)?;
         out.skipped = skipped;
@@ -193,24 +177,8 @@ impl Dataset for Faces {
         self.labels[at].write(picture, self.size, self.edges, out)
     }
 
-    fn sizes(&self) -> Vec<(&'static str, i64)> {
-        vec![("identities", self.identities.len() as i64)]
-    }
-
-    fn column(&self, name: &str) -> Option<Column> {
-        Label::column(&self.labels, name, self.edges)
-    }
-
-    fn parts(&self) -> Vec<(Range<usize>, f64)> {
-        self.parts.clone()
-    }
-
-    fn fingerprint(&self) -> String {
-        self.fingerprint.clone()
-    }
-
-    fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
-        vec![("identities.json", serde_json::json!(self.identities))]
+    fn column(&self, name: &str) -> Result<Option<Column>> {
+        Ok(Label::column(&self.labels, name, self.edges))
     }
 }
 

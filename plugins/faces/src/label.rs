@@ -1,20 +1,21 @@
 //! What every dataset of faces puts out.
 
 use crate::age_groups;
-use anyhow::Result;
-use mtl_core::component::{DType, Ports};
-use mtl_core::data::image::Picture;
-use mtl_core::data::{Column, Field, Layout, SampleOut};
-use mtl_core::mistake;
+use mtl_component::{
+    Column, DType, Description, Field, Layout, Normalization, Picture, Ports, Result, SampleOut, mistake,
+};
 
-/// The outputs of a dataset of faces, for pictures of `size` pixels a side.
-pub fn ports(size: i64) -> Ports {
-    Ports::new()
+/// What a dataset of faces says of itself, for pictures of `size` pixels a side: its outputs, and that its data decides
+/// the number of identities.
+pub fn description(size: i64) -> Description {
+    let ports = Ports::new()
         .output("image", DType::Float, format!("batch 3 {size} {size}"))
+        .pictures(Normalization::default())
         .output("identity", DType::Int, "batch")
         .output("age", DType::Float, "batch")
         .output("gender", DType::Int, "batch")
-        .output("group", DType::Int, "batch")
+        .output("group", DType::Int, "batch");
+    Description::from(ports).declares(&["identities"])
 }
 
 /// The same as fields of a sample.

@@ -1,5 +1,7 @@
 //! Faces as data: lists of pictures with identity, age and gender, and faces of the project's own making.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod age_groups;
 mod annotated_faces;
 pub mod label;
@@ -9,3 +11,5 @@ mod render;
 mod rules;
 pub mod source;
 mod synthetic_faces;
+
+pub use render::{Progress, Render};

@@ -4,8 +4,7 @@
 //! 1 for male and 0 for female. An age or a gender that is not known is `-`.
 
 use crate::label::Label;
-use anyhow::{Context, Result};
-use mtl_core::mistake;
+use mtl_component::{ErrorContext as _, Result, mistake};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +39,7 @@ pub fn read(path: &Path, root: &Path) -> Result<Vec<Face>> {
     };
     let text = match String::from_utf8(text) {
         Ok(text) => text,
-        Err(e) => mistake!("the list {} is no UTF-8 text (byte {})", path.display(), e.utf8_error().valid_up_to()),
+        Err(e) => mistake!("the list {} is not UTF-8 text (byte {})", path.display(), e.utf8_error().valid_up_to()),
     };
     let mut faces = Vec::new();
     let mut faults = Vec::new();
@@ -140,7 +139,7 @@ pub fn fingerprint(paths: &[&Path]) -> Result<String> {
     for path in paths {
         hash.update(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?);
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]
@@ -170,7 +169,7 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains(":5:"), "{text}");
-        assert_eq!(mtl_core::diagnostic::exit_code(&error), 2);
+        assert_eq!(error.exit_status(), 2);
     }
 
     #[test]

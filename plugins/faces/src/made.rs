@@ -1,13 +1,10 @@
 //! Collections of made faces: which people, ages and captures, and the pictures of them.
 
 use crate::label::Label;
-use anyhow::{Context, Result};
-use mtl_core::data::draw::Draw;
-use mtl_core::data::image::Picture;
-use mtl_core::log::tensorboard::Image;
-use mtl_core::mistake;
-use mtl_core::recipe::RecipePath;
+use mtl_component::{Draw, Picture, RecipePath, Result, mistake};
 use mtl_made_faces::{Identity, Sex, VERSION, render};
+use mtl_recipe::files::write_atomically;
+use mtl_standard::codec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -221,12 +218,13 @@ impl Collection {
                 );
                 let path = folder.join(name);
                 // A file that is broken or of another size is rendered again.
-                match Picture::read(&path) {
+                match codec::read(&path) {
                     Ok(picture) if (picture.width, picture.height) == (self.size, self.size) => picture.data,
                     _ => {
                         let pixels = draw();
-                        mtl_core::files::write_atomically(&path, &png(&pixels, self.size)?)?;
-                        pixels
+                        let picture = Picture::new(self.size, self.size, pixels)?;
+                        write_atomically(&path, &codec::png(&picture)?)?;
+                        picture.data
                     }
                 }
             }
@@ -283,12 +281,6 @@ pub struct Pair {
     pub b: usize,
     /// Whether they show the same person.
     pub same: bool,
-}
-
-/// Pixels as a PNG file.
-pub fn png(pixels: &[u8], size: usize) -> Result<Vec<u8>> {
-    let (width, height) = (size as u32, size as u32);
-    Image { width, height, channels: 3, data: pixels.to_vec() }.png().context("encoding a PNG")
 }
 
 #[cfg(test)]

@@ -1,24 +1,19 @@
-use crate::made::{Cache, MadeFaces, png};
-use anyhow::{Context, Result};
-use clap::{Args, FromArgMatches, Subcommand};
+//! Made faces as files: a folder with a list, verification pairs and a data card, or a contact sheet.
+
+use crate::made::{Cache, MadeFaces};
 use image::RgbImage;
-use mtl_core::command::Command;
-use mtl_core::files::write_atomically;
-use mtl_core::mistake;
+use mtl_component::{ErrorContext as _, Picture, Result, mistake};
 use mtl_made_faces::{Identity, Sex, render, render_neutral};
+use mtl_recipe::files::write_atomically;
+use mtl_standard::codec;
 use rayon::prelude::*;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Commands for data sets.
-#[derive(Debug, Subcommand)]
-enum Data {
-    /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
-    Render(Render),
-}
-
-#[derive(Debug, Args)]
-struct Render {
+/// Which faces are rendered, and into which files.
+#[derive(Debug, clap::Args)]
+pub struct Render {
     /// People
     #[arg(long, default_value_t = 20)]
     identities: u64,
@@ -54,19 +49,15 @@ struct Render {
     capture: Option<u64>,
 }
 
-mtl_core::inventory::submit! {
-    Command {
-        describe: || Data::augment_subcommands(
-            clap::Command::new("data").about("Make data sets").subcommand_required(true).arg_required_else_help(true),
-        ),
-        run: |matches| match Data::from_arg_matches(matches)? {
-            Data::Render(render) => render.run(),
-        },
-    }
-}
+/// Is told how many of how many pictures are done, from several threads.
+pub type Progress<'p> = &'p (dyn Fn(u64, u64) + Sync);
 
 impl Render {
-    fn run(&self) -> Result<()> {
+    /// Renders the files; returns a line about each that was made.
+    ///
+    /// # Errors
+    /// A mistake if the numbers do not fit, or a folder is not empty.
+    pub fn run(&self, progress: Progress<'_>) -> Result<Vec<String>> {
         let faces = MadeFaces {
             identities: self.identities,
             first: self.first,
@@ -93,16 +84,17 @@ impl Render {
         if !problems.is_empty() {
             mistake!("{}", problems.join("\n"));
         }
+        let mut made = Vec::new();
         if let Some(path) = &self.sheet {
-            self.contact_sheet(path)?;
+            made.push(self.contact_sheet(path)?);
         }
         if let Some(folder) = &self.out {
-            self.folder(&faces, folder)?;
+            made.push(self.folder(&faces, folder, progress)?);
         }
-        Ok(())
+        Ok(made)
     }
 
-    fn contact_sheet(&self, path: &Path) -> Result<()> {
+    fn contact_sheet(&self, path: &Path) -> Result<String> {
         if path.extension().and_then(|e| e.to_str()) != Some("png") {
             mistake!("--sheet must end in .png, found {}", path.display());
         }
@@ -126,14 +118,12 @@ impl Render {
             let (x, y) = (i % columns * size, i / columns * size);
             image::imageops::replace(&mut sheet, &tile, x as i64, y as i64);
         }
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        sheet.write_to(&mut bytes, image::ImageFormat::Png).context("encoding the contact sheet")?;
-        write_atomically(path, bytes.get_ref())?;
-        println!("contact sheet of {} people at {columns} ages: {}", self.identities, path.display());
-        Ok(())
+        let picture = Picture::new(sheet.width() as usize, sheet.height() as usize, sheet.into_raw())?;
+        write_atomically(path, &codec::png(&picture)?)?;
+        Ok(format!("contact sheet of {} people at {columns} ages: {}", self.identities, path.display()))
     }
 
-    fn folder(&self, faces: &MadeFaces, folder: &Path) -> Result<()> {
+    fn folder(&self, faces: &MadeFaces, folder: &Path, progress: Progress<'_>) -> Result<String> {
         if folder.exists() && !folder.is_dir() {
             mistake!("{} is a file: --out names a folder", folder.display());
         }
@@ -154,15 +144,14 @@ impl Render {
                 mistake!("cannot make the folder {}: {e}", path.display());
             }
         }
-        let bar = indicatif::ProgressBar::new(collection.shots.len() as u64);
+        let (done, all) = (AtomicU64::new(0), collection.shots.len() as u64);
         (0..collection.shots.len()).into_par_iter().try_for_each(|i| -> Result<()> {
-            let bytes = png(&collection.picture(i)?.data, self.size as usize)?;
+            let bytes = codec::png(&collection.picture(i)?)?;
             let path = folder.join(name(i));
             std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
-            bar.inc(1);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
             Ok(())
         })?;
-        bar.finish_and_clear();
         let mut list = String::new();
         for i in 0..collection.shots.len() {
             let label = collection.label(i);
@@ -177,14 +166,13 @@ impl Render {
         write_atomically(&folder.join("README.md"), self.card(&collection.people).as_bytes())?;
         // The list comes last: with it the folder is whole.
         write_atomically(&folder.join("list.txt"), list.as_bytes())?;
-        println!(
+        Ok(format!(
             "{} pictures of {} people, {} pairs: {}",
             collection.shots.len(),
             self.identities,
             pairs.len(),
             folder.join("list.txt").display()
-        );
-        Ok(())
+        ))
     }
 
     /// What the pictures are and what they are not.
@@ -202,8 +190,8 @@ impl Render {
              and noise depend on person and capture only: one capture at two ages differs by age alone. Pictures are \
              aligned to the five points of ArcFace's template.\n\n\
              ## What they are not\n\n\
-             Nobody is shown: the head is a model under CC0 1.0 (MakeHuman, MPFB2) with drawn features. They are no \
-             evidence about real people: how the model's heads, skins and sexes differ, and how they age here, is \
+             The faces do not depict real people: the head is a model under CC0 1.0 (MakeHuman, MPFB2) with drawn \
+             features. They are not evidence about real people: how the model's heads, skins and sexes differ, and how they age here, is \
              drawn by hand and covers neither the variety of people nor the ways in which they age. Accuracy on them \
              says how well a method recovers the factors of this renderer, and nothing about how well it works on \
              photographs or how fairly it treats anyone.\n",

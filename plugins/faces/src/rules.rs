@@ -1,24 +1,30 @@
 //! Rules of recipes on faces.
 
 use crate::age_groups;
-use mtl_core::diagnostic::Diagnostic;
-use mtl_core::recipe::Recipe;
-use mtl_core::rule;
+use mtl_component::{Diagnostic, RecipeView, ids, rule};
 
-rule!("age groups", age_groups_are_defined);
-rule!("unseen lists", lists_are_unseen);
-rule!("unseen people", people_are_unseen);
+ids! {
+    AGE_GROUPS "age-groups" "A recipe of faces gives no number of age groups, or one for which no groups are defined."
+    TRAINED_ON_TEST_LIST "trained-on-test-list" "An evaluator measures on a list that a data stream trains on."
+    TRAINED_ON_TEST_PEOPLE "trained-on-test-people" "An evaluator measures on made people that a data stream trains on."
+}
 
-fn age_groups_are_defined(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
-    let here = recipe.data.values().any(|d| d.slot.registration.origin == env!("CARGO_PKG_NAME"));
-    match recipe.dims.get("age_groups") {
+rule!("age groups", [&AGE_GROUPS], age_groups_are_defined);
+rule!("unseen lists", [&TRAINED_ON_TEST_LIST], lists_are_unseen);
+rule!("unseen people", [&TRAINED_ON_TEST_PEOPLE], people_are_unseen);
+
+fn age_groups_are_defined(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) {
+    let grouped = |ports: &mtl_component::Ports| ports.outputs.iter().any(|port| port.name == "group");
+    let here = recipe.section("data").any(|stream| stream.ports.is_some_and(grouped));
+    match recipe.integer("dims.age_groups") {
         Some(groups) => {
-            if let Err(e) = age_groups::edges(*groups) {
-                found.push(Diagnostic::error(e.to_string()).at(&recipe.place("dims.age_groups"), "must be 4 to 8"));
+            if let Err(e) = age_groups::edges(groups) {
+                let d = Diagnostic::error(&AGE_GROUPS, e.to_string());
+                found.push(d.at(&recipe.place("dims.age_groups"), "must be 4 to 8"));
             }
         }
         None if here => found.push(
-            Diagnostic::error("the datasets of faces need the number of age groups")
+            Diagnostic::error(&AGE_GROUPS, "the datasets of faces need the number of age groups")
                 .at(&recipe.place("dims"), "`age_groups` must be given")
                 .help("add age_groups = 7 to [dims]"),
         ),
@@ -27,20 +33,19 @@ fn age_groups_are_defined(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
 }
 
 /// A list that a recipe trains on and measures with.
-fn lists_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
-    for stream in recipe.data.keys() {
+fn lists_are_unseen(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) {
+    for stream in recipe.section("data").map(|placed| placed.name) {
         let path = format!("data.{stream}.list");
-        let Some(list) = recipe.root.at(&path).filter(|list| list.str().is_some()) else { continue };
-        for name in recipe.evaluate.keys() {
+        let Some(list) = recipe.at(&path).filter(|list| list.str().is_some()) else { continue };
+        for name in recipe.section("evaluate").map(|placed| placed.name) {
             let its = format!("evaluate.{name}.list");
-            if recipe.root.at(&its).is_some_and(|node| node.str() == list.str()) {
+            if recipe.at(&its).is_some_and(|value| value.str() == list.str()) {
+                let message = format!("`evaluate.{name}` measures on the list that `data.{stream}` trains on");
                 found.push(
-                    Diagnostic::warning(format!(
-                        "`evaluate.{name}` measures on the list that `data.{stream}` trains on"
-                    ))
-                    .at(&recipe.place(&its), "the same list")
-                    .also(&recipe.place(&path), "trained on")
-                    .help("give it a list of people that training does not see"),
+                    Diagnostic::warning(&TRAINED_ON_TEST_LIST, message)
+                        .at(&recipe.place(&its), "the same list")
+                        .also(&recipe.place(&path), "trained on")
+                        .help("give it a list of people that training does not see"),
                 );
             }
         }
@@ -48,31 +53,27 @@ fn lists_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
 }
 
 /// Made people that a recipe trains on and measures with: accuracy on them says little.
-fn people_are_unseen(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
+fn people_are_unseen(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) {
     // Seed of the collection and range of people.
     let people = |path: &str| {
-        let number = |key: &str| recipe.root.at(path)?.get(key)?.to_json().as_i64();
+        let number = |key: &str| recipe.integer(&format!("{path}.{key}"));
         let (seed, first) = (number("seed")?, number("first")?);
         Some((seed, first, first.saturating_add(number("identities")?)))
     };
-    for (stream, data) in &recipe.data {
-        if data.slot.registration.name != "synthetic_faces" {
-            continue;
-        }
-        let path = format!("data.{stream}");
+    for stream in recipe.section("data").filter(|placed| placed.registration.name == "synthetic_faces") {
+        let path = format!("data.{}", stream.name);
         let Some((seed, first, end)) = people(&path) else { continue };
-        for name in recipe.evaluate.keys() {
+        for name in recipe.section("evaluate").map(|placed| placed.name) {
             let made = format!("evaluate.{name}.made");
             let Some((its_seed, its_first, its_end)) = people(&made) else { continue };
             let both = its_end.min(end) - its_first.max(first);
             if seed == its_seed && both > 0 {
+                let message = format!("`evaluate.{name}` measures on {both} of the people that `{path}` trains on");
                 found.push(
-                    Diagnostic::warning(format!(
-                        "`evaluate.{name}` measures on {both} of the people that `{path}` trains on"
-                    ))
-                    .at(&recipe.place(&made), "these people")
-                    .also(&recipe.place(&path), "the same collection")
-                    .help(format!("begin behind them, with first = {end} or more, or take another seed")),
+                    Diagnostic::warning(&TRAINED_ON_TEST_PEOPLE, message)
+                        .at(&recipe.place(&made), "these people")
+                        .also(&recipe.place(&path), "the same collection")
+                        .help(format!("begin behind them, with first = {end} or more, or take another seed")),
                 );
             }
         }

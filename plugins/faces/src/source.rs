@@ -3,12 +3,9 @@
 use crate::label::Label;
 use crate::list;
 use crate::made::{Collection, MadeFaces, Pair};
-use anyhow::{Context, Result};
 use indexmap::IndexMap;
-use mtl_core::data::draw::Draw;
-use mtl_core::data::image::Picture;
-use mtl_core::mistake;
-use mtl_core::recipe::RecipePath;
+use mtl_component::{Draw, ErrorContext as _, Picture, RecipePath, Result, mistake};
+use mtl_standard::codec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +34,7 @@ impl Pictures {
     /// One of them.
     pub fn read(&self, index: usize) -> Result<Picture> {
         match self {
-            Self::Files(files) => match Picture::read(&files[index]) {
+            Self::Files(files) => match codec::read(&files[index]) {
                 Ok(picture) => Ok(picture),
                 Err(e) => mistake!("{e:#}"),
             },
@@ -48,7 +45,7 @@ impl Pictures {
 
 /// A picture of each of the first `count` people: of the first person the first, of the second the second, and so on
 /// in turn, so that ages mix where a person's pictures are in their order.
-pub fn one_each(labels: &[Label], count: usize) -> Vec<usize> {
+pub fn one_per_identity(labels: &[Label], count: usize) -> Vec<usize> {
     let mut people: IndexMap<i64, Vec<usize>> = IndexMap::new();
     labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
     people.values().take(count).enumerate().map(|(n, pictures)| pictures[n % pictures.len()]).collect()
@@ -179,8 +176,8 @@ mod tests {
 
     #[test]
     fn people_give_their_pictures_in_turn() {
-        assert_eq!(one_each(&labels(), 2), [0, 3]);
-        assert_eq!(one_each(&labels(), 9), [0, 3, 4]);
+        assert_eq!(one_per_identity(&labels(), 2), [0, 3]);
+        assert_eq!(one_per_identity(&labels(), 9), [0, 3, 4]);
     }
 
     #[test]

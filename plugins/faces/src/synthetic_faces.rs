@@ -1,38 +1,38 @@
 use crate::label::{self, Label};
 use crate::made::{Collection, MadeFaces};
-use anyhow::Result;
-use mtl_core::component::Ports;
-use mtl_core::data::draw::Draw;
-use mtl_core::data::{Column, Dataset, DatasetConfig, Field, Open, SampleOut, Transform};
-use mtl_core::{mistake, register};
+use mtl_component::{
+    Column, Dataset, DatasetConfig, Description, Draw, Open, OpenDataset, Result, SampleOut, Transform, mistake,
+    register,
+};
 use std::sync::Arc;
 
 impl DatasetConfig for MadeFaces {
-    fn ports(&self) -> Ports {
-        label::ports(self.size)
+    fn describe(&self) -> Result<Description> {
+        Ok(label::description(self.size).problems(self.problems()))
     }
 
-    fn declares(&self) -> Vec<&'static str> {
-        vec!["identities"]
-    }
-
-    fn problems(&self) -> Vec<String> {
-        self.problems()
-    }
-
-    fn open(&self, context: &Open<'_>) -> Result<Box<dyn Dataset>> {
-        let edges = label::edges(context.dims, "synthetic_faces")?;
+    fn open(&self, open: &Open<'_>) -> Result<OpenDataset> {
+        let edges = label::edges(open.dims, "synthetic_faces")?;
         if self.identities < 2 {
             mistake!("synthetic_faces has one identity: recognition needs at least two");
         }
         let collection = self.open()?;
-        let labels = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
-        Ok(Box::new(Made { faces: self.clone(), collection, labels, edges, transforms: context.transforms.clone() }))
+        let labels: Vec<Label> = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
+        let count = labels.len();
+        let people: Vec<String> = collection.people.iter().map(|p| p.number.to_string()).collect();
+        let size = self.size as usize;
+        let samples = Made { size, collection, labels, edges, transforms: open.transforms.clone() };
+        let opened = OpenDataset::new(Arc::new(samples), count, label::fields(self.size), self.description());
+        Ok(OpenDataset {
+            sizes: vec![("identities", self.identities as i64)],
+            records: vec![("identities.json", serde_json::json!(people))],
+            ..opened
+        })
     }
 }
 
 struct Made {
-    faces: MadeFaces,
+    size: usize,
     collection: Collection,
     labels: Vec<Label>,
     edges: &'static [f32],
@@ -40,37 +40,16 @@ struct Made {
 }
 
 impl Dataset for Made {
-    fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    fn fields(&self) -> Vec<Field> {
-        label::fields(self.faces.size)
-    }
-
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
         let mut picture = self.collection.picture(index)?;
         for transform in &self.transforms {
             transform.apply(&mut picture, draw)?;
         }
-        self.labels[index].write(picture, self.faces.size as usize, self.edges, out)
+        self.labels[index].write(picture, self.size, self.edges, out)
     }
 
-    fn sizes(&self) -> Vec<(&'static str, i64)> {
-        vec![("identities", self.faces.identities as i64)]
-    }
-
-    fn column(&self, name: &str) -> Option<Column> {
-        Label::column(&self.labels, name, self.edges)
-    }
-
-    fn fingerprint(&self) -> String {
-        self.faces.description()
-    }
-
-    fn records(&self) -> Vec<(&'static str, serde_json::Value)> {
-        let people: Vec<String> = self.collection.people.iter().map(|p| p.number.to_string()).collect();
-        vec![("identities.json", serde_json::json!(people))]
+    fn column(&self, name: &str) -> Result<Option<Column>> {
+        Ok(Label::column(&self.labels, name, self.edges))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The wanted age, as a group or in years.
 
-use anyhow::{Result, bail};
-use mtl_core::component::{Call, DType, Ports};
+use mtl_component::{Call, DType, Description, Ports, Result, bail};
 use mtl_faces::age_groups;
 use tch::{Kind, Tensor};
 
@@ -10,19 +9,16 @@ pub fn inputs(ports: Ports) -> Ports {
     ports.optional("group", DType::Int, "batch").optional("age", DType::Float, "batch")
 }
 
-/// What is wrong unless exactly one of the two is wired.
-pub fn wiring(wired: &[&str]) -> Vec<String> {
-    match (wired.contains(&"group"), wired.contains(&"age")) {
-        (true, true) => vec!["`group` and `age` are two wanted ages: wire one of them".into()],
-        (false, false) => vec!["it needs the wanted age: wire `group` (numbers of groups) or `age` (years)".into()],
-        _ => Vec::new(),
-    }
+/// Requires exactly one of them.
+pub fn required(ports: Ports) -> Description {
+    Description::from(ports).one_of(&["group", "age"], "the wanted age")
 }
 
 /// The share of each age group in the wanted age: `[batch, groups]`.
 ///
-/// A group is itself alone; one that is not known (negative) has no share.  An age in years lies between the centres of two groups and is shared out linearly, so
-/// that it can be moved continuously; below the first and above the last centre it is that group alone.
+/// A group is itself alone; one that is not known (negative) has no share. An age in years lies between the centres of
+/// two groups and is shared out linearly, so that it can be moved continuously; below the first and above the last
+/// centre it is that group alone.
 pub fn shares(call: &Call<'_>, groups: i64, kind: Kind) -> Result<Tensor> {
     if let Some(group) = call.optional("group") {
         let all = Tensor::f_arange(groups, (Kind::Int64, group.device()))?;
@@ -64,12 +60,5 @@ mod tests {
         assert_eq!(row(3), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(row(4), [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
         assert_eq!(row(5), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
-    }
-
-    #[test]
-    fn one_wanted_age_is_wired() {
-        assert!(wiring(&["features", "group"]).is_empty());
-        assert!(wiring(&["features"])[0].contains("wire `group`"));
-        assert!(wiring(&["age", "group"])[0].contains("one of them"));
     }
 }

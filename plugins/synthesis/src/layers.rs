@@ -1,8 +1,7 @@
 //! Settings and layers that several networks of synthesis share.
 
-use anyhow::Result;
-use mtl_core::component::Params;
-use mtl_core::nn::{BatchNorm, PRelu, instance_norm};
+use mtl_component::nn::{BatchNorm, PRelu, instance_norm};
+use mtl_component::{Params, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = mtl_core::weights::pickle::tensors(bytes);
+    let _ = mtl_engine::weights::pickle::tensors(bytes);
 });

@@ -4,18 +4,22 @@
 // The components of the project, so that their tables are checked as well.
 use mtl_evaluation as _;
 use mtl_recognition as _;
+use mtl_standard as _;
 use mtl_synthesis as _;
 
-use mtl_core::graph::Graph;
-use mtl_core::recipe::Recipe;
-use std::sync::LazyLock;
+use mtl_component::Registry;
+use mtl_engine::graph::Graph;
+use mtl_engine::recipe::Recipe;
+use std::sync::{Arc, LazyLock};
 
+static REGISTRY: LazyLock<Arc<Registry>> =
+    LazyLock::new(|| Arc::new(Registry::built_in().expect("components of different names")));
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let path = FOLDER.path().join("recipe.toml");
     std::fs::write(&path, bytes).expect("a file");
-    let found = Recipe::read(&path, &[]).and_then(|mut recipe| Graph::new(&mut recipe).map(|_| ()));
+    let found = Recipe::read(&REGISTRY, &path, &[]).and_then(|recipe| Graph::new(&recipe).map(|_| ()));
     if let Err(found) = found {
         assert!(!found.render(false).is_empty());
     }

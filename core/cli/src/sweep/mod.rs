@@ -4,12 +4,13 @@ mod points;
 mod running;
 
 use crate::arguments::{Overrides, Sweep};
-use crate::records;
-use anyhow::{Context, Result};
-use mtl_core::files::write_atomically;
-use mtl_core::graph::Graph;
-use mtl_core::mistake;
-use mtl_core::recipe::{Override, Recipe};
+use crate::messages;
+use mtl_component::{Registry, Result, mistake};
+use mtl_engine::graph::Graph;
+use mtl_engine::recipe::Recipe;
+use mtl_engine::runs::{RunFolder, SWEEP, State};
+use mtl_recipe::files::write_atomically;
+use mtl_recipe::{Context, Override};
 use points::{Point, points};
 use running::Running;
 use std::borrow::Cow;
@@ -19,7 +20,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A point to be run, and what is known of it beforehand.
 struct Job<'a> {
@@ -43,12 +44,12 @@ enum Outcome {
 }
 
 /// Runs every point that is not finished.
-pub fn sweep(args: &Sweep) -> Result<u8> {
-    let points = points(args)?;
+pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
+    let points = points(registry, args)?;
     let stem = args.recipe.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("{stem}.sweep")));
     // Mistakes show before the first run starts, and all at once.
-    let recipes = checked(&points, args)?;
+    let recipes = checked(registry, &points, args)?;
     if args.dry_run {
         for (point, recipe) in points.iter().zip(&recipes) {
             println!("{}", out.join(&point.name).display());
@@ -63,11 +64,10 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
         .iter()
         .zip(&recipes)
         .map(|(point, recipe)| {
-            let folder = out.join(&point.name);
+            let folder = RunFolder::at(out.join(&point.name));
             // A finished run of another recipe is no result of this sweep: going on with it tells what differs.
-            let changes = mtl_core::runs::compare(&folder, recipe, false);
-            let same = changes.is_ok_and(|c| !c.iter().any(|line| line.trim_start().starts_with("run.steps")));
-            let kept = folder.join("weights.safetensors").exists() && same;
+            let same = || folder.allow(recipe, false).is_ok_and(|c| !c.iter().any(|c| c.path == "run.steps"));
+            let kept = folder.state() == State::Finished && same();
             Job { point, kept, threads: recipe.run.threads.is_some() }
         })
         .collect();
@@ -75,7 +75,7 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
         mistake!("cannot make the folder {}: {e}", out.display());
     }
     let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
-    write_atomically(&out.join(records::SWEEP), &serde_json::to_vec_pretty(&names)?)?;
+    write_atomically(&out.join(SWEEP), &serde_json::to_vec_pretty(&names)?)?;
     let running = Running::listen()?;
     let next = AtomicUsize::new(0);
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
@@ -103,9 +103,13 @@ pub fn sweep(args: &Sweep) -> Result<u8> {
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
-        eprintln!("{} of {} points failed; a second `mtlrun sweep` goes on with them:", failed.len(), points.len());
+        let count = failed.len();
+        messages::line(&format!(
+            "{count} of {} points failed; a second `mtlrun sweep` goes on with them:",
+            points.len()
+        ));
         for (name, why) in &failed {
-            eprintln!("  {name}: {why} ({})", log_of(&out, name).display());
+            messages::line(&format!("  {name}: {why} ({})", log_of(&out, name).display()));
         }
     }
     if let Some(code) = running.asked() {
@@ -126,20 +130,20 @@ fn quoted(word: &str) -> Cow<'_, str> {
 ///
 /// # Errors
 /// A mistake after telling what is wrong with which point, each thing once.
-fn checked(points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
+fn checked(registry: &Arc<Registry>, points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
     let mut told: HashSet<String> = HashSet::new();
     let (mut recipes, mut wrong) = (Vec::new(), 0);
     for point in points {
         let sets = args.overrides.set.iter().chain(&point.set).cloned().map(Override::Set);
         let unsets = args.overrides.unset.iter().chain(&point.unset).cloned().map(Override::Unset);
-        let read = Recipe::read(&point.recipe, &sets.chain(unsets).collect::<Vec<_>>());
-        match read.and_then(|mut recipe| Graph::new(&mut recipe).map(|_| recipe)) {
+        let read = Recipe::read(registry, &point.recipe, &sets.chain(unsets).collect::<Vec<_>>());
+        match read.and_then(|recipe| Graph::new(&recipe).map(|_| recipe)) {
             Ok(recipe) => recipes.push(recipe),
             Err(found) => {
                 wrong += 1;
                 let text = found.render(std::io::stderr().is_terminal());
                 if told.insert(text.clone()) {
-                    eprint!("the point {}:\n{text}", point.name);
+                    messages::line(format!("the point {}:\n{text}", point.name).trim_end());
                 }
             }
         }
@@ -154,7 +158,7 @@ fn checked(points: &[Point], args: &Sweep) -> Result<Vec<Recipe>> {
 ///
 /// # Errors
 /// As of a sweep with nothing else on the command line.
-pub fn check(recipe: &Path, overrides: &Overrides) -> Result<usize> {
+pub fn check(registry: &Arc<Registry>, recipe: &Path, overrides: &Overrides) -> Result<usize> {
     let args = Sweep {
         recipe: recipe.to_owned(),
         overrides: overrides.clone(),
@@ -164,8 +168,8 @@ pub fn check(recipe: &Path, overrides: &Overrides) -> Result<usize> {
         jobs: 1,
         dry_run: true,
     };
-    let points = points(&args)?;
-    checked(&points, &args)?;
+    let points = points(registry, &args)?;
+    checked(registry, &points, &args)?;
     Ok(points.len())
 }
 
@@ -199,7 +203,7 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Out
     if job.kept {
         return Ok(Outcome::Kept);
     }
-    let started = out.join(&job.point.name).join("recipe.resolved.toml").exists();
+    let started = RunFolder::at(out.join(&job.point.name)).has_started();
     let log = log_of(out, &job.point.name);
     let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
     let before = file.metadata().map_or(0, |m| m.len() as usize);

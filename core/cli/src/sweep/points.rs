@@ -1,12 +1,13 @@
 //! The points of a sweep: variants, grid and rows, from the recipe and the command line.
 
 use crate::arguments::Sweep;
-use anyhow::{Context, Result};
 use indexmap::IndexMap;
-use mtl_core::mistake;
-use mtl_core::recipe::{Node, Recipe, SECTIONS, Value, is_path};
+use mtl_component::{Registry, Result, mistake};
+use mtl_engine::recipe::{Recipe, SECTIONS, is_path};
+use mtl_recipe::{ConfigValue, Context, Value};
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// More points than this are a slip of the hand.
 const MAX_POINTS: usize = 10_000;
@@ -39,11 +40,11 @@ pub(super) struct Point {
 }
 
 /// All points: variants times the grid times the rows of the zip.
-pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
-    let own = Recipe::read(&args.recipe, &args.overrides.list())?;
+pub(super) fn points(registry: &Arc<Registry>, args: &Sweep) -> Result<Vec<Point>> {
+    let own = Recipe::read(registry, &args.recipe, &args.overrides.list())?;
     let section = own.sweep.clone().unwrap_or_default();
     // As everywhere in a recipe, a path starts from the file that says it.
-    let choice = |of: &Recipe, path: &str, value: &serde_json::Value, place: Option<&Node>| -> Result<Choice> {
+    let choice = |of: &Recipe, path: &str, value: &serde_json::Value, place: Option<&ConfigValue>| -> Result<Choice> {
         let written = inline(value)?;
         let folder = place.map(|node| own.sources.folder(&node.origin));
         let set = match folder {
@@ -106,8 +107,11 @@ pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
         root
     } else {
         let made = section.variants.iter().map(|(name, variant)| {
-            let other =
-                variant.recipe.as_ref().map(|recipe| Recipe::read(recipe, &args.overrides.list())).transpose()?;
+            let other = variant
+                .recipe
+                .as_ref()
+                .map(|recipe| Recipe::read(registry, recipe, &args.overrides.list()))
+                .transpose()?;
             let of = other.as_ref().unwrap_or(&own);
             let set = variant.set.iter().map(|(path, value)| {
                 let place = node(&["sweep", "variants", name, "set", path]);
@@ -145,7 +149,10 @@ pub(super) fn points(args: &Sweep) -> Result<Vec<Point>> {
     for point in &points {
         let folder = Path::new(&point.name).components().map(|c| matches!(c, Component::Normal(_)));
         if folder.collect::<Vec<_>>() != [true] || point.name.len() > MAX_NAME {
-            mistake!("`{}` is no name of a folder of at most {MAX_NAME} bytes: name the variant otherwise", point.name);
+            mistake!(
+                "`{}` cannot be the name of a folder of at most {MAX_NAME} bytes: give the variant another name",
+                point.name
+            );
         }
         if !names.insert(&point.name) {
             mistake!(

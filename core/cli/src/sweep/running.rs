@@ -1,6 +1,6 @@
 //! The runs of a sweep as processes, and the signals that reach them.
 
-use anyhow::{Context, Result};
+use mtl_recipe::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

@@ -1,11 +1,13 @@
 //! From a recipe to a graph, with every mistake of the wiring at once.
 
-use super::{Graph, GraphModule, GraphNode, GraphPhase, Stream, Target, Wire};
-use crate::component::shape::shape_text;
-use crate::component::{Dim, Ports, Sizes};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
-use crate::recipe::{Mode, Origin, Recipe, Value, broken};
+use super::{Graph, GraphModule, GraphPhase, Node, Stream, Target, Wire};
+use crate::ids;
+use crate::recipe::{Mode, Recipe};
+use crate::rules::run_rules;
 use indexmap::IndexMap;
+use mtl_component::ports::shape_text;
+use mtl_component::{Description, Dim, Normalization, Pixels, Ports, Sizes};
+use mtl_recipe::{Diagnostic, Diagnostics, Origin, Severity, Value, suggestion};
 
 /// Shapes of data ports that are known better than the recipe says, by `data.port`.
 pub type KnownShapes = IndexMap<String, Vec<i64>>;
@@ -14,20 +16,23 @@ impl Graph {
     /// Checks the wiring of a recipe and the rules across its tables; no data and no weights are needed.
     ///
     /// # Errors
-    /// [`Diagnostics`] with every finding. Warnings are added to the recipe's.
-    pub fn new(recipe: &mut Recipe) -> Result<Self, Diagnostics> {
+    /// [`Diagnostics`] with every finding. Warnings are kept with the graph.
+    pub fn new(recipe: &Recipe) -> Result<Self, Diagnostics> {
         Self::with_shapes(recipe, &KnownShapes::new())
     }
 
     /// As [`Graph::new`], with shapes of data ports that replace the recipe's.
-    pub fn with_shapes(recipe: &mut Recipe, known: &KnownShapes) -> Result<Self, Diagnostics> {
-        let mut checker = Checker { recipe, out: broken(recipe) };
+    ///
+    /// # Errors
+    /// As [`Graph::new`].
+    pub fn with_shapes(recipe: &Recipe, known: &KnownShapes) -> Result<Self, Diagnostics> {
+        let mut checker = Checker { recipe, out: run_rules(recipe) };
         let graph = checker.graph(known);
         let (errors, warnings): (Vec<_>, Vec<_>) = checker.out.into_iter().partition(|d| d.severity == Severity::Error);
         match graph {
             Some(graph) if errors.is_empty() => {
-                recipe.warnings.extend(warnings);
-                Ok(graph)
+                let warnings = recipe.warnings.iter().cloned().chain(warnings).collect();
+                Ok(Graph { warnings, ..graph })
             }
             _ => Err(recipe.diagnostics(errors)),
         }
@@ -48,7 +53,7 @@ impl Checker<'_> {
         let order = self.order(&nodes)?;
         let modules = self.shapes(&streams, &mut nodes, &order, &dims);
         let phases = self.phases(&nodes);
-        let mut graph = Graph { streams, modules, nodes, order, phases, dims };
+        let mut graph = Graph { streams, modules, nodes, order, phases, dims, warnings: Vec::new() };
         for m in 0..graph.modules.len() {
             graph.modules[m].trained = graph.phases.iter().any(|p| p.updates[m]);
         }
@@ -69,12 +74,9 @@ impl Checker<'_> {
         let mut dims: IndexMap<String, Dim> =
             self.recipe.dims.iter().map(|(k, v)| (k.clone(), Dim::Size(*v))).collect();
         for data in self.recipe.data.values().filter(|d| d.slot.common.declares) {
-            for name in data.slot.config.declares() {
-                dims.entry(name.to_owned()).or_insert_with(|| Dim::Named(name.to_owned()));
+            for name in &data.description.declares {
+                dims.entry((*name).to_owned()).or_insert_with(|| Dim::Named((*name).to_owned()));
             }
-        }
-        for name in &self.recipe.stand_ins {
-            dims.entry(name.clone()).or_insert_with(|| Dim::Named(name.clone()));
         }
         dims
     }
@@ -84,13 +86,16 @@ impl Checker<'_> {
         for (name, data) in &self.recipe.data {
             if let Some(node) = self.recipe.graph.get(name) {
                 self.out.push(
-                    Diagnostic::error(format!("`{name}` names a data stream and a node of the graph"))
-                        .at(&node.origin, "rename one of them")
-                        .also(&data.slot.origin, "the data stream"),
+                    Diagnostic::error(
+                        &ids::NAME_CLASH,
+                        format!("`{name}` names a data stream and a node of the graph"),
+                    )
+                    .at(&node.origin, "rename one of them")
+                    .also(&data.slot.origin, "the data stream"),
                 );
             }
-            let ports = data.slot.config.ports();
-            let mut sizes = Sizes::new(dims).with_stand_ins(&self.recipe.stand_ins);
+            let ports = normalized(&data.description.ports, data.normalization());
+            let mut sizes = Sizes::new(dims);
             let _ = sizes.bind("batch", &[Dim::Size(data.slot.common.batch_size)]);
             let shapes = ports
                 .outputs
@@ -99,7 +104,7 @@ impl Checker<'_> {
                     Some(shape) => shape.iter().map(|n| Dim::Size(*n)).collect(),
                     None => sizes.shape(&port.pattern).unwrap_or_else(|e| {
                         self.out.push(
-                            Diagnostic::error(format!("the port `{name}.{}`: {e}", port.name))
+                            Diagnostic::error(&ids::BAD_PORT, format!("the port `{name}.{}`: {e}", port.name))
                                 .at(&data.slot.origin, "this data stream"),
                         );
                         Vec::new()
@@ -111,73 +116,52 @@ impl Checker<'_> {
         streams
     }
 
-    fn nodes(&mut self) -> Vec<GraphNode> {
+    fn nodes(&mut self) -> Vec<Node> {
         let mut nodes = Vec::new();
         for (name, entry) in &self.recipe.graph {
-            let (target, ports, component) = match (&entry.common.call, &entry.function) {
+            let (target, description, component) = match (&entry.common.call, &entry.function) {
                 (Some(module), _) => match self.recipe.model.get_index_of(module.as_str()) {
                     Some(index) => {
-                        let slot = &self.recipe.model[index];
-                        (Target::Module(index), slot.config.ports(), slot.registration.name.to_owned())
+                        let entry = &self.recipe.model[index];
+                        let component = entry.slot.registration.name;
+                        (Target::Module(index), entry.description.clone(), component.to_owned())
                     }
                     None => {
                         let valid = self.recipe.model.keys().map(String::as_str);
+                        let message = format!("the node `{name}` calls `{module}`, which is not a module");
                         self.out.push(
-                            Diagnostic::error(format!("the node `{name}` calls `{module}`, which is no module"))
+                            Diagnostic::error(&ids::UNKNOWN_MODULE, message)
                                 .at(&entry.origin, "this node")
                                 .help(suggestion(module, valid))
                                 .help(format!("modules stand in [model.NAME]: add [model.{module}]")),
                         );
-                        (Target::Function, Ports::new(), module.clone())
+                        (Target::Function, Description::default(), module.clone())
                     }
                 },
                 (None, Some(function)) => {
-                    (Target::Function, function.ports(), entry.common.apply.clone().unwrap_or_default())
+                    (Target::Function, function.description.clone(), function.registration.name.to_owned())
                 }
                 (None, None) => continue,
             };
-            nodes.push(GraphNode {
-                name: name.clone(),
-                target,
-                inputs: vec![None; ports.inputs.len()],
-                ports,
-                shapes: Vec::new(),
-                sizes: Sizes::default(),
-                train: false,
-                mode: entry.common.mode,
-                component,
-                upstream: Vec::new(),
-                origin: entry.origin.clone(),
-            });
+            nodes.push(Node::new(name, target, description, component, entry.common.mode, &entry.origin));
         }
         for (name, entry) in &self.recipe.loss {
-            let ports = entry.slot.config.ports();
-            nodes.push(GraphNode {
-                name: format!("loss.{name}"),
-                target: Target::Loss,
-                inputs: vec![None; ports.inputs.len()],
-                ports,
-                shapes: Vec::new(),
-                sizes: Sizes::default(),
-                train: true,
-                mode: None,
-                component: entry.slot.registration.name.to_owned(),
-                upstream: Vec::new(),
-                origin: entry.slot.origin.clone(),
-            });
+            let component = entry.slot.registration.name.to_owned();
+            let origin = &entry.slot.origin;
+            nodes.push(Node::new(name, Target::Loss, entry.description.clone(), component, None, origin));
         }
         nodes
     }
 
-    fn wire(&mut self, streams: &[Stream], nodes: &mut [GraphNode]) {
-        let resolved: Vec<GraphNode> = nodes.to_vec();
+    fn wire(&mut self, streams: &[Stream], nodes: &mut [Node]) {
+        let resolved: Vec<Node> = nodes.to_vec();
         for node in nodes.iter_mut() {
-            let (wires, places) = match node.name.strip_prefix("loss.") {
-                Some(loss) if node.target == Target::Loss => {
-                    let entry = &self.recipe.loss[loss];
+            let (wires, places) = match node.target {
+                Target::Loss => {
+                    let entry = &self.recipe.loss[node.name.as_str()];
                     (&entry.slot.common.inputs, &entry.wires)
                 }
-                _ => {
+                Target::Module(_) | Target::Function => {
                     let entry = &self.recipe.graph[node.name.as_str()];
                     (&entry.common.inputs, &entry.wires)
                 }
@@ -189,10 +173,10 @@ impl Checker<'_> {
                     if known {
                         let valid = node.ports.inputs.iter().map(|p| p.name.as_str());
                         self.out.push(
-                            Diagnostic::error(format!(
-                                "`{}` ({}) has no input port `{input}`",
-                                node.name, node.component
-                            ))
+                            Diagnostic::error(
+                                &ids::UNKNOWN_PORT,
+                                format!("`{}` ({}) has no input port `{input}`", node.label(), node.component),
+                            )
                             .at(place, "wired here")
                             .help(suggestion(input, valid)),
                         );
@@ -202,25 +186,36 @@ impl Checker<'_> {
                 match resolve_wire(streams, &resolved, text) {
                     Ok(wire) => node.inputs[at] = Some(wire),
                     Err(reason) => self.out.push(
-                        Diagnostic::error(format!("the input `{input}` of `{}`: {reason}", node.name))
-                            .at(place, "wired here"),
+                        Diagnostic::error(
+                            &ids::UNKNOWN_WIRE,
+                            format!("the input `{input}` of `{}`: {reason}", node.label()),
+                        )
+                        .at(place, "wired here"),
                     ),
                 }
             }
             let wired: Vec<&str> = wires.keys().map(String::as_str).collect();
-            for problem in node.block(self.recipe).map(|b| b.wiring(&wired)).unwrap_or_default() {
+            for problem in node.one_of.iter().filter_map(|one| one.problem(&wired)) {
                 self.out.push(
-                    Diagnostic::error(format!("`{}` ({}): {problem}", node.name, node.component))
-                        .at(&node.origin, "this node"),
+                    Diagnostic::error(
+                        &ids::ALTERNATIVE_INPUTS,
+                        format!("`{}` ({}): {problem}", node.label(), node.component),
+                    )
+                    .at(&node.origin, "this node"),
                 );
             }
             for port in &node.ports.inputs {
                 if !port.optional && !wires.contains_key(&port.name) {
                     self.out.push(
-                        Diagnostic::error(format!(
-                            "the input port `{}` of `{}` ({}) is not wired",
-                            port.name, node.name, node.component
-                        ))
+                        Diagnostic::error(
+                            &ids::UNWIRED_INPUT,
+                            format!(
+                                "the input port `{}` of `{}` ({}) is not wired",
+                                port.name,
+                                node.label(),
+                                node.component
+                            ),
+                        )
                         .at(&node.origin, format!("add in = {{ {} = \"…\" }}", port.name))
                         .help(format!("it takes {} [{}]", port.dtype, port.pattern)),
                     );
@@ -230,7 +225,7 @@ impl Checker<'_> {
     }
 
     /// Topological order that takes the first declared of the ready nodes.
-    fn order(&mut self, nodes: &[GraphNode]) -> Option<Vec<usize>> {
+    fn order(&mut self, nodes: &[Node]) -> Option<Vec<usize>> {
         let mut order = Vec::with_capacity(nodes.len());
         let mut done = vec![false; nodes.len()];
         while order.len() < nodes.len() {
@@ -255,7 +250,7 @@ impl Checker<'_> {
         Some(order)
     }
 
-    fn cycle(&mut self, nodes: &[GraphNode], done: &[bool]) {
+    fn cycle(&mut self, nodes: &[Node], done: &[bool]) {
         let next = |n: usize| {
             nodes[n].inputs.iter().flatten().find_map(|w| match w {
                 Wire::Node { node, .. } if !done[*node] => Some(*node),
@@ -272,8 +267,9 @@ impl Checker<'_> {
             path.push(n);
             at = next(n);
         }
-        let names: Vec<&str> = path.iter().rev().map(|n| nodes[*n].name.as_str()).collect();
-        let mut d = Diagnostic::error(format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]));
+        let names: Vec<String> = path.iter().rev().map(|n| nodes[*n].label()).collect();
+        let message = format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]);
+        let mut d = Diagnostic::error(&ids::CYCLE, message);
         if let Some(first) = path.first() {
             d = d.at(&nodes[*first].origin, "part of the cycle");
         }
@@ -283,7 +279,7 @@ impl Checker<'_> {
     fn shapes(
         &mut self,
         streams: &[Stream],
-        nodes: &mut [GraphNode],
+        nodes: &mut [Node],
         order: &[usize],
         dims: &IndexMap<String, Dim>,
     ) -> Vec<GraphModule> {
@@ -295,7 +291,7 @@ impl Checker<'_> {
             .collect();
         let mut sound = vec![false; nodes.len()];
         for &n in order {
-            let mut sizes = Sizes::new(dims).with_stand_ins(&self.recipe.stand_ins);
+            let mut sizes = Sizes::new(dims);
             let mut good = !nodes[n].ports.outputs.is_empty();
             for (port, wire) in nodes[n].ports.inputs.iter().zip(&nodes[n].inputs) {
                 let Some(wire) = wire else {
@@ -311,7 +307,7 @@ impl Checker<'_> {
                     Wire::Node { node, port } if sound[*node] => {
                         let source = &nodes[*node];
                         let p = &source.ports.outputs[*port];
-                        (&source.shapes[*port], p.dtype, format!("{}.{}", source.name, p.name))
+                        (&source.shapes[*port], p.dtype, format!("{}.{}", source.label(), p.name))
                     }
                     Wire::Node { .. } => {
                         good = false;
@@ -327,10 +323,15 @@ impl Checker<'_> {
                     good = false;
                     let node = &nodes[n];
                     self.out.push(
-                        Diagnostic::error(format!(
-                            "the input `{}` of `{}` ({}) does not fit `{from}`: {problem}",
-                            port.name, node.name, node.component
-                        ))
+                        Diagnostic::error(
+                            &ids::SHAPE_MISMATCH,
+                            format!(
+                                "the input `{}` of `{}` ({}) does not fit `{from}`: {problem}",
+                                port.name,
+                                node.label(),
+                                node.component
+                            ),
+                        )
                         .at(&self.wire_place(node, &port.name), format!("`{from}` is {}", shape_text(shape)))
                         .help(format!("`{}` takes {} [{}]", port.name, port.dtype, port.pattern)),
                     );
@@ -346,7 +347,7 @@ impl Checker<'_> {
                     sound[n] = true;
                 }
                 Err(e) => self.out.push(
-                    Diagnostic::error(format!("`{}` ({}): {e}", nodes[n].name, nodes[n].component))
+                    Diagnostic::error(&ids::BAD_PORT, format!("`{}` ({}): {e}", nodes[n].label(), nodes[n].component))
                         .at(&nodes[n].origin, "this node"),
                 ),
             }
@@ -359,7 +360,7 @@ impl Checker<'_> {
     }
 
     /// Every node that calls a module must give it inputs of one size; the batch may differ.
-    fn agree(&mut self, module: &mut GraphModule, sizes: &Sizes, node: &GraphNode) {
+    fn agree(&mut self, module: &mut GraphModule, sizes: &Sizes, node: &Node) {
         let Some(first) = &module.sizes else {
             module.sizes = Some(sizes.clone());
             return;
@@ -370,38 +371,44 @@ impl Checker<'_> {
                 && name != "batch"
             {
                 self.out.push(
-                    Diagnostic::error(format!(
-                        "the module `{}` is called with `{name}` = {before} and, by `{}`, with {dim}",
-                        module.name, node.name
-                    ))
+                    Diagnostic::error(
+                        &ids::SHAPE_MISMATCH,
+                        format!(
+                            "the module `{}` is called with `{name}` = {before} and, by `{}`, with {dim}",
+                            module.name,
+                            node.label()
+                        ),
+                    )
                     .at(&node.origin, "this node"),
                 );
             }
         }
     }
 
-    fn wire_place(&self, node: &GraphNode, input: &str) -> Origin {
-        let places = match node.name.strip_prefix("loss.") {
-            Some(loss) if node.target == Target::Loss => self.recipe.loss.get(loss).map(|l| &l.wires),
-            _ => self.recipe.graph.get(&node.name).map(|g| &g.wires),
+    fn wire_place(&self, node: &Node, input: &str) -> Origin {
+        let places = match node.target {
+            Target::Loss => self.recipe.loss.get(&node.name).map(|l| &l.wires),
+            Target::Module(_) | Target::Function => self.recipe.graph.get(&node.name).map(|g| &g.wires),
         };
         places.and_then(|p| p.get(input)).unwrap_or(&node.origin).clone()
     }
 
-    fn phases(&mut self, nodes: &[GraphNode]) -> Vec<GraphPhase> {
+    fn phases(&mut self, nodes: &[Node]) -> Vec<GraphPhase> {
         let mut phases = Vec::new();
         for (name, entry) in &self.recipe.phase {
             let mut losses = Vec::new();
             for loss in &entry.common.minimize {
-                let wanted = format!("loss.{loss}");
-                match nodes.iter().position(|n| n.target == Target::Loss && n.name == wanted) {
+                match nodes.iter().position(|n| n.target == Target::Loss && n.name == *loss) {
                     Some(at) => losses.push((at, self.recipe.loss[loss.as_str()].slot.common.weight)),
                     None => {
                         let valid = self.recipe.loss.keys().map(String::as_str);
                         self.out.push(
-                            Diagnostic::error(format!("the phase `{name}` minimizes `{loss}`, which is no loss"))
-                                .at(&self.named(&format!("phase.{name}.minimize"), loss), "no such loss")
-                                .help(suggestion(loss, valid)),
+                            Diagnostic::error(
+                                &ids::UNKNOWN_LOSS,
+                                format!("the phase `{name}` minimizes `{loss}`, which is not a loss"),
+                            )
+                            .at(&self.named(&format!("phase.{name}.minimize"), loss), "no such loss")
+                            .help(suggestion(loss, valid)),
                         );
                     }
                 }
@@ -440,9 +447,12 @@ impl Checker<'_> {
             match recipe.model.get_index_of(module.as_str()) {
                 Some(index) => found.push(index),
                 None => self.out.push(
-                    Diagnostic::error(format!("the phase `{phase}` {what} `{module}`, which is no module"))
-                        .at(&self.named(&format!("phase.{phase}.{key}"), module), "no such module")
-                        .help(suggestion(module, recipe.model.keys().map(String::as_str))),
+                    Diagnostic::error(
+                        &ids::UNKNOWN_MODULE,
+                        format!("the phase `{phase}` {what} `{module}`, which is not a module"),
+                    )
+                    .at(&self.named(&format!("phase.{phase}.{key}"), module), "no such module")
+                    .help(suggestion(module, recipe.model.keys().map(String::as_str))),
                 ),
             }
         }
@@ -460,10 +470,14 @@ impl Checker<'_> {
                     .any(|(needed, node)| matches!(node.target, Target::Module(m) if *needed && phase.updates[m]));
                 if !reached {
                     self.out.push(
-                        Diagnostic::error(format!(
-                            "`{}` reaches no module that the phase `{}` updates",
-                            graph.nodes[*loss].name, phase.name
-                        ))
+                        Diagnostic::error(
+                            &ids::UNREACHED_LOSS,
+                            format!(
+                                "`{}` reaches no module that the phase `{}` updates",
+                                graph.nodes[*loss].label(),
+                                phase.name
+                            ),
+                        )
                         .at(&graph.nodes[*loss].origin, "no gradient of it would be used")
                         .also(&entry.origin, "the phase"),
                     );
@@ -476,10 +490,13 @@ impl Checker<'_> {
                     graph.nodes.iter().zip(&needed).any(|(n, needed)| *needed && n.target == Target::Module(m));
                 if !called {
                     self.out.push(
-                        Diagnostic::error(format!(
-                            "the phase `{}` updates `{}`, which none of its losses reaches",
-                            phase.name, module.name
-                        ))
+                        Diagnostic::error(
+                            &ids::UNREACHED_MODULE,
+                            format!(
+                                "the phase `{}` updates `{}`, which none of its losses reaches",
+                                phase.name, module.name
+                            ),
+                        )
                         .at(&entry.origin, "it would never change")
                         .help(format!("remove `{}` from `update`, or minimize a loss that depends on it", module.name)),
                     );
@@ -491,14 +508,14 @@ impl Checker<'_> {
         }
         if self.recipe.phase.is_empty() {
             self.out.push(
-                Diagnostic::error("the recipe has no phase: nothing would be trained")
+                Diagnostic::error(&ids::NO_PHASE, "the recipe has no phase: nothing would be trained")
                     .help("add [phase.NAME] with minimize = [\"…\"], update = [\"…\"] and an optimizer"),
             );
         }
         let mut wanted: Vec<usize> = Vec::new();
-        for slot in self.recipe.evaluate.values() {
-            for (_, text) in slot.config.wires() {
-                if let Ok(Wire::Node { node, .. }) = graph.wire(&text) {
+        for entry in self.recipe.evaluate.values() {
+            for (_, text) in &entry.description.wires {
+                if let Ok(Wire::Node { node, .. }) = graph.wire(text) {
                     wanted.push(node);
                 }
             }
@@ -509,45 +526,62 @@ impl Checker<'_> {
         for (node, used) in graph.nodes.iter().zip(used) {
             if !used {
                 self.out.push(
-                    Diagnostic::warning(format!("nothing uses `{}`: it is never computed", node.name))
-                        .at(&node.origin, "not needed by any phase or evaluator"),
+                    Diagnostic::warning(
+                        &ids::UNUSED_NODE,
+                        format!("nothing uses `{}`: it is never computed", node.label()),
+                    )
+                    .at(&node.origin, "not needed by any phase or evaluator"),
                 );
             }
         }
         for (m, module) in graph.modules.iter().enumerate() {
-            let slot = &self.recipe.model[m];
+            let slot = &self.recipe.model[m].slot;
             let called = graph.nodes.iter().any(|n| n.target == Target::Module(m));
             if !called {
                 self.out.push(
-                    Diagnostic::warning(format!("no node calls the module `{}`", module.name))
+                    Diagnostic::warning(&ids::UNUSED_MODULE, format!("no node calls the module `{}`", module.name))
                         .at(&slot.origin, "it is never made"),
                 );
             } else if !module.trained && slot.common.weights.is_none() && !slot.common.random {
                 self.out.push(
-                    Diagnostic::error(format!("nothing trains `{}` and nothing loads its weights", module.name))
-                        .at(&slot.origin, "it would stay random")
-                        .help(format!(
-                            "give it weights = {{ run = \"../runs/…\" }} or {{ file = \"….safetensors\" }}, update it in a \
+                    Diagnostic::error(
+                        &ids::UNTRAINED_MODULE,
+                        format!("nothing trains `{}` and nothing loads its weights", module.name),
+                    )
+                    .at(&slot.origin, "its weights would stay random")
+                    .help(format!(
+                        "give it weights = {{ run = \"../runs/…\" }} or {{ file = \"….safetensors\" }}, update it in a \
                              phase, or say random = true in [model.{}]",
-                            module.name
-                        )),
+                        module.name
+                    )),
                 );
             }
         }
     }
 
     fn evaluators(&mut self, graph: &Graph) {
-        for (name, slot) in &self.recipe.evaluate {
-            for (key, text) in slot.config.wires() {
-                if let Err(reason) = graph.wire(&text) {
-                    let place =
-                        self.recipe.root.at(&format!("evaluate.{name}.{key}")).map_or(&slot.origin, |n| &n.origin);
-                    self.out
-                        .push(Diagnostic::error(format!("`evaluate.{name}.{key}`: {reason}")).at(place, "wired here"));
+        for (name, entry) in &self.recipe.evaluate {
+            for (key, text) in &entry.description.wires {
+                if let Err(reason) = graph.wire(text) {
+                    let node = self.recipe.root.at(&format!("evaluate.{name}.{key}"));
+                    let place = node.map_or(&entry.slot.origin, |n| &n.origin);
+                    let message = format!("`evaluate.{name}.{key}`: {reason}");
+                    self.out.push(Diagnostic::error(&ids::UNKNOWN_WIRE, message).at(place, "wired here"));
                 }
             }
         }
     }
+}
+
+/// The ports of a data stream, whose pictures have the normalisation that the last transform sets.
+fn normalized(ports: &Ports, set: Option<Normalization>) -> Ports {
+    let mut ports = ports.clone();
+    if let Some(normalization) = set {
+        for port in ports.outputs.iter_mut().filter(|port| port.pixels != Pixels::None) {
+            port.pixels = Pixels::Normalized(normalization);
+        }
+    }
+    ports
 }
 
 fn upstream(graph: &mut Graph) {
@@ -568,7 +602,7 @@ fn upstream(graph: &mut Graph) {
     }
 }
 
-pub(super) fn resolve_wire(streams: &[Stream], nodes: &[GraphNode], text: &str) -> Result<Wire, String> {
+pub(super) fn resolve_wire(streams: &[Stream], nodes: &[Node], text: &str) -> Result<Wire, String> {
     let (head, port) = text.split_once('.').map_or((text, None), |(h, p)| (h, Some(p)));
     let graph_nodes = || nodes.iter().filter(|n| n.target != Target::Loss);
     let pick = |ports: &Ports, what: &str| match port {

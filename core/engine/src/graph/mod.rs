@@ -1,16 +1,16 @@
-//! The multi-task graph: wiring, checks, the plan of a step and its execution.
+//! The multi-task graph: wiring, checks, and the plan of a step.
 
-pub mod check;
-pub mod drawing;
-mod model;
+mod check;
 mod plan;
 
-pub use model::{Feed, Model, Module, Outputs, StepHooks, Values};
-pub use plan::{Op, Plan, Reference};
+pub use check::KnownShapes;
+pub use plan::{Instance, Op, Plan, Reference};
 
-use crate::component::{Block, Dim, Ports, Sizes, shape::Shape};
-use crate::recipe::{Mode, Origin, Recipe};
+use crate::recipe::{Mode, Recipe};
 use indexmap::IndexMap;
+use mtl_component::ports::Shape;
+use mtl_component::{Description, Dim, ModuleConfig, Normalization, OneOf, Pixels, Ports, Registration, Sizes};
+use mtl_recipe::{Diagnostic, Origin};
 
 /// Where an input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,13 +55,15 @@ pub enum Target {
 
 /// A call of a module, an application of a function, or a loss.
 #[derive(Debug, Clone)]
-pub struct GraphNode {
-    /// Its name; losses are called `loss.NAME`.
+pub struct Node {
+    /// Its name, in the section that its target says.
     pub name: String,
     /// What it does.
     pub target: Target,
     /// Inputs and outputs.
     pub ports: Ports,
+    /// Inputs of which exactly one is wired.
+    pub one_of: Vec<OneOf>,
     /// Where each input comes from.
     pub inputs: Vec<Option<Wire>>,
     /// The shapes of the outputs.
@@ -104,35 +106,126 @@ pub struct GraphPhase {
     pub accumulate: usize,
 }
 
-/// A checked graph.
+/// A checked graph. It never changes: [`Graph::resolved`] makes another one.
 #[derive(Debug, Clone)]
 pub struct Graph {
     /// Data streams.
-    pub streams: Vec<Stream>,
+    pub(crate) streams: Vec<Stream>,
     /// Modules.
-    pub modules: Vec<GraphModule>,
+    pub(crate) modules: Vec<GraphModule>,
     /// Nodes in the order of declaration, then losses.
-    pub nodes: Vec<GraphNode>,
+    pub(crate) nodes: Vec<Node>,
     /// The order of evaluation: declaration order wherever wiring leaves a choice.
-    pub order: Vec<usize>,
+    pub(crate) order: Vec<usize>,
     /// Phases in the order of a step.
-    pub phases: Vec<GraphPhase>,
+    pub(crate) phases: Vec<GraphPhase>,
     /// The sizes of the recipe; some may only be named yet.
-    pub dims: IndexMap<String, Dim>,
+    pub(crate) dims: IndexMap<String, Dim>,
+    /// What is valid but probably not meant, in the recipe and its wiring.
+    pub(crate) warnings: Vec<Diagnostic>,
 }
 
-impl GraphNode {
-    /// The component of the node, in the recipe that the graph is of.
-    pub fn block<'r>(&self, recipe: &'r Recipe) -> Option<&'r dyn Block> {
+impl Node {
+    /// A node that is not wired yet.
+    fn new(
+        name: &str,
+        target: Target,
+        description: Description,
+        component: String,
+        mode: Option<Mode>,
+        origin: &Origin,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            target,
+            inputs: vec![None; description.ports.inputs.len()],
+            ports: description.ports,
+            one_of: description.one_of,
+            shapes: Vec::new(),
+            sizes: Sizes::default(),
+            train: target == Target::Loss,
+            mode,
+            component,
+            upstream: Vec::new(),
+            origin: origin.clone(),
+        }
+    }
+
+    /// Its name for messages and in files; losses are called `loss.NAME`.
+    pub fn label(&self) -> String {
         match self.target {
-            Target::Module(m) => Some(&*recipe.model.get_index(m)?.1.config),
-            Target::Function => recipe.graph.get(&self.name)?.function.as_deref(),
-            Target::Loss => Some(&*recipe.loss.get(self.name.strip_prefix("loss.")?)?.slot.config),
+            Target::Loss => format!("loss.{}", self.name),
+            Target::Module(_) | Target::Function => self.name.clone(),
+        }
+    }
+
+    /// The component of the node with its configuration, in the recipe that the graph is of.
+    pub fn config<'r>(&self, recipe: &'r Recipe) -> Option<(&'static Registration, &'r dyn ModuleConfig)> {
+        match self.target {
+            Target::Module(m) => {
+                let slot = &recipe.model.get_index(m)?.1.slot;
+                Some((slot.registration, &*slot.config))
+            }
+            Target::Function => {
+                let function = recipe.graph.get(&self.name)?.function.as_ref()?;
+                Some((function.registration, &*function.config))
+            }
+            Target::Loss => {
+                let slot = &recipe.loss.get(&self.name)?.slot;
+                Some((slot.registration, &*slot.config))
+            }
         }
     }
 }
 
 impl Graph {
+    /// Data streams.
+    pub fn streams(&self) -> &[Stream] {
+        &self.streams
+    }
+
+    /// Modules.
+    pub fn modules(&self) -> &[GraphModule] {
+        &self.modules
+    }
+
+    /// Nodes in the order of declaration, then losses.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Phases in the order of a step.
+    pub fn phases(&self) -> &[GraphPhase] {
+        &self.phases
+    }
+
+    /// The sizes of the recipe; some may only be named yet.
+    pub fn dims(&self) -> &IndexMap<String, Dim> {
+        &self.dims
+    }
+
+    /// What is valid but probably not meant, in the recipe and its wiring.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// The normalisation of the pictures that a wire carries; none if it carries no pictures.
+    pub fn normalization(&self, wire: Wire) -> Option<Normalization> {
+        let pixels = match wire {
+            Wire::Data { stream, port } => &self.streams[stream].ports.outputs[port].pixels,
+            Wire::Node { node, port } => &self.nodes[node].ports.outputs[port].pixels,
+        };
+        match (pixels, wire) {
+            (Pixels::Normalized(normalization), _) => Some(*normalization),
+            (Pixels::Like(input), Wire::Node { node, .. }) => {
+                let node = &self.nodes[node];
+                let at = node.ports.inputs.iter().position(|port| port.name == *input)?;
+                self.normalization(node.inputs[at]?)
+            }
+            (Pixels::None | Pixels::Like(_), _) => None,
+        }
+    }
+
     /// The wire of that text: `node`, `node.port` or `data.port`.
     pub fn wire(&self, text: &str) -> Result<Wire, String> {
         check::resolve_wire(&self.streams, &self.nodes, text)
@@ -147,7 +240,7 @@ impl Graph {
             }
             Wire::Node { node, port } => {
                 let n = &self.nodes[node];
-                format!("{}.{}", n.name, n.ports.outputs[port].name)
+                format!("{}.{}", n.label(), n.ports.outputs[port].name)
             }
         }
     }
@@ -188,10 +281,11 @@ impl Graph {
         reached
     }
 
-    /// Puts true sizes in the place of names that were open until the data was opened.
-    pub fn resolve(&mut self, known: &IndexMap<String, i64>) {
+    /// The same graph with true sizes in the place of names that were open until the data was opened.
+    pub fn resolved(&self, known: &IndexMap<String, i64>) -> Self {
+        let mut out = self.clone();
         let known: IndexMap<String, Dim> = known.iter().map(|(k, v)| (k.clone(), Dim::Size(*v))).collect();
-        self.dims.extend(known.clone());
+        out.dims.extend(known.clone());
         let fix = |shape: &mut Shape| {
             for dim in shape {
                 if let Dim::Named(name) = dim
@@ -201,15 +295,16 @@ impl Graph {
                 }
             }
         };
-        for stream in &mut self.streams {
+        for stream in &mut out.streams {
             stream.shapes.iter_mut().for_each(fix);
         }
-        for node in &mut self.nodes {
+        for node in &mut out.nodes {
             node.shapes.iter_mut().for_each(fix);
             node.sizes.resolve(&known);
         }
-        for sizes in self.modules.iter_mut().filter_map(|m| m.sizes.as_mut()) {
+        for sizes in out.modules.iter_mut().filter_map(|m| m.sizes.as_mut()) {
             sizes.resolve(&known);
         }
+        out
     }
 }

@@ -54,6 +54,8 @@ pub enum Op {
         losses: Vec<(usize, f64)>,
         /// A later phase goes through the same recorded graph.
         keep_graph: bool,
+        /// It is the phase's last batch before its update: the gradients are complete.
+        last: bool,
     },
     /// Let the phase's optimizer step.
     Update(usize),
@@ -98,7 +100,8 @@ impl Plan {
                     path[current.held[&(node, micro)]] = true;
                 }
                 backwards.push((plan.ops.len(), path));
-                plan.ops.push(Op::Backward { phase: p, losses, keep_graph: false });
+                let last = micro + 1 == phase.accumulate;
+                plan.ops.push(Op::Backward { phase: p, losses, keep_graph: false, last });
             }
             plan.ops.push(Op::Update(p));
             current
@@ -231,20 +234,21 @@ impl Current {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component::{DType, Ports, Sizes};
-    use crate::graph::{GraphModule, GraphNode, GraphPhase, Stream};
-    use crate::recipe::Origin;
+    use crate::graph::{GraphModule, GraphPhase, Node, Stream};
+    use mtl_component::{DType, Ports, Sizes};
+    use mtl_recipe::Origin;
 
     /// A generator and a critic: `made = generate(x)`, `still = detach(made)`, the critic on both, two losses.
     fn gan() -> Graph {
         let node = |name: &str, target, from: Wire, upstream: [bool; 2], stops: bool| {
             let mut ports = Ports::new().input("x", DType::Float, "...").output("y", DType::Float, "...");
             ports.stops_gradient = stops;
-            GraphNode {
+            Node {
                 name: name.into(),
                 target,
                 inputs: vec![Some(from)],
                 ports,
+                one_of: Vec::new(),
                 shapes: vec![Vec::new()],
                 sizes: Sizes::default(),
                 train: true,
@@ -260,8 +264,8 @@ mod tests {
             node("still", Target::Function, of(0), [true, false], true),
             node("judged_still", Target::Module(1), of(1), [true, true], false),
             node("judged", Target::Module(1), of(0), [true, true], false),
-            node("loss.critic", Target::Loss, of(2), [true, true], false),
-            node("loss.fool", Target::Loss, of(3), [true, true], false),
+            node("critic", Target::Loss, of(2), [true, true], false),
+            node("fool", Target::Loss, of(3), [true, true], false),
         ];
         let module = |name: &str| GraphModule { name: name.into(), sizes: None, trained: true };
         let phase = |name: &str, loss, updates: [bool; 2]| GraphPhase {
@@ -277,6 +281,7 @@ mod tests {
             nodes,
             phases: vec![phase("critic", 4, [false, true]), phase("generator", 5, [true, false])],
             dims: Default::default(),
+            warnings: Vec::new(),
         }
     }
 
@@ -284,7 +289,7 @@ mod tests {
         plan.ops
             .iter()
             .filter_map(|op| match op {
-                Op::Evaluate(i) => Some(graph.nodes[plan.instances[*i].node].name.clone()),
+                Op::Evaluate(i) => Some(graph.nodes[plan.instances[*i].node].label()),
                 _ => None,
             })
             .collect()
@@ -370,5 +375,11 @@ mod tests {
         let updates = plan.ops.iter().filter(|op| matches!(op, Op::Update(0))).count();
         let passes = plan.ops.iter().filter(|op| matches!(op, Op::Backward { phase: 0, .. })).count();
         assert_eq!((passes, updates), (3, 1));
+        let last: Vec<bool> = plan
+            .ops
+            .iter()
+            .filter_map(|op| if let Op::Backward { phase: 0, last, .. } = op { Some(*last) } else { None })
+            .collect();
+        assert_eq!(last, [false, false, true], "the gradients are complete with the third batch");
     }
 }

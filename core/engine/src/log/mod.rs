@@ -1,12 +1,10 @@
-//! What a run tells: metrics in a file, progress on the terminal, curves in TensorBoard.
+//! The files that a run logs to: metrics line by line, and curves and pictures for TensorBoard.
 
-pub mod pictures;
-mod progress;
+pub mod outline;
 pub mod tensorboard;
 
-pub use progress::Progress;
-
-use anyhow::{Context, Result};
+use mtl_recipe::files::write_atomically;
+use mtl_recipe::{Context, Result};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,6 +18,9 @@ pub struct MetricsFile {
 
 impl MetricsFile {
     /// Opens the file; lines of steps after `step` are dropped, since the run goes on from there.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         if let Ok(text) = std::fs::read_to_string(path) {
             let kept: Vec<&str> = text
@@ -35,7 +36,7 @@ impl MetricsFile {
             if !kept.is_empty() {
                 kept.push('\n');
             }
-            crate::files::write_atomically(path, kept.as_bytes())?;
+            write_atomically(path, kept.as_bytes())?;
         }
         let file = OpenOptions::new()
             .create(true)
@@ -46,6 +47,9 @@ impl MetricsFile {
     }
 
     /// Adds a line in one write.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn write(&mut self, step: u64, kind: &str, numbers: &[(String, f64)]) -> Result<()> {
         let mut map = Map::new();
         map.insert("step".into(), step.into());

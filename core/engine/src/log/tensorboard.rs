@@ -1,9 +1,10 @@
 //! An event file that TensorBoard reads.
 
+use crate::machine;
+use crate::png::png;
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use mtl_component::Picture;
 use protobuf::well_known_types::Value;
 use protobuf::{Message, RepeatedField};
 use std::collections::HashSet;
@@ -49,39 +50,6 @@ pub struct TensorBoard {
     failure: Arc<OnceLock<io::Error>>,
 }
 
-/// An 8-bit picture, rows from top to bottom, the channels of a pixel side by side.
-#[derive(Clone, Debug)]
-pub struct Image {
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
-    /// 1 for grey, 3 for red, green and blue.
-    pub channels: u8,
-    /// `height * width * channels` bytes.
-    pub data: Vec<u8>,
-}
-
-impl Image {
-    fn color(&self) -> Result<ExtendedColorType> {
-        Ok(match self.channels {
-            1 => ExtendedColorType::L8,
-            3 => ExtendedColorType::Rgb8,
-            other => bail!("an image has {other} channels; 1 and 3 can be shown"),
-        })
-    }
-
-    /// The bytes of a PNG file.
-    ///
-    /// # Errors
-    /// The picture has other than 1 or 3 channels.
-    pub fn png(&self) -> Result<Vec<u8>> {
-        let mut png = Vec::new();
-        PngEncoder::new(&mut png).write_image(&self.data, self.width, self.height, self.color()?)?;
-        Ok(png)
-    }
-}
-
 /// The value of a hyperparameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HParam {
@@ -98,12 +66,12 @@ pub enum HParam {
 #[derive(Clone, Debug, Default)]
 pub struct GraphDrawing {
     /// The nodes, in any order.
-    pub nodes: Vec<GraphNode>,
+    pub nodes: Vec<DrawnNode>,
 }
 
 /// A box in the graph tab.
 #[derive(Clone, Debug, Default)]
-pub struct GraphNode {
+pub struct DrawnNode {
     /// Unique in the graph. Slashes make nested scopes, which TensorBoard folds.
     pub name: String,
     /// The kind of operation.
@@ -194,25 +162,22 @@ impl TensorBoard {
     /// A picture, kept without loss.
     ///
     /// # Errors
-    /// The tag is empty, the picture is empty, has other than 1 or 3 channels, or its size and its data disagree;
-    /// or an earlier write failed.
-    pub fn image(&self, tag: &str, image: &Image, step: i64) -> Result<()> {
+    /// The tag is empty, the picture is empty, or its size and its data disagree; or an earlier write failed.
+    pub fn image(&self, tag: &str, picture: &Picture, step: i64) -> Result<()> {
         let mut item = tagged(tag)?;
-        let Image { width, height, channels, .. } = *image;
-        image.color().with_context(|| format!("image `{tag}`"))?;
-        let bytes = u128::from(width) * u128::from(height) * u128::from(channels);
+        let Picture { width, height, ref data, .. } = *picture;
         ensure!(
-            bytes > 0 && bytes == image.data.len() as u128,
-            "image `{tag}` of {width}x{height} pixels and {channels} channels has {} bytes of data",
-            image.data.len()
+            !data.is_empty() && width.checked_mul(height).and_then(|n| n.checked_mul(3)) == Some(data.len()),
+            "the picture `{tag}` of {width}x{height} pixels has {} bytes of data",
+            data.len()
         );
         let mut summary = Summary_Image::new();
-        summary.set_width(i32::try_from(width).with_context(|| format!("width of image `{tag}`"))?);
-        summary.set_height(i32::try_from(height).with_context(|| format!("height of image `{tag}`"))?);
-        summary.set_colorspace(channels.into());
-        let image = image.clone();
+        summary.set_width(i32::try_from(width).with_context(|| format!("width of the picture `{tag}`"))?);
+        summary.set_height(i32::try_from(height).with_context(|| format!("height of the picture `{tag}`"))?);
+        summary.set_colorspace(3);
+        let picture = picture.clone();
         self.summary(step, move || {
-            summary.set_encoded_image_string(image.png().map_err(io::Error::other)?);
+            summary.set_encoded_image_string(png(&picture).map_err(|e| io::Error::other(format!("{e:#}")))?);
             item.set_image(summary);
             Ok(item)
         })
@@ -490,7 +455,7 @@ fn last_second(dir: &Path) -> io::Result<Option<u64>> {
 
 /// The machine's name with nothing in it that a file name cannot hold.
 fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = machine::host().unwrap_or_default();
     let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect();
     if name.is_empty() { "localhost".to_owned() } else { name }
 }
@@ -717,36 +682,33 @@ mod tests {
     }
 
     #[test]
-    fn images_of_any_shape_keep_every_pixel() {
-        for (width, height, channels) in [(4, 2, 3), (2, 5, 1), (1, 7, 3), (3, 3, 1)] {
-            let data: Vec<u8> = (0..width * height * u32::from(channels)).map(|i| (i * 7) as u8).collect();
-            let picture = Image { width, height, channels, data: data.clone() };
+    fn pictures_of_any_shape_keep_every_pixel() {
+        for (width, height) in [(4usize, 2usize), (2, 5), (1, 7)] {
+            let data: Vec<u8> = (0..width * height * 3).map(|i| (i * 7) as u8).collect();
+            let picture = Picture::new(width, height, data.clone()).unwrap();
             let events = written(|board| board.image("grid", &picture, 3).unwrap());
             let image = item(&events[0]).get_image();
             assert_eq!(
                 (image.get_width(), image.get_height(), image.get_colorspace()),
-                (width as i32, height as i32, channels.into())
+                (width as i32, height as i32, 3)
             );
             let decoded = image::load_from_memory(image.get_encoded_image_string()).unwrap();
-            assert_eq!((decoded.width(), decoded.height()), (width, height));
+            assert_eq!((decoded.width() as usize, decoded.height() as usize), (width, height));
             assert_eq!(decoded.as_bytes(), data);
-            let top_right = ((width - 1) * u32::from(channels)) as usize;
-            assert_eq!(decoded.to_rgb8().get_pixel(width - 1, 0)[0], data[top_right]);
         }
     }
 
     #[test]
-    fn images_whose_size_is_wrong_are_refused() {
-        let good = Image { width: 2, height: 3, channels: 3, data: vec![0; 18] };
+    fn pictures_whose_size_is_wrong_are_refused() {
+        let good = Picture::new(2, 3, vec![0; 18]).unwrap();
         let bad = [
-            Image { height: 2, ..good.clone() },
-            Image { channels: 2, data: vec![0; 12], ..good.clone() },
-            Image { width: 0, data: vec![], ..good.clone() },
-            Image { width: u32::MAX, height: u32::MAX, ..good.clone() },
+            Picture { height: 2, ..good.clone() },
+            Picture { width: 0, data: vec![], ..good.clone() },
+            Picture { width: usize::MAX, height: usize::MAX, ..good.clone() },
         ];
         let events = written(|board| {
-            for image in &bad {
-                board.image("x", image, 0).unwrap_err();
+            for picture in &bad {
+                board.image("x", picture, 0).unwrap_err();
             }
             board.image("x", &good, 0).unwrap();
         });
@@ -864,8 +826,8 @@ mod tests {
     #[test]
     fn a_graph_keeps_nodes_attributes_and_shapes() {
         let nodes = vec![
-            GraphNode { name: "images".to_owned(), op: "input".to_owned(), ..GraphNode::default() },
-            GraphNode {
+            DrawnNode { name: "images".to_owned(), op: "input".to_owned(), ..DrawnNode::default() },
+            DrawnNode {
                 name: "backbone/conv1".to_owned(),
                 op: "conv2d".to_owned(),
                 inputs: vec!["images:0".to_owned(), "^images".to_owned()],
@@ -889,7 +851,7 @@ mod tests {
         assert!(graph_def(&twice).unwrap_err().to_string().contains("`images`"));
         let dangling = GraphDrawing { nodes: vec![nodes[1].clone()] };
         assert!(graph_def(&dangling).unwrap_err().to_string().contains("reads `images:0`"));
-        graph_def(&GraphDrawing { nodes: vec![GraphNode::default()] }).unwrap_err();
+        graph_def(&GraphDrawing { nodes: vec![DrawnNode::default()] }).unwrap_err();
     }
 
     #[test]

@@ -1,12 +1,24 @@
-//! Walks and decodes the tables of a merged recipe, and tells everything that is wrong with them.
+//! Walks and decodes the tables of a merged recipe, and reports everything that is wrong with them.
 
-use super::*;
-use crate::component::{Factory, Kind, find, of_kind};
-use crate::diagnostic::{Diagnostic, Severity, nearest, suggestion};
+use super::sections::*;
+use super::{Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, PhaseEntry, SECTIONS, Slot};
+use crate::ids;
+use indexmap::IndexMap;
+use mtl_component::{
+    ComponentKind, Description, EvaluatorConfig, HookConfig, Made, MetricConfig, ModuleConfig, Registration, Registry,
+    SamplerConfig, Scheduler, TransformConfig,
+};
+use mtl_recipe::ids as language;
+use mtl_recipe::{
+    ConfigValue, DecodeError, Diagnostic, Entry, Origin, Result, Severity, Sources, Table, Value, Walk, decode,
+    nearest, schema_of, suggestion,
+};
 use serde::de::DeserializeOwned;
 
 /// Collects findings while tables become configurations.
 pub(super) struct Checker<'a> {
+    /// The components.
+    pub(super) registry: &'a Registry,
     /// The texts, for the folders of relative paths.
     pub(super) sources: &'a Sources,
     /// The findings.
@@ -14,14 +26,14 @@ pub(super) struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    pub(super) fn top_level(&mut self, root: &Node) {
+    pub(super) fn top_level(&mut self, root: &ConfigValue) {
         let Some(table) = root.table() else { return };
         for (key, entry) in table {
             if !SECTIONS.contains(&key.as_str()) {
                 let mut valid = SECTIONS.to_vec();
                 valid.extend(["extends", "remove"]);
                 self.out.push(
-                    Diagnostic::error(format!("a recipe has no section `{key}`"))
+                    Diagnostic::error(&ids::UNKNOWN_SECTION, format!("a recipe has no section `{key}`"))
                         .at(&entry.key, "unknown section")
                         .help(suggestion(key, valid)),
                 );
@@ -29,7 +41,7 @@ impl Checker<'_> {
         }
         if root.get("run").is_none() {
             self.out.push(
-                Diagnostic::error("the recipe lacks the section [run]")
+                Diagnostic::error(&ids::MISSING_SECTION, "the recipe lacks the section [run]")
                     .at(&Origin { file: root.origin.file, span: 0..0 }, "add it")
                     .help("at least: [run] and in it steps = 1000"),
             );
@@ -38,7 +50,7 @@ impl Checker<'_> {
 
     pub(super) fn section<T: DeserializeOwned + schemars::JsonSchema>(
         &mut self,
-        root: &mut Node,
+        root: &mut ConfigValue,
         name: &str,
     ) -> Option<T> {
         let entry = root.table_mut()?.get_mut(name)?;
@@ -46,7 +58,7 @@ impl Checker<'_> {
     }
 
     /// Walks and decodes a closed table.
-    fn typed<T: DeserializeOwned + schemars::JsonSchema>(&mut self, node: &mut Node, what: &str) -> Option<T> {
+    fn typed<T: DeserializeOwned + schemars::JsonSchema>(&mut self, node: &mut ConfigValue, what: &str) -> Option<T> {
         let before = self.out.len();
         Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema_of::<T>(), node, what);
         if self.failed_since(before) {
@@ -61,8 +73,9 @@ impl Checker<'_> {
         }
     }
 
-    fn undecodable(&self, e: DecodeError, node: &Node, what: &str) -> Diagnostic {
-        Diagnostic::error(format!("`{what}`: {}", e.message)).at(&e.origin.unwrap_or_else(|| node.origin.clone()), "")
+    fn undecodable(&self, e: DecodeError, node: &ConfigValue, what: &str) -> Diagnostic {
+        let place = e.origin.unwrap_or_else(|| node.origin.clone());
+        Diagnostic::error(&language::INVALID_VALUE, format!("`{what}`: {}", e.message)).at(&place, "")
     }
 
     /// Whether there is an error among the findings from that place on.
@@ -70,32 +83,40 @@ impl Checker<'_> {
         self.out[before..].iter().any(|d| d.severity == Severity::Error)
     }
 
-    pub(super) fn each(&mut self, root: &mut Node, section: &str, mut f: impl FnMut(&mut Self, &str, &mut Node)) {
-        let Some(entry) = root.table_mut().and_then(|t| t.get_mut(section)) else { return };
+    /// Makes something of every table of a section; a table of which nothing can be made is a finding.
+    pub(super) fn each<T>(
+        &mut self,
+        root: &mut ConfigValue,
+        section: &str,
+        make: impl Fn(&mut Self, &str, &mut ConfigValue) -> Option<T>,
+    ) -> IndexMap<String, T> {
+        let mut out = IndexMap::new();
+        let Some(entry) = root.table_mut().and_then(|t| t.get_mut(section)) else { return out };
         let origin = entry.node.origin.clone();
         let Some(table) = entry.node.table_mut() else {
-            self.out.push(Diagnostic::error(format!("`{section}` must be a table of tables")).at(&origin, ""));
-            return;
+            let message = format!("`{section}` must be a table of tables");
+            self.out.push(Diagnostic::error(&language::WRONG_TYPE, message).at(&origin, ""));
+            return out;
         };
         let names: Vec<String> = table.keys().cloned().collect();
         for (name, entry) in table.iter_mut() {
             if name.contains('.') || name.is_empty() {
                 self.out.push(
-                    Diagnostic::error(format!("`{name}` cannot be a name in [{section}]"))
+                    Diagnostic::error(&ids::BAD_NAME, format!("`{name}` cannot be a name in [{section}]"))
                         .at(&entry.key, "names are not empty and have no point, which separates node and port"),
                 );
                 continue;
             }
             if entry.node.table().is_none() {
-                let d = Diagnostic::error(format!(
-                    "`{section}.{name}` must be a table, found {}",
-                    entry.node.value.type_name()
-                ));
+                let message = format!("`{section}.{name}` must be a table, found {}", entry.node.value.type_name());
+                let d = Diagnostic::error(&language::WRONG_TYPE, message);
                 self.out.push(d.at(&entry.node.origin, entry.node.value.short()));
                 continue;
             }
             let before = self.out.len();
-            f(self, name, &mut entry.node);
+            if let Some(made) = make(self, name, &mut entry.node) {
+                out.insert(name.clone(), made);
+            }
             // A table that lacks what it must have may be a slip in the name of another; among very many names nobody
             // looks for it.
             if names.len() < 200
@@ -106,45 +127,48 @@ impl Checker<'_> {
                 d.help.push(format!("is [{section}.{near}] meant? this is another, [{section}.{name}]"));
             }
         }
+        out
     }
 
     /// The component that a table names, or a finding.
-    fn component(&mut self, kinds: &[Kind], node: &Node, what: &str) -> Option<&'static Registration> {
-        let kind_names = || match kinds {
-            [one] => one.name().to_owned(),
-            _ => "module".to_owned(),
-        };
+    fn component(&mut self, kind: ComponentKind, node: &ConfigValue, what: &str) -> Option<&'static Registration> {
         if node.table().is_none() {
             self.out.push(
-                Diagnostic::error(format!("`{what}` must be a table, found {}", node.value.type_name()))
-                    .at(&node.origin, format!("expected {{ component = \"…\" }}, the name of its {}", kind_names())),
+                Diagnostic::error(
+                    &language::WRONG_TYPE,
+                    format!("`{what}` must be a table, found {}", node.value.type_name()),
+                )
+                .at(&node.origin, format!("expected {{ component = \"…\" }}, the name of its {kind}")),
             );
             return None;
         }
         let Some(named) = node.get("component") else {
             self.out.push(
-                Diagnostic::error(format!("`{what}` names no component"))
+                Diagnostic::error(&ids::MISSING_COMPONENT, format!("`{what}` names no component"))
                     .incomplete()
-                    .at(&node.origin, format!("expected component = \"…\", the name of its {}", kind_names())),
+                    .at(&node.origin, format!("expected component = \"…\", the name of its {kind}")),
             );
             return None;
         };
         let Some(name) = named.str() else {
             self.out.push(
-                Diagnostic::error(format!("`{what}.component` must be a string, found {}", named.value.type_name()))
-                    .at(&named.origin, named.value.short()),
+                Diagnostic::error(
+                    &language::WRONG_TYPE,
+                    format!("`{what}.component` must be a string, found {}", named.value.type_name()),
+                )
+                .at(&named.origin, named.value.short()),
             );
             return None;
         };
-        if let Some(found) = find(kinds, name) {
+        if let Some(found) = self.registry.find(kind, name) {
             return Some(found);
         }
-        let valid: Vec<&str> = kinds.iter().flat_map(|k| of_kind(*k)).map(|r| r.name).collect();
-        let mut d = Diagnostic::error(format!("there is no {} `{name}`", kind_names()))
+        let valid = self.registry.of_kind(kind);
+        let mut d = Diagnostic::error(&ids::UNKNOWN_COMPONENT, format!("there is no {kind} `{name}`"))
             .at(&named.origin, "unknown component")
-            .help(suggestion(name, valid));
-        if let Some(other) = find(&Kind::ALL, name) {
-            d = d.help(format!("`{name}` is a {}, which cannot stand here", other.kind));
+            .help(suggestion(name, valid.iter().map(|r| r.name)));
+        if let Some(other) = self.registry.find_any(name) {
+            d = d.help(format!("`{name}` is a {}, which cannot stand here", other.family));
         } else {
             d = d.help("a component of your own must be linked into the program: see `mtlrun list`");
         }
@@ -154,15 +178,14 @@ impl Checker<'_> {
 
     /// Splits a component's table into the engine's keys and the component's, checks and decodes both.
     /// Keys in `engine` belong to the engine although its slot type does not list them.
-    pub(super) fn slot<C: DeserializeOwned + schemars::JsonSchema, O: ?Sized>(
+    fn slot<C: DeserializeOwned + schemars::JsonSchema, O: ?Sized + Made>(
         &mut self,
-        kinds: &[Kind],
-        node: &mut Node,
+        kind: ComponentKind,
+        node: &mut ConfigValue,
         what: &str,
-        make: Maker<O>,
         engine: &[&str],
     ) -> Option<Slot<C, O>> {
-        let registration = self.component(kinds, node, what)?;
+        let registration = self.component(kind, node, what)?;
         let schema = schema_of::<C>();
         let slot_keys: Vec<String> = schema
             .get("properties")
@@ -184,7 +207,7 @@ impl Checker<'_> {
         let decoded = if failed {
             None
         } else {
-            let own_config = make(registration, &own);
+            let own_config = O::made(registration, &own);
             match (decode::<C>(&common), own_config) {
                 (Ok(common), Some(Ok(config))) => Some((common, config)),
                 (Err(e), _) => {
@@ -203,111 +226,145 @@ impl Checker<'_> {
         Some(Slot { common, registration, config, origin })
     }
 
-    /// Tells what a component has to say of its table; while a number in it only stands in, it is not asked.
-    pub(super) fn problems(&mut self, problems: impl FnOnce() -> Vec<String>, node: &Node, what: &str) {
-        if node.waits() {
-            return;
-        }
-        for problem in problems() {
-            self.out.push(Diagnostic::error(format!("`{what}`: {problem}")).at(&node.origin, ""));
-        }
-    }
-
-    /// The names of the sizes that late paths mean, in their order; a path that no data stream tells is a finding.
-    pub(super) fn late(
+    /// What a component says of itself; what it reports as wrong is a finding about its table.
+    fn described<T>(
         &mut self,
-        late: &IndexMap<String, Origin>,
-        data: &IndexMap<String, Data>,
-        root: &Node,
-    ) -> Vec<String> {
-        for (path, origin) in late {
-            let (above, name) = path.rsplit_once('.').unwrap_or(("", path));
-            let stream = above.strip_prefix("data.");
-            // What is wrong with the stream itself is told elsewhere.
-            let broken = stream.is_some_and(|s| !data.contains_key(s) && root.at(above).is_some());
-            if broken || late_size(path, data).is_some() {
-                continue;
-            }
-            let own = root.at(above).and_then(Node::table);
-            let mut valid: Vec<&str> = own.into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
-            let streams = data.iter().filter(|(s, d)| stream.map_or(d.slot.common.declares, |stream| stream == *s));
-            valid.extend(streams.flat_map(|(_, d)| d.slot.config.declares()));
-            valid.sort_unstable();
-            valid.dedup();
-            if let Some(stream) = stream {
-                if root.at(above).is_none() {
-                    self.out.push(
-                        Diagnostic::error(format!("`${{{path}}}`: there is no data stream `{stream}`"))
-                            .at(origin, "refers to nothing")
-                            .help(suggestion(stream, data.keys().map(String::as_str))),
-                    );
-                    continue;
+        registration: &Registration,
+        described: Result<T>,
+        problems: impl FnOnce(&T) -> &[String],
+        origin: &Origin,
+        what: &str,
+    ) -> Option<T> {
+        match registration.called("describe", described) {
+            Ok(description) => {
+                for problem in problems(&description) {
+                    let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
+                    self.out.push(d.at(origin, ""));
                 }
-                valid.push(SAMPLES);
+                Some(description)
             }
-            self.out.push(
-                Diagnostic::error(format!("`${{{path}}}`: neither the recipe nor its data gives `{name}`"))
-                    .at(origin, "refers to nothing")
-                    .help(suggestion(name, valid)),
-            );
+            Err(error) => {
+                let message = format!("`{what}` ({}) cannot be described: {error:#}", registration.name);
+                self.out.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(origin, ""));
+                None
+            }
         }
-        late.keys().map(|path| late_size(path, data).unwrap_or_else(|| path.clone())).collect()
     }
 
-    pub(super) fn data(&mut self, name: &str, node: &mut Node) -> Option<Data> {
+    /// A module, function or loss describes itself.
+    fn ports(&mut self, r: &Registration, config: &dyn ModuleConfig, at: &Origin, what: &str) -> Option<Description> {
+        self.described(r, config.describe(), |d: &Description| &d.problems, at, what)
+    }
+
+    pub(super) fn module(&mut self, name: &str, node: &mut ConfigValue) -> Option<ModuleEntry> {
+        let what = format!("model.{name}");
+        let slot = self.slot::<ModelSlot, dyn ModuleConfig>(ComponentKind::Module, node, &what, &[])?;
+        let description = self.ports(slot.registration, &*slot.config, &node.origin, &what)?;
+        Some(ModuleEntry { slot, description })
+    }
+
+    pub(super) fn loss(&mut self, name: &str, node: &mut ConfigValue) -> Option<LossEntry> {
+        let what = format!("loss.{name}");
+        let wires = wire_origins(node);
+        let slot = self.slot::<LossSlot, dyn ModuleConfig>(ComponentKind::Loss, node, &what, &[])?;
+        let description = self.ports(slot.registration, &*slot.config, &node.origin, &what)?;
+        Some(LossEntry { slot, description, wires })
+    }
+
+    pub(super) fn evaluator(&mut self, name: &str, node: &mut ConfigValue) -> Option<EvaluateEntry> {
+        let what = format!("evaluate.{name}");
+        let nested = &["metrics"];
+        let slot = self.slot::<EvaluateSlot, dyn EvaluatorConfig>(ComponentKind::Evaluator, node, &what, nested)?;
+        let described = slot.config.describe();
+        let description = self.described(slot.registration, described, |d| &d.problems, &node.origin, &what)?;
+        let metrics = self.list::<dyn MetricConfig>(ComponentKind::Metric, node, "metrics", &what)?;
+        let mut described = Vec::new();
+        for (i, metric) in metrics.iter().enumerate() {
+            let what = format!("{what}.metrics[{i}]");
+            let own = self.described(metric.registration, metric.config.describe(), |_| &[], &metric.origin, &what)?;
+            let known = description.metrics.iter().chain(&described);
+            if known.into_iter().any(|other: &mtl_component::Metric| other.name == own.name) {
+                let message = format!("`{what}`: there is another metric `{}` already", own.name);
+                self.out.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(&metric.origin, ""));
+                return None;
+            }
+            described.push(own);
+        }
+        let metrics = metrics.into_iter().zip(described).collect();
+        Some(EvaluateEntry { slot, description, metrics })
+    }
+
+    pub(super) fn hook(&mut self, name: &str, node: &mut ConfigValue) -> Option<HookEntry> {
+        let what = format!("hook.{name}");
+        let slot = self.slot::<Named, dyn HookConfig>(ComponentKind::Hook, node, &what, &[])?;
+        self.described(slot.registration, slot.config.problems(), |problems| problems, &node.origin, &what)?;
+        Some(slot)
+    }
+
+    /// An array of tables that name components; none if one of them cannot be made.
+    fn list<O: ?Sized + Made>(
+        &mut self,
+        kind: ComponentKind,
+        node: &mut ConfigValue,
+        key: &str,
+        what: &str,
+    ) -> Option<Vec<Slot<Named, O>>> {
+        let Some(entry) = node.table_mut()?.get_mut(key) else { return Some(Vec::new()) };
+        let Value::Array(items) = &mut entry.node.value else {
+            self.out.push(
+                Diagnostic::error(&language::WRONG_TYPE, format!("`{what}.{key}` must be an array of tables"))
+                    .at(&entry.node.origin, entry.node.value.short()),
+            );
+            return None;
+        };
+        let made: Vec<Option<Slot<Named, O>>> = items
+            .iter_mut()
+            .enumerate()
+            .map(|(i, item)| self.slot::<Named, O>(kind, item, &format!("{what}.{key}[{i}]"), &[]))
+            .collect();
+        made.into_iter().collect()
+    }
+
+    pub(super) fn data(&mut self, name: &str, node: &mut ConfigValue) -> Option<Data> {
         let what = format!("data.{name}");
         let nested = &["sampler", "transforms"];
-        let slot = self.slot::<DataSlot, dyn DatasetConfig>(&[Kind::Dataset], node, &what, dataset, nested)?;
-        self.problems(|| slot.config.problems(), node, &what);
+        let slot = self.slot(ComponentKind::Dataset, node, &what, nested)?;
+        let Slot { ref config, registration, .. } = slot;
+        let described = mtl_component::DatasetConfig::describe(&**config);
+        let description =
+            self.described(registration, described, |d: &Description| &d.problems, &node.origin, &what)?;
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
             let mut sampler = Table::new();
-            let name = Node { value: Value::String("shuffle".into()), origin: origin.clone() };
+            let name = ConfigValue { value: Value::String("shuffle".into()), origin: origin.clone() };
             sampler.insert("component".into(), Entry { key: origin.clone(), node: name });
-            let node = Node { value: Value::Table(sampler), origin: origin.clone() };
+            let node = ConfigValue { value: Value::Table(sampler), origin: origin.clone() };
             table.insert("sampler".into(), Entry { key: origin, node });
         }
         let sampler = table.get_mut("sampler").and_then(|entry| {
-            self.slot::<Named, dyn SamplerConfig>(
-                &[Kind::Sampler],
-                &mut entry.node,
-                &format!("{what}.sampler"),
-                sampler,
-                &[],
-            )
+            let what = format!("{what}.sampler");
+            self.slot::<Named, dyn SamplerConfig>(ComponentKind::Sampler, &mut entry.node, &what, &[])
         });
-        let mut transforms = Vec::new();
-        let mut complete = true;
-        if let Some(entry) = table.get_mut("transforms") {
-            let Value::Array(items) = &mut entry.node.value else {
-                self.out.push(
-                    Diagnostic::error(format!("`{what}.transforms` must be an array of tables"))
-                        .at(&entry.node.origin, entry.node.value.short()),
-                );
-                return None;
-            };
-            for (i, item) in items.iter_mut().enumerate() {
-                let what = format!("{what}.transforms[{i}]");
-                let made = self.slot::<Named, dyn TransformConfig>(&[Kind::Transform], item, &what, transform, &[]);
-                match made {
-                    Some(t) => transforms.push(t.config),
-                    None => complete = false,
-                }
-            }
+        let transforms = self.list::<dyn TransformConfig>(ComponentKind::Transform, node, "transforms", &what)?;
+        let mut described = Vec::new();
+        for (i, t) in transforms.iter().enumerate() {
+            let what = format!("{what}.transforms[{i}]");
+            described.push(self.described(t.registration, t.config.describe(), |_| &[], &t.origin, &what)?);
         }
-        Some(Data { slot, sampler: sampler?.config, transforms }).filter(|_| complete)
+        let transforms = transforms.into_iter().zip(described).collect();
+        Some(Data { slot, description, sampler: sampler?, transforms })
     }
 
-    pub(super) fn node(&mut self, name: &str, node: &mut Node) -> Option<GraphEntry> {
+    pub(super) fn node(&mut self, name: &str, node: &mut ConfigValue) -> Option<GraphEntry> {
         let what = format!("graph.{name}");
         let origin = node.origin.clone();
         let wires = wire_origins(node);
-        let schema = schema_of::<GraphNode>();
+        let schema = schema_of::<NodeSlot>();
         let (mut common, mut own) = split(node, |key| NODE_KEYS.contains(&key))?;
         let before = self.out.len();
         Walk { sources: self.sources, out: &mut self.out, beside: &[] }.check(&schema, &mut common, &what);
-        let decoded = match decode::<GraphNode>(&common) {
+        let decoded = match decode::<NodeSlot>(&common) {
             _ if self.failed_since(before) => None,
             Ok(decoded) => Some(decoded),
             Err(e) => {
@@ -322,8 +379,8 @@ impl Checker<'_> {
 
     fn node_target(
         &mut self,
-        common: GraphNode,
-        own: &mut Node,
+        common: NodeSlot,
+        own: &mut ConfigValue,
         what: &str,
         origin: &Origin,
         wires: IndexMap<String, Origin>,
@@ -334,7 +391,7 @@ impl Checker<'_> {
                     own.table()?.iter().map(|(k, e)| (k.clone(), e.key.clone())).collect();
                 for (key, place) in &keys {
                     self.out.push(
-                        Diagnostic::error(format!("`{what}` has no key `{key}`"))
+                        Diagnostic::error(&language::UNKNOWN_KEY, format!("`{what}` has no key `{key}`"))
                             .at(place, "unknown key")
                             .help(suggestion(key, NODE_KEYS))
                             .help("settings of a module stand in its [model.NAME]"),
@@ -343,12 +400,15 @@ impl Checker<'_> {
                 None
             }
             (None, Some(apply)) => {
-                let Some(found) = find(&[Kind::Function], apply) else {
-                    let valid: Vec<&str> = of_kind(Kind::Function).into_iter().map(|r| r.name).collect();
+                let Some(found) = self.registry.find(ComponentKind::Function, apply) else {
+                    let valid = self.registry.of_kind(ComponentKind::Function);
                     self.out.push(
-                        Diagnostic::error(format!("`{what}` applies the unknown function `{apply}`"))
-                            .at(origin, "here")
-                            .help(suggestion(apply, valid)),
+                        Diagnostic::error(
+                            &ids::UNKNOWN_COMPONENT,
+                            format!("`{what}` applies the unknown function `{apply}`"),
+                        )
+                        .at(origin, "here")
+                        .help(suggestion(apply, valid.iter().map(|r| r.name))),
                     );
                     return None;
                 };
@@ -362,10 +422,10 @@ impl Checker<'_> {
                 if self.failed_since(before) {
                     return None;
                 }
-                match block(found, own)? {
-                    Ok(block) => {
-                        self.problems(|| block.problems(), own, what);
-                        Some(block)
+                match <dyn ModuleConfig>::made(found, own)? {
+                    Ok(config) => {
+                        let description = self.ports(found, &*config, &own.origin, what)?;
+                        Some(Function { registration: found, config, description })
                     }
                     Err(e) => {
                         let d = self.undecodable(e, own, what);
@@ -375,9 +435,8 @@ impl Checker<'_> {
                 }
             }
             _ => {
-                let mut d =
-                    Diagnostic::error(format!("`{what}` must say either `call` (a module) or `apply` (a function)"))
-                        .at(origin, "here");
+                let message = format!("`{what}` must say either `call` (a module) or `apply` (a function)");
+                let mut d = Diagnostic::error(&ids::NODE_TARGET, message).at(origin, "here");
                 for key in own.table()?.keys() {
                     if let Some(near) = nearest(key, NODE_KEYS).first() {
                         d = d.help(format!("is `{near}` meant by `{key}`?"));
@@ -390,33 +449,28 @@ impl Checker<'_> {
         Some(GraphEntry { common, function, origin: origin.clone(), wires })
     }
 
-    pub(super) fn phase(&mut self, name: &str, node: &mut Node) -> Option<PhaseEntry> {
+    pub(super) fn phase(&mut self, name: &str, node: &mut ConfigValue) -> Option<PhaseEntry> {
         let what = format!("phase.{name}");
         let common: Option<Phase> = self.typed(node, &what);
         let origin = node.origin.clone();
         let table = node.table_mut()?;
         let optimizer = table.get_mut("optimizer").and_then(|entry| {
-            self.slot::<OptimizerSlot, dyn OptimizerConfig>(
-                &[Kind::Optimizer],
-                &mut entry.node,
-                &format!("{what}.optimizer"),
-                optimizer,
-                &[],
-            )
+            let what = format!("{what}.optimizer");
+            let slot = self.slot(ComponentKind::Optimizer, &mut entry.node, &what, &[])?;
+            let Slot { ref config, registration, .. } = slot;
+            let described = mtl_component::OptimizerConfig::describe(&**config);
+            let description = self.described(registration, described, |d| &d.problems, &entry.node.origin, &what)?;
+            Some((slot, description))
         });
         let scheduler = match table.get_mut("scheduler") {
             None => None,
             Some(entry) => {
                 let what = format!("{what}.scheduler");
-                let made =
-                    self.slot::<Named, dyn Scheduler>(&[Kind::Scheduler], &mut entry.node, &what, scheduler, &[]);
-                Some(made?.config)
+                Some(self.slot::<Named, dyn Scheduler>(ComponentKind::Scheduler, &mut entry.node, &what, &[])?)
             }
         };
-        if let (Some(slot), Some(entry)) = (&optimizer, table.get("optimizer")) {
-            self.problems(|| slot.config.problems(), &entry.node, &format!("{what}.optimizer"));
-        }
-        Some(PhaseEntry { common: common?, optimizer: optimizer?, scheduler, origin })
+        let (optimizer, description) = optimizer?;
+        Some(PhaseEntry { common: common?, optimizer, description, scheduler, origin })
     }
 }
 
@@ -424,15 +478,15 @@ impl Checker<'_> {
 const NODE_KEYS: [&str; 4] = ["call", "apply", "in", "mode"];
 
 /// Takes the entries out of a table: those of the keys that belong to one side, and the others.
-fn split(node: &mut Node, first: impl Fn(&str) -> bool) -> Option<(Node, Node)> {
+fn split(node: &mut ConfigValue, first: impl Fn(&str) -> bool) -> Option<(ConfigValue, ConfigValue)> {
     let origin = node.origin.clone();
     let (own, others): (Table, Table) = node.table_mut()?.drain(..).partition(|(key, _)| first(key));
-    let table = |t: Table| Node { value: Value::Table(t), origin: origin.clone() };
+    let table = |t: Table| ConfigValue { value: Value::Table(t), origin: origin.clone() };
     Some((table(own), table(others)))
 }
 
 /// Puts back what [`split`] has taken out.
-fn join<const N: usize>(node: &mut Node, parts: [Node; N]) {
+fn join<const N: usize>(node: &mut ConfigValue, parts: [ConfigValue; N]) {
     let Some(table) = node.table_mut() else { return };
     for part in parts {
         if let Value::Table(t) = part.value {
@@ -443,10 +497,9 @@ fn join<const N: usize>(node: &mut Node, parts: [Node; N]) {
 
 /// The key every component table has.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
-pub(super) struct Named {
+pub struct Named {
     /// The component.
-    #[allow(dead_code)]
-    component: String,
+    pub component: String,
 }
 
 /// A component's schema, closed, without the keys that belong to the slot.
@@ -463,33 +516,9 @@ pub(super) fn component_schema(registration: &Registration, slot: &[String], eng
     schema
 }
 
-pub(super) fn wire_origins(node: &Node) -> IndexMap<String, Origin> {
+pub(super) fn wire_origins(node: &ConfigValue) -> IndexMap<String, Origin> {
     node.get("in")
-        .and_then(Node::table)
+        .and_then(ConfigValue::table)
         .map(|t| t.iter().map(|(k, e)| (k.clone(), e.node.origin.clone())).collect())
         .unwrap_or_default()
-}
-
-/// Makes a component's configuration, if its factory is of the right sort.
-pub(super) type Maker<O> = fn(&Registration, &Node) -> Option<Result<Box<O>, DecodeError>>;
-
-macro_rules! makers {
-    ($($name:ident $variant:ident $object:path;)*) => {
-        $(pub(super) fn $name(r: &Registration, node: &Node) -> Option<Result<Box<dyn $object>, DecodeError>> {
-            match &r.factory {
-                Factory::$variant(make) => Some(make(node)),
-                _ => None,
-            }
-        })*
-    };
-}
-
-makers! {
-    block Block Block;
-    dataset Dataset DatasetConfig;
-    sampler Sampler SamplerConfig;
-    transform Transform TransformConfig;
-    optimizer Optimizer OptimizerConfig;
-    scheduler Scheduler Scheduler;
-    evaluator Evaluator Evaluator;
 }

@@ -1,10 +1,13 @@
-//! What a value of a recipe is, what it may be, and who set it.
+//! Explains a value of a recipe: what it is, what it may be, and where it was set.
 
-use super::load::override_value;
-use super::schema::{range_text, resolve};
-use super::value::{Node, parse};
-use super::*;
-use crate::mistake;
+use super::checker::{Named, component_schema};
+use super::sections::*;
+use super::{Recipe, SECTIONS};
+use mtl_component::{ComponentKind, Registration};
+use mtl_recipe::load::override_value;
+use mtl_recipe::schema::{is_path_format, range_text, resolve};
+use mtl_recipe::value::parse;
+use mtl_recipe::{ConfigValue, Result, Value, mistake, schema_of};
 use serde_json::Value as Json;
 
 /// Everything that is known of one path of a recipe.
@@ -41,7 +44,7 @@ pub struct SetBy {
 ///
 /// # Errors
 /// A mistake if a recipe has no such path; it names the nearest ones.
-pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
+pub fn explain(recipe: &Recipe, path: &str) -> Result<Explanation> {
     let node = recipe.root.at(path);
     let schema = schema_at(recipe, path);
     if node.is_none() && schema.is_none() && !SECTIONS.contains(&path) {
@@ -75,7 +78,7 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
         let Some(rest) = path.strip_prefix(key.trim()).filter(|_| covers(key.trim())) else { continue };
         let value = text.and_then(|text| override_value(text, file, 0).ok());
         let value = match rest.strip_prefix('.') {
-            Some(rest) => value.and_then(|v| v.at(rest).map(Node::to_json)),
+            Some(rest) => value.and_then(|v| v.at(rest).map(ConfigValue::to_json)),
             None => value.map(|v| v.to_json()),
         };
         if value.is_some() || text.is_none() {
@@ -86,7 +89,7 @@ pub fn explain(recipe: &Recipe, path: &str) -> anyhow::Result<Explanation> {
     let schema = schema.as_ref();
     Ok(Explanation {
         path: path.to_owned(),
-        value: node.map(Node::to_json),
+        value: node.map(ConfigValue::to_json),
         about: schema.and_then(|s| s.get("description")?.as_str()).map(|text| text.replace('\n', " ")),
         expected: schema.and_then(expected),
         default: schema.and_then(|s| s.get("default").filter(|d| !d.is_null()).cloned()),
@@ -127,19 +130,21 @@ fn expected(schema: &Json) -> Option<String> {
 
 /// Whether the value at a dotted path is a path of the file system.
 pub fn is_path(recipe: &Recipe, path: &str) -> bool {
-    schema_at(recipe, path).is_some_and(|schema| schema.get("format").and_then(Json::as_str) == Some("path"))
+    schema_at(recipe, path).is_some_and(|schema| is_path_format(&schema))
 }
 
 /// The schema of the value at a path: of the engine's keys, or of the component that the table names.
 fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
     let keys: Vec<&str> = path.split('.').collect();
     let (section, rest) = keys.split_first()?;
-    let named = ["data", "model", "graph", "loss", "phase", "evaluate"].contains(section);
+    let named = ["data", "model", "graph", "loss", "phase", "evaluate", "hook"].contains(section);
     if named && recipe.root.at(&keys[..keys.len().min(2)].join(".")).is_none() {
         return None;
     }
     let own = |registration: &Registration| component_schema(registration, &[], &[]);
-    let component = |kinds: &[Kind], node: Option<&Node>| find(kinds, node?.get("component")?.str()?).map(own);
+    let component = |kind: ComponentKind, node: Option<&ConfigValue>| {
+        recipe.registry.find(kind, node?.get("component")?.str()?).map(own)
+    };
     let within = |slot: Json, component: Option<Json>, rest: &[&str]| {
         descend(&slot, rest).or_else(|| descend(&component?, rest))
     };
@@ -148,11 +153,11 @@ fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
         ("ema", rest) => descend(&schema_of::<Ema>(), rest),
         ("sweep", rest) => descend(&schema_of::<SweepSection>(), rest),
         ("model", [name, rest @ ..]) => {
-            within(schema_of::<ModelSlot>(), recipe.model.get(*name).map(|s| own(s.registration)), rest)
+            within(schema_of::<ModelSlot>(), recipe.model.get(*name).map(|m| own(m.slot.registration)), rest)
         }
         ("data", [name, "sampler", rest @ ..]) => within(
             schema_of::<Named>(),
-            component(&[Kind::Sampler], recipe.root.at(&format!("data.{name}.sampler"))),
+            component(ComponentKind::Sampler, recipe.root.at(&format!("data.{name}.sampler"))),
             rest,
         ),
         ("data", [name, rest @ ..]) => {
@@ -162,20 +167,23 @@ fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
             within(schema_of::<LossSlot>(), recipe.loss.get(*name).map(|l| own(l.slot.registration)), rest)
         }
         ("evaluate", [name, rest @ ..]) => {
-            within(schema_of::<EvaluateSlot>(), recipe.evaluate.get(*name).map(|e| own(e.registration)), rest)
+            within(schema_of::<EvaluateSlot>(), recipe.evaluate.get(*name).map(|e| own(e.slot.registration)), rest)
+        }
+        ("hook", [name, rest @ ..]) => {
+            within(schema_of::<Named>(), recipe.hook.get(*name).map(|h| own(h.registration)), rest)
         }
         ("graph", [name, rest @ ..]) => {
             let apply = recipe.graph.get(*name).and_then(|g| g.common.apply.as_deref());
-            let function = apply.and_then(|f| find(&[Kind::Function], f)).map(own);
-            within(schema_of::<GraphNode>(), function, rest)
+            let function = apply.and_then(|f| recipe.registry.find(ComponentKind::Function, f)).map(own);
+            within(schema_of::<NodeSlot>(), function, rest)
         }
         ("phase", [name, part @ ("optimizer" | "scheduler"), rest @ ..]) => {
             let node = recipe.root.at(&format!("phase.{name}.{part}"));
             let (slot, kind) = match *part {
-                "optimizer" => (schema_of::<OptimizerSlot>(), Kind::Optimizer),
-                _ => (schema_of::<Named>(), Kind::Scheduler),
+                "optimizer" => (schema_of::<OptimizerSlot>(), ComponentKind::Optimizer),
+                _ => (schema_of::<Named>(), ComponentKind::Scheduler),
             };
-            within(slot, component(&[kind], node), rest)
+            within(slot, component(kind, node), rest)
         }
         ("phase", [_, rest @ ..]) => descend(&schema_of::<Phase>(), rest),
         _ => None,

@@ -1,37 +1,32 @@
-//! Recipes: reading, merging, checking and decoding.
+//! Recipes as typed values: every table decoded into the engine's keys and the configuration of its component.
+//!
+//! A [`Recipe`] never changes: [`Recipe::with`] makes another one. What only the opened data decides, such as the number
+//! of identities, is not in it; see [`crate::data::open`].
 
 mod checker;
-mod decode;
-mod emit;
 mod explain;
-mod load;
-mod references;
-mod rules;
 mod schema;
 mod sections;
-mod standard;
-mod value;
 
-use checker::{Checker, Named, block, component_schema, evaluator, wire_origins};
-pub use decode::{DecodeError, decode};
-pub use emit::{difference, kind_schema, recipe_schema, table_schema, to_toml};
+pub use checker::Named;
 pub use explain::{Explanation, SetBy, explain, is_path};
-pub use load::{Merged, Override, load};
-pub(crate) use references::SAMPLES;
-pub use rules::Rule;
-pub(crate) use rules::broken;
-pub use schema::{RecipePath, Walk, schema_of};
+pub use schema::{family_schema, recipe_schema, table_schema};
 pub use sections::*;
-pub use value::{Entry, Node, Origin, Source, Sources, Table, Value, Whence};
 
-use crate::component::{Block, Kind, Registration, find};
-use crate::data::{DatasetConfig, SamplerConfig, TransformConfig};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity, suggestion};
-use crate::evaluate::Evaluator;
-use crate::train::{OptimizerConfig, Scheduler};
+use crate::ids;
+use checker::Checker;
 use indexmap::IndexMap;
+use mtl_component::{
+    DatasetConfig, Description, EvaluatorConfig, EvaluatorDescription, HookConfig, Metric, MetricConfig, ModuleConfig,
+    Normalization, OptimizerConfig, OptimizerDescription, Placed, RecipeView, Registration, Registry, SamplerConfig,
+    Scheduler, TransformConfig, TransformDescription,
+};
+use mtl_recipe::{
+    ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, suggestion,
+};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A table of the recipe that names a component.
 pub struct Slot<C, O: ?Sized> {
@@ -49,18 +44,38 @@ pub struct Slot<C, O: ?Sized> {
 pub struct Data {
     /// The dataset.
     pub slot: Slot<DataSlot, dyn DatasetConfig>,
+    /// What the dataset says of itself.
+    pub description: Description,
     /// The order of samples.
-    pub sampler: Box<dyn SamplerConfig>,
-    /// What is done to each image, in order.
-    pub transforms: Vec<Box<dyn TransformConfig>>,
+    pub sampler: Slot<Named, dyn SamplerConfig>,
+    /// What is done to each picture, in order.
+    pub transforms: Vec<(Slot<Named, dyn TransformConfig>, TransformDescription)>,
+}
+
+/// A module.
+pub struct ModuleEntry {
+    /// The module.
+    pub slot: Slot<ModelSlot, dyn ModuleConfig>,
+    /// What it says of itself.
+    pub description: Description,
+}
+
+/// A function that a node applies.
+pub struct Function {
+    /// The component.
+    pub registration: &'static Registration,
+    /// Its decoded configuration.
+    pub config: Box<dyn ModuleConfig>,
+    /// What it says of itself.
+    pub description: Description,
 }
 
 /// A node of the graph.
 pub struct GraphEntry {
     /// The engine's keys.
-    pub common: GraphNode,
+    pub common: NodeSlot,
     /// For `apply`: the function.
-    pub function: Option<Box<dyn Block>>,
+    pub function: Option<Function>,
     /// Where it stands.
     pub origin: Origin,
     /// Where each wire stands.
@@ -70,7 +85,9 @@ pub struct GraphEntry {
 /// A loss with the places of its wires.
 pub struct LossEntry {
     /// The loss.
-    pub slot: Slot<LossSlot, dyn Block>,
+    pub slot: Slot<LossSlot, dyn ModuleConfig>,
+    /// What it says of itself.
+    pub description: Description,
     /// Where each wire stands.
     pub wires: IndexMap<String, Origin>,
 }
@@ -81,13 +98,42 @@ pub struct PhaseEntry {
     pub common: Phase,
     /// The optimizer.
     pub optimizer: Slot<OptimizerSlot, dyn OptimizerConfig>,
+    /// What the optimizer says of itself.
+    pub description: OptimizerDescription,
     /// The course of the learning rate.
-    pub scheduler: Option<Box<dyn Scheduler>>,
+    pub scheduler: Option<Slot<Named, dyn Scheduler>>,
     /// Where it stands.
     pub origin: Origin,
 }
 
-/// A recipe whose every key is known and of the right type. Wiring is checked by
+/// An evaluator with further metrics.
+pub struct EvaluateEntry {
+    /// The evaluator.
+    pub slot: Slot<EvaluateSlot, dyn EvaluatorConfig>,
+    /// What it says of itself.
+    pub description: EvaluatorDescription,
+    /// Metrics that are computed from its cases.
+    pub metrics: Vec<(Slot<Named, dyn MetricConfig>, Metric)>,
+}
+
+/// An observer of the run.
+pub type HookEntry = Slot<Named, dyn HookConfig>;
+
+impl Data {
+    /// The normalisation that the transforms set, if they set one.
+    pub fn normalization(&self) -> Option<Normalization> {
+        self.transforms.iter().filter_map(|(_, t)| t.normalization).next_back()
+    }
+}
+
+impl EvaluateEntry {
+    /// Every metric that is known beforehand: the evaluator's and those computed from its cases.
+    pub fn metrics(&self) -> impl Iterator<Item = &Metric> {
+        self.description.metrics.iter().chain(self.metrics.iter().map(|(_, metric)| metric))
+    }
+}
+
+/// A recipe whose every key is known and of the right type. Its wiring is checked by
 /// [`Graph::new`](crate::graph::Graph::new).
 pub struct Recipe {
     /// The file.
@@ -95,7 +141,7 @@ pub struct Recipe {
     /// All texts.
     pub sources: Sources,
     /// The merged values with absolute paths and defaults.
-    pub root: Node,
+    pub root: ConfigValue,
     /// Settings of the run.
     pub run: Run,
     /// Sizes shared by components.
@@ -103,7 +149,7 @@ pub struct Recipe {
     /// Data streams.
     pub data: IndexMap<String, Data>,
     /// Modules.
-    pub model: IndexMap<String, Slot<ModelSlot, dyn Block>>,
+    pub model: IndexMap<String, ModuleEntry>,
     /// Nodes.
     pub graph: IndexMap<String, GraphEntry>,
     /// Losses.
@@ -111,21 +157,21 @@ pub struct Recipe {
     /// Phases in the order of a step.
     pub phase: IndexMap<String, PhaseEntry>,
     /// Evaluators.
-    pub evaluate: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
+    pub evaluate: IndexMap<String, EvaluateEntry>,
+    /// Observers of the run.
+    pub hook: IndexMap<String, HookEntry>,
     /// Moving averages.
     pub ema: Option<Ema>,
     /// Points of a sweep.
     pub sweep: Option<SweepSection>,
-    /// Warnings.
+    /// What is valid but probably not meant.
     pub warnings: Vec<Diagnostic>,
+    /// The components that it may name.
+    pub registry: Arc<Registry>,
     /// The texts of the files, each after those that it extends.
     order: Vec<usize>,
     /// What was found while the files were merged.
     loaded: Vec<Diagnostic>,
-    /// The paths that values refer to and only the opened data tells, each with a place that refers to it.
-    late: IndexMap<String, Origin>,
-    /// The names of the sizes that the stand-ins in configurations stand for, in the order of `late`.
-    pub(crate) stand_ins: Vec<String>,
 }
 
 impl Recipe {
@@ -133,69 +179,51 @@ impl Recipe {
     ///
     /// # Errors
     /// [`Diagnostics`] with every finding.
-    pub fn read(path: &Path, overrides: &[Override]) -> Result<Self, Diagnostics> {
-        let merged = load(path, overrides)?;
-        Self::decode(path, merged, &IndexMap::new())
+    pub fn read(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<Self, Diagnostics> {
+        Self::read_without(registry, path, overrides, &[])
     }
 
-    /// How many of the paths that values refer to are known only with the data.
-    pub fn waiting(&self) -> usize {
-        self.late.len()
-    }
-
-    /// Puts true numbers in the place of references to what only the opened data tells. The wiring has to be checked
-    /// again.
+    /// As [`read`](Self::read), with the values at some dotted paths dropped: keys that an earlier version of the
+    /// program wrote into its record of a recipe.
     ///
     /// # Errors
-    /// [`Diagnostics`] if a number does not fit its place, or a path is still not known.
-    pub fn settle(&mut self, known: &IndexMap<String, i64>) -> Result<(), Diagnostics> {
-        if self.late.is_empty() {
-            return Ok(());
+    /// [`Diagnostics`] with every finding.
+    pub fn read_without(
+        registry: &Arc<Registry>,
+        path: &Path,
+        overrides: &[Override],
+        retired: &[&str],
+    ) -> Result<Self, Diagnostics> {
+        let mut merged = load(path, overrides, &**registry, SECTIONS)?;
+        for key in retired {
+            merged.root.remove(key);
+        }
+        Self::decode(registry, path, merged)
+    }
+
+    /// The same recipe with other values at some dotted paths, or without them, checked anew.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] if the values do not fit.
+    pub fn with(&self, changes: &[(&str, Option<Value>)]) -> Result<Self, Diagnostics> {
+        let mut root = self.root.clone();
+        for (path, value) in changes {
+            match value {
+                Some(value) => root.replace(path, value.clone()),
+                None => {
+                    root.remove(path);
+                }
+            }
         }
         let merged = Merged {
             sources: self.sources.clone(),
-            root: self.root.clone(),
+            root,
             found: self.loaded.clone(),
             files: Vec::new(),
             order: self.order.clone(),
+            failed: HashSet::new(),
         };
-        let settled = Self::decode(&self.path, merged, known)?;
-        let open = settled.late.iter().map(|(path, origin)| {
-            Diagnostic::error(format!("the opened data does not tell `{path}`")).at(origin, "referred to here")
-        });
-        let open: Vec<Diagnostic> = open.collect();
-        if !open.is_empty() {
-            return Err(settled.diagnostics(open));
-        }
-        *self = settled;
-        Ok(())
-    }
-
-    /// As [`Recipe::settle`], with the sizes of the recipe alone, which a finished run has recorded.
-    ///
-    /// # Errors
-    /// [`Diagnostics`] if something else was referred to.
-    pub fn settle_from_sizes(&mut self, dims: &IndexMap<String, i64>) -> Result<(), Diagnostics> {
-        let names = self.late.keys().zip(&self.stand_ins);
-        self.settle(&names.filter_map(|(path, name)| Some((path.clone(), *dims.get(name)?))).collect())
-    }
-
-    /// Puts the least power of two that fits in the place of everything that waits for the data, to lay out a model
-    /// without it.
-    ///
-    /// # Errors
-    /// [`Diagnostics`] if none fits.
-    pub fn settle_without_data(&mut self) -> Result<(), Diagnostics> {
-        let all = |n: i64| self.late.keys().map(|path| (path.clone(), n)).collect::<IndexMap<_, _>>();
-        let tries: Vec<_> = (0..20).map(|power| all(1 << power)).collect();
-        let mut last = Ok(());
-        for known in tries {
-            last = self.settle(&known);
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
+        Self::decode(&self.registry, &self.path, merged)
     }
 
     /// The name of the run.
@@ -210,87 +238,73 @@ impl Recipe {
         Diagnostics { list, sources: self.sources.clone() }
     }
 
-    fn decode(path: &Path, merged: Merged, known: &IndexMap<String, i64>) -> Result<Self, Diagnostics> {
-        let Merged { mut sources, mut root, mut found, order, .. } = merged;
+    /// Where the value of a dotted path stands, or else the table around it.
+    pub fn place(&self, path: &str) -> Origin {
+        self.root.place(path)
+    }
+
+    /// What rules see of it.
+    pub fn view(&self) -> RecipeView<'_> {
+        let mut components = Vec::new();
+        let data = self.data.iter().map(|(name, d)| {
+            let (slot, ports) = (&d.slot, Some(&d.description.ports));
+            Placed { section: "data", name, registration: slot.registration, ports, origin: &slot.origin }
+        });
+        components.extend(data);
+        let model = self.model.iter().map(|(name, m)| {
+            let (slot, ports) = (&m.slot, Some(&m.description.ports));
+            Placed { section: "model", name, registration: slot.registration, ports, origin: &slot.origin }
+        });
+        components.extend(model);
+        let functions = self.graph.iter().filter_map(|(name, g)| {
+            let function = g.function.as_ref()?;
+            let (registration, ports) = (function.registration, Some(&function.description.ports));
+            Some(Placed { section: "graph", name, registration, ports, origin: &g.origin })
+        });
+        components.extend(functions);
+        let losses = self.loss.iter().map(|(name, l)| {
+            let (slot, ports) = (&l.slot, Some(&l.description.ports));
+            Placed { section: "loss", name, registration: slot.registration, ports, origin: &slot.origin }
+        });
+        components.extend(losses);
+        let evaluators = self.evaluate.iter().map(|(name, e)| {
+            let slot = &e.slot;
+            Placed { section: "evaluate", name, registration: slot.registration, ports: None, origin: &slot.origin }
+        });
+        components.extend(evaluators);
+        RecipeView { root: &self.root, components }
+    }
+
+    fn decode(registry: &Arc<Registry>, path: &Path, merged: Merged) -> Result<Self, Diagnostics> {
+        let Merged { sources, mut root, found, order, failed, .. } = merged;
         let loaded = found.clone();
-        let mut resolved = references::resolve(&mut root, &mut sources, known, HashSet::new(), &mut found);
-        let told = found.len();
-        let mut cx = Checker { sources: &sources, out: found };
+        let reported = found.len();
+        let mut cx = Checker { registry, sources: &sources, out: found };
         cx.top_level(&root);
         let run = cx.section::<Run>(&mut root, "run");
         let dims = cx.section::<IndexMap<String, i64>>(&mut root, "dims").unwrap_or_default();
         for (name, size) in &dims {
             if *size < 1 {
-                let place = root.get("dims").and_then(|d| d.get(name)).map(|n| n.origin.clone());
-                let d = Diagnostic::error(format!("`dims.{name}` must be at least 1, found {size}"));
-                cx.out.push(place.map_or(d.clone(), |o| d.at(&o, "a size")));
+                let place = root.place(&format!("dims.{name}"));
+                let message = format!("`dims.{name}` must be at least 1, found {size}");
+                cx.out.push(Diagnostic::error(&mtl_recipe::ids::OUT_OF_RANGE, message).at(&place, "a size"));
             }
         }
-        let mut data = IndexMap::new();
-        cx.each(&mut root, "data", |cx, name, node| {
-            if let Some(entry) = cx.data(name, node) {
-                data.insert(name.to_owned(), entry);
-            }
-        });
-        let mut later = Vec::new();
-        if !resolved.late.is_empty() {
-            // What a stream has of its own may be a size that the recipe gives, and its defaults are known now.
-            let mut known = known.clone();
-            let given = resolved.late.keys().filter_map(|p| Some((p.clone(), *dims.get(&late_size(p, &data)?)?)));
-            known.extend(given);
-            let Checker { out, .. } = cx;
-            resolved = references::resolve(&mut root, &mut sources, &known, resolved.failed, &mut later);
-            cx = Checker { sources: &sources, out };
-        }
-        let references::Resolved { late, failed } = resolved;
-        let stand_ins = cx.late(&late, &data, &root);
-        let mut model = IndexMap::new();
-        cx.each(&mut root, "model", |cx, name, node| {
-            let what = format!("model.{name}");
-            if let Some(slot) = cx.slot::<ModelSlot, dyn Block>(&Kind::MODULES, node, &what, block, &[]) {
-                cx.problems(|| slot.config.problems(), node, &what);
-                model.insert(name.to_owned(), slot);
-            }
-        });
-        let mut graph = IndexMap::new();
-        cx.each(&mut root, "graph", |cx, name, node| {
-            if let Some(entry) = cx.node(name, node) {
-                graph.insert(name.to_owned(), entry);
-            }
-        });
-        let mut loss = IndexMap::new();
-        cx.each(&mut root, "loss", |cx, name, node| {
-            let what = format!("loss.{name}");
-            let wires = wire_origins(node);
-            if let Some(slot) = cx.slot::<LossSlot, dyn Block>(&[Kind::Loss], node, &what, block, &[]) {
-                cx.problems(|| slot.config.problems(), node, &what);
-                loss.insert(name.to_owned(), LossEntry { slot, wires });
-            }
-        });
-        let mut phase = IndexMap::new();
-        cx.each(&mut root, "phase", |cx, name, node| {
-            if let Some(entry) = cx.phase(name, node) {
-                phase.insert(name.to_owned(), entry);
-            }
-        });
-        let mut evaluate = IndexMap::new();
-        cx.each(&mut root, "evaluate", |cx, name, node| {
-            let what = format!("evaluate.{name}");
-            if let Some(slot) = cx.slot::<EvaluateSlot, dyn Evaluator>(&[Kind::Evaluator], node, &what, evaluator, &[])
-            {
-                cx.problems(|| slot.config.problems(), node, &what);
-                evaluate.insert(name.to_owned(), slot);
-            }
-        });
+        let data = cx.each(&mut root, "data", Checker::data);
+        let model = cx.each(&mut root, "model", Checker::module);
+        let graph = cx.each(&mut root, "graph", Checker::node);
+        let loss = cx.each(&mut root, "loss", Checker::loss);
+        let phase = cx.each(&mut root, "phase", Checker::phase);
+        let evaluate = cx.each(&mut root, "evaluate", Checker::evaluator);
+        let hook = cx.each(&mut root, "hook", Checker::hook);
         let ema = root.get("ema").is_some().then(|| cx.section::<Ema>(&mut root, "ema")).flatten();
         let sweep = root.get("sweep").is_some().then(|| cx.section::<SweepSection>(&mut root, "sweep")).flatten();
         let Checker { out, .. } = cx;
-        // A reference that leads nowhere is told once, whatever else its text is not.
+        // A reference that leads nowhere is reported once, whatever else its text is not.
         let twice = |(i, d): &(usize, Diagnostic)| {
-            *i >= told && d.origin.as_ref().is_some_and(|origin| failed.contains(origin))
+            *i >= reported && d.origin.as_ref().is_some_and(|origin| failed.contains(origin))
         };
-        let out = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d);
-        let out: Vec<Diagnostic> = out.chain(later).collect();
+        let out: Vec<Diagnostic> = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d).collect();
         let failed = out.iter().any(|d| d.severity == Severity::Error);
         let Some(run) = run.filter(|_| !failed) else { return Err(Diagnostics { list: out, sources }) };
         let mut recipe = Self {
@@ -305,13 +319,13 @@ impl Recipe {
             loss,
             phase,
             evaluate,
+            hook,
             ema,
             sweep,
             warnings: out,
+            registry: registry.clone(),
             order,
             loaded,
-            late,
-            stand_ins,
         };
         recipe.order_phases()?;
         Ok(recipe)
@@ -322,7 +336,7 @@ impl Recipe {
         let place = self.place("run.phases");
         let mut bad = Vec::new();
         if order.is_empty() {
-            let d = Diagnostic::error("`run.phases` names no phase: nothing would be trained");
+            let d = Diagnostic::error(&ids::NO_PHASE, "`run.phases` names no phase: nothing would be trained");
             let d = d.help(format!("name some of: {}", self.phase.keys().cloned().collect::<Vec<_>>().join(", ")));
             bad.push(d.at(&place, "it is empty"));
         }
@@ -333,16 +347,16 @@ impl Recipe {
                     sorted.insert(name.clone(), entry);
                 }
                 None => {
-                    let d =
-                        Diagnostic::error(format!("`run.phases` names `{name}`, which is no phase (or named twice)"))
-                            .help(suggestion(name, self.phase.keys().map(String::as_str)));
+                    let message = format!("`run.phases` names `{name}`, which is not a phase (or is named twice)");
+                    let d = Diagnostic::error(&ids::UNKNOWN_PHASE, message);
+                    let d = d.help(suggestion(name, self.phase.keys().map(String::as_str)));
                     bad.push(d.at(&place, "here"));
                 }
             }
         }
         for (name, entry) in self.phase.iter().filter(|_| bad.is_empty()) {
-            let d = Diagnostic::warning(format!("the phase `{name}` never runs: `run.phases` does not name it"));
-            self.warnings.push(d.at(&entry.origin, "this phase"));
+            let message = format!("the phase `{name}` never runs: `run.phases` does not name it");
+            self.warnings.push(Diagnostic::warning(&ids::UNUSED_PHASE, message).at(&entry.origin, "this phase"));
         }
         self.phase = sorted;
         if bad.is_empty() { Ok(()) } else { Err(self.diagnostics(bad)) }
@@ -350,22 +364,38 @@ impl Recipe {
 }
 
 /// The sections of a recipe.
-pub const SECTIONS: &[&str] = &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "ema", "sweep"];
+pub const SECTIONS: &[&str] =
+    &["run", "dims", "data", "model", "graph", "loss", "phase", "evaluate", "hook", "ema", "sweep"];
 
-/// The name of the size that a late path means, if a data stream tells it: that of the recipe, if the stream declares it
-/// for the recipe, else the path itself.
-fn late_size(path: &str, data: &IndexMap<String, Data>) -> Option<String> {
-    let tells = |d: &Data, name: &str| d.slot.config.declares().contains(&name);
-    match path.split('.').collect::<Vec<_>>()[..] {
-        ["dims", name] => data.values().any(|d| d.slot.common.declares && tells(d, name)).then(|| name.to_owned()),
-        ["data", stream, name] => {
-            let d = data.get(stream)?;
-            match tells(d, name) {
-                true if d.slot.common.declares => Some(name.to_owned()),
-                true => Some(path.to_owned()),
-                false => (name == SAMPLES).then(|| path.to_owned()),
-            }
+#[cfg(test)]
+mod tests {
+    use mtl_component::ComponentKind;
+    use mtl_recipe::schema_of;
+
+    /// The table of kinds has to name the keys of the engine's slots, since a key that it lacks would be dropped when a
+    /// derived recipe names another component.
+    #[test]
+    fn the_table_of_kinds_names_the_keys_of_every_slot() {
+        use super::*;
+        let keys = |schema: serde_json::Value, nested: &[&str]| {
+            let own = schema["properties"].as_object().unwrap().keys().map(String::as_str);
+            let mut all: Vec<String> = own.chain(nested.iter().copied()).map(str::to_owned).collect();
+            all.sort();
+            all
+        };
+        for kind in ComponentKind::ALL {
+            let slot = match kind {
+                ComponentKind::Dataset => keys(schema_of::<DataSlot>(), &["sampler", "transforms"]),
+                ComponentKind::Module => keys(schema_of::<ModelSlot>(), &[]),
+                ComponentKind::Function => keys(schema_of::<NodeSlot>(), &[]),
+                ComponentKind::Loss => keys(schema_of::<LossSlot>(), &[]),
+                ComponentKind::Optimizer => keys(schema_of::<OptimizerSlot>(), &[]),
+                ComponentKind::Evaluator => keys(schema_of::<EvaluateSlot>(), &["metrics"]),
+                _ => keys(schema_of::<Named>(), &[]),
+            };
+            let mut table: Vec<&str> = kind.slot_keys().to_vec();
+            table.sort_unstable();
+            assert_eq!(table, slot, "{kind}");
         }
-        _ => None,
     }
 }

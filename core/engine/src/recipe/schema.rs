@@ -1,463 +1,270 @@
-//! Walks a value against the JSON schema of a configuration type.
-//!
-//! serde stops at the first error of a table. The walk finds them all, names the nearest valid key, makes
-//! paths absolute and fills in defaults, so that decoding afterwards is a formality.
+//! The JSON schema of recipes, for editors and continuous integration.
 
-use super::value::{Entry, Node, Origin, Sources, Table, Value, Whence, float_text, parse_value};
-use crate::diagnostic::{Diagnostic, suggestion};
-use schemars::{JsonSchema, generate::SchemaSettings};
-use serde_json::{Value as Json, json};
-use std::path::{Component, Path, PathBuf};
+use super::checker::{Named, component_schema};
+use super::sections::*;
+use mtl_component::{ComponentKind, Family, Registration, Registry};
+use mtl_recipe::schema::WHOLE;
+use mtl_recipe::schema_of;
+use serde_json::{Map, Value as Json, json};
 
-/// The schema of a configuration type, draft-07, as plain JSON.
-pub fn schema_of<T: JsonSchema>() -> Json {
-    let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>().to_value();
-    exact(&mut schema);
+/// Makes schemas from the components of a registry.
+struct Emitter<'r> {
+    registry: &'r Registry,
+    /// The definitions that the schema refers to.
+    definitions: Map<String, Json>,
+}
+
+/// The schema of a recipe file, draft-07, made from the registered components.
+///
+/// No key is required, since a file that extends another may hold any part of a recipe; completeness is
+/// checked after merging. A table that names a component is closed to that component's keys.
+pub fn recipe_schema(registry: &Registry) -> Json {
+    let mut emitter = Emitter { registry, definitions: Map::new() };
+    for kind in [ComponentKind::Optimizer, ComponentKind::Scheduler, ComponentKind::Metric] {
+        emitter.define(kind);
+    }
+    let module_slot = emitter.table_of("model", &registry.of_kind(ComponentKind::Module), ComponentKind::Module);
+    let data_slot = emitter.kind("data", ComponentKind::Dataset);
+    let loss = emitter.kind("loss", ComponentKind::Loss);
+    let evaluate = emitter.kind("evaluate", ComponentKind::Evaluator);
+    let hook = emitter.kind("hook", ComponentKind::Hook);
+    let node = emitter.kind("graph", ComponentKind::Function);
+    let mut phase = emitter.open(schema_of::<Phase>());
+    if let Some(p) = phase.get_mut("properties").and_then(Json::as_object_mut) {
+        p.insert("optimizer".into(), json!({ "$ref": "#/definitions/optimizer" }));
+        p.insert("scheduler".into(), json!({ "$ref": "#/definitions/scheduler" }));
+    }
+    let run = emitter.open(schema_of::<Run>());
+    let ema = emitter.open(schema_of::<Ema>());
+    let sweep = emitter.open(schema_of::<SweepSection>());
+    let table = |description: &str, of: Json| json!({ "description": description, "type": "object", "additionalProperties": of });
+    let strings =
+        |description: &str| json!({ "description": description, "type": "array", "items": { "type": "string" } });
+    let mut definitions = emitter.definitions;
+    definitions.sort_keys();
+    let mut schema = json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A recipe of mtlrun",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "extends": strings("Recipes that this one builds on, from left to right; relative to this file."),
+            "remove": strings("Dotted paths of the extended recipes that are dropped."),
+            "run": run,
+            "dims": table("Sizes shared by components.", json!({ "type": "integer", "minimum": 1, "maximum": WHOLE })),
+            "data": table("Data streams by name.", data_slot),
+            "model": table("Modules by name.", module_slot),
+            "graph": table("Nodes by name: calls of modules and applications of functions.", node),
+            "loss": table("Losses by name.", loss),
+            "phase": table("Optimisations of a step by name.", phase),
+            "evaluate": table("Evaluators by name.", evaluate),
+            "hook": table("Observers of the run by name.", hook),
+            "ema": ema,
+            "sweep": sweep,
+        },
+        "definitions": definitions,
+    });
+    referable(&mut schema);
     schema
 }
 
-/// The ranges that a format means in words only, so that validators know them, and no null, which TOML has not.
-fn exact(schema: &mut Json) {
+/// Numbers, booleans and choices may also be references; the names of components may not.
+fn referable(schema: &mut Json) {
+    const REFERENCE: &str = r"^\$\{[^}]+\}$";
     match schema {
-        Json::Array(list) => list.iter_mut().for_each(exact),
+        Json::Array(list) => list.iter_mut().for_each(referable),
         Json::Object(map) => {
-            let range = match map.get("format").and_then(Json::as_str) {
-                Some("uint8") => Some((0, i64::from(u8::MAX))),
-                Some("uint16") => Some((0, i64::from(u16::MAX))),
-                Some("uint32") => Some((0, i64::from(u32::MAX))),
-                Some("uint64" | "uint") => Some((0, WHOLE)),
-                Some("int64" | "int") => Some((-WHOLE, WHOLE)),
-                _ => None,
-            };
-            if let Some((least, most)) = range {
-                map.entry("minimum").or_insert_with(|| least.into());
-                map.entry("maximum").or_insert_with(|| most.into());
+            if let Some(choices) = map.get_mut("oneOf").and_then(Json::as_array_mut) {
+                choices.push(json!({ "type": "string", "pattern": REFERENCE }));
             }
-            if let Some(Json::Array(types)) = map.get_mut("type") {
-                types.retain(|t| t != "null");
-                if let [only] = types.as_slice() {
-                    let only = only.clone();
-                    map.insert("type".into(), only);
-                }
+            let plain = map.get("type").and_then(Json::as_str);
+            if let Some(plain @ ("integer" | "number" | "boolean")) = plain {
+                let types = json!([plain, "string"]);
+                map.insert("type".into(), types);
+                map.insert("pattern".into(), REFERENCE.into());
             }
-            if let Some(Json::Array(branches)) = map.get_mut("anyOf") {
-                branches.retain(|b| b.get("type").and_then(Json::as_str) != Some("null"));
-                if let [only] = branches.as_slice() {
-                    // Beside a reference draft-07 reads nothing else, but beside an `allOf` of it.
-                    let only = only.clone();
-                    map.shift_remove("anyOf");
-                    map.insert("allOf".into(), json!([only]));
-                }
-            }
-            if map.get("default").is_some_and(Json::is_null) {
-                map.shift_remove("default");
-            }
-            map.values_mut().for_each(exact);
+            map.values_mut().for_each(referable);
         }
         _ => {}
     }
 }
 
-/// A path in a recipe. Relative ones start from the folder of the file that says them; one given by `--set`
-/// starts from the working directory.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(transparent)]
-pub struct RecipePath(pub PathBuf);
-
-impl JsonSchema for RecipePath {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Path".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "format": "path", "minLength": 1 })
-    }
+/// The schema of a table that names a component of one family.
+pub fn family_schema(registry: &Registry, family: Family) -> Json {
+    let mut emitter = Emitter { registry, definitions: Map::new() };
+    let table = emitter.table_of(family.name, &registry.of_family(family), family.kind);
+    rooted(&format!("A {} in a recipe of mtlrun", family.name), table, emitter.definitions)
 }
 
-impl std::ops::Deref for RecipePath {
-    type Target = Path;
-    fn deref(&self) -> &Path {
-        &self.0
-    }
+/// The schema of a table that names this component.
+pub fn table_schema(registry: &Registry, registration: &Registration) -> Json {
+    let family = Family { kind: registration.kind, name: registration.family };
+    let whole = family_schema(registry, family);
+    let name = format!("{}.{}", registration.family, registration.name);
+    let table = whole.pointer(&format!("/definitions/{name}")).cloned().unwrap_or_default();
+    let definitions = whole.get("definitions").and_then(Json::as_object).cloned().unwrap_or_default();
+    rooted(&format!("The {} `{}`", registration.family, registration.name), table, definitions)
 }
 
-/// Whole numbers up to this are exact as floats; `1e5` may stand where an integer is wanted, as in JSON Schema.
-pub(crate) const WHOLE: i64 = 1 << 53;
-
-/// What the walk needs besides the schema.
-pub struct Walk<'a> {
-    /// The texts, for the folders of relative paths.
-    pub sources: &'a Sources,
-    /// Where findings go.
-    pub out: &'a mut Vec<Diagnostic>,
-    /// Keys that the table has besides those of the schema, to be suggested for a wrong one.
-    pub beside: &'a [String],
-}
-
-impl Walk<'_> {
-    /// Checks `node` against `schema`; `what` names the table for messages, such as `model.backbone (ir50)`.
-    pub fn check(&mut self, schema: &Json, node: &mut Node, what: &str) {
-        self.value(schema, schema, node, what);
-    }
-
-    fn value(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
-        let schema = resolve(root, schema);
-        if let Some(Whence::Environment { .. }) = self.sources.whence(&node.origin) {
-            read_as_wanted(root, schema, node);
-        }
-        if let Some(branches) = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array) {
-            return self.union(root, branches, node, what);
-        }
-        if let Some(valid) = schema.get("enum").and_then(Json::as_array) {
-            return self.choice(valid.iter(), node, what);
-        }
-        if let Value::Float(v) = node.value
-            && v.fract() == 0.0
-            && v.abs() <= WHOLE as f64
-            && types(schema).contains(&"integer")
-        {
-            node.value = Value::Integer(v as i64);
-        }
-        // One number has one spelling, so that equal recipes are equal.
-        if let Value::Integer(v) = node.value
-            && v.abs() <= WHOLE
-            && types(schema).contains(&"number")
-            && !types(schema).contains(&"integer")
-        {
-            node.value = Value::Float(v as f64);
-        }
-        if !self.type_fits(schema, node, what) {
-            return;
-        }
-        self.range(schema, node, what);
-        if schema.get("format").and_then(Json::as_str) == Some("path") {
-            self.absolute(node);
-        }
-        if let Some(items) = schema.get("items")
-            && let Value::Array(list) = &mut node.value
-        {
-            for (i, item) in list.iter_mut().enumerate() {
-                self.value(root, items, item, &format!("{what}[{i}]"));
-            }
-        }
-        if node.table().is_some()
-            && (schema.get("properties").is_some() || schema.get("additionalProperties").is_some())
-        {
-            self.object(root, schema, node, what);
+/// A document of its own: the schema with its title and the definitions that it refers to.
+fn rooted(title: &str, table: Json, mut definitions: Map<String, Json>) -> Json {
+    definitions.sort_keys();
+    let (mut wanted, mut new) = (Vec::new(), references(&table));
+    while let Some(name) = new.pop() {
+        if !wanted.contains(&name) {
+            new.extend(definitions.get(&name).map(references).unwrap_or_default());
+            wanted.push(name);
         }
     }
-
-    /// A union is decided by the type of the value, so that the errors are those of the branch that was meant.
-    fn union(&mut self, root: &Json, branches: &[Json], node: &mut Node, what: &str) {
-        let branches: Vec<&Json> = branches.iter().map(|b| resolve(root, b)).collect();
-        let consts: Vec<&Json> = branches.iter().flat_map(|b| names(b)).collect();
-        if !consts.is_empty() && (node.str().is_some() || consts.len() == branches.len()) {
-            let open_string = branches.iter().any(|b| names(b).is_empty() && type_matches(b, node));
-            if !open_string {
-                return self.choice(consts.into_iter(), node, what);
-            }
-        }
-        if let Some(branch) = branches.iter().find(|b| type_matches(b, node)) {
-            return self.value(root, branch, node, what);
-        }
-        let expected: Vec<String> = branches.iter().filter_map(|b| expected(b)).collect();
-        self.out.push(
-            Diagnostic::error(format!("`{what}` must be {}, found {}", expected.join(" or "), node.value.type_name()))
-                .at(&node.origin, node.value.short()),
-        );
+    definitions.retain(|name, _| wanted.contains(name));
+    let mut out = Map::new();
+    out.insert("$schema".into(), "http://json-schema.org/draft-07/schema#".into());
+    out.insert("title".into(), title.into());
+    out.extend(table.as_object().cloned().unwrap_or_default());
+    if !definitions.is_empty() {
+        out.insert("definitions".into(), definitions.into());
     }
-
-    fn choice<'j>(&mut self, valid: impl Iterator<Item = &'j Json>, node: &Node, what: &str) {
-        let valid: Vec<&str> = valid.filter_map(Json::as_str).collect();
-        if node.str().is_some_and(|s| valid.contains(&s)) {
-            return;
-        }
-        let d = match node.str() {
-            Some(found) => Diagnostic::error(format!("`{what}` does not know {found:?}"))
-                .at(&node.origin, "no such choice")
-                .help(suggestion(found, valid)),
-            None => Diagnostic::error(format!("`{what}` must be a name, found {}", node.value.type_name()))
-                .at(&node.origin, node.value.short())
-                .help(format!("valid: {}", valid.join(", "))),
-        };
-        self.out.push(d);
-    }
-
-    fn type_fits(&mut self, schema: &Json, node: &Node, what: &str) -> bool {
-        if type_matches(schema, node) {
-            return true;
-        }
-        let wanted = expected(schema).unwrap_or_else(|| "something else".into());
-        let d = Diagnostic::error(format!("`{what}` must be {wanted}, found {}", node.value.type_name()))
-            .at(&node.origin, node.value.short());
-        self.out.push(d);
-        false
-    }
-
-    fn range(&mut self, schema: &Json, node: &Node, what: &str) {
-        let number = match &node.value {
-            Value::Integer(v) => *v as f64,
-            Value::Float(v) => *v,
-            Value::Array(items) => {
-                return self.length(schema, "minItems", "maxItems", items.len(), "entries", node, what);
-            }
-            Value::String(text) => {
-                let n = text.chars().count();
-                return self.length(schema, "minLength", "maxLength", n, "characters", node, what);
-            }
-            _ => return,
-        };
-        let limit = |key: &str| schema.get(key).and_then(Json::as_f64);
-        // Beyond 2^53 the float above is not the number that was written.
-        let exact = |key: &str| schema.get(key).and_then(Json::as_i64);
-        let beyond = matches!(node.value, Value::Integer(v)
-            if exact("maximum").is_some_and(|m| v > m) || exact("minimum").is_some_and(|m| v < m));
-        let bad = beyond
-            || !number.is_finite()
-            || limit("minimum").is_some_and(|m| number < m)
-            || limit("maximum").is_some_and(|m| number > m)
-            || limit("exclusiveMinimum").is_some_and(|m| number <= m)
-            || limit("exclusiveMaximum").is_some_and(|m| number >= m);
-        if bad {
-            self.out.push(
-                Diagnostic::error(format!("`{what}` is out of range: {}", node.value.short()))
-                    .at(&node.origin, format!("must be {}", range_text(schema))),
-            );
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn length(&mut self, schema: &Json, min: &str, max: &str, n: usize, unit: &str, node: &Node, what: &str) {
-        let limit = |key: &str| schema.get(key).and_then(Json::as_u64);
-        let (min, max) = (limit(min).unwrap_or(0), limit(max).unwrap_or(u64::MAX));
-        if (n as u64) < min || n as u64 > max {
-            let wanted = if max == u64::MAX { format!("at least {min}") } else { format!("{min} to {max}") };
-            self.out.push(
-                Diagnostic::error(format!("`{what}` has {n} {unit}, expected {wanted}"))
-                    .at(&node.origin, node.value.short()),
-            );
-        }
-    }
-
-    fn absolute(&mut self, node: &mut Node) {
-        let folder = self.sources.folder(&node.origin).to_owned();
-        // A text that waits for the data is no path yet.
-        if let Value::String(text) = &mut node.value
-            && !text.contains("${")
-        {
-            *text = normalise(&folder.join(&*text)).to_string_lossy().into_owned();
-        }
-    }
-
-    fn object(&mut self, root: &Json, schema: &Json, node: &mut Node, what: &str) {
-        let origin = node.origin.clone();
-        let none = serde_json::Map::new();
-        let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&none);
-        let additional = schema.get("additionalProperties");
-        let closed = additional == Some(&Json::Bool(false));
-        let Some(table) = node.table_mut() else { return };
-        for (key, entry) in table.iter_mut() {
-            match (properties.get(key), additional) {
-                (Some(property), _) => self.value(root, property, &mut entry.node, &join(what, key)),
-                (None, Some(rest)) if rest.is_object() => self.value(root, rest, &mut entry.node, &join(what, key)),
-                (None, _) if closed => {
-                    let beside = if std::ptr::eq(root, schema) { self.beside } else { &[] };
-                    let valid = beside.iter().chain(properties.keys()).map(String::as_str);
-                    let d = Diagnostic::error(format!("`{what}` has no key `{key}`"))
-                        .at(&entry.key, "unknown key")
-                        .help(suggestion(key, valid));
-                    self.out.push(d);
-                }
-                (None, _) => {}
-            }
-        }
-        let required = schema.get("required").and_then(Json::as_array);
-        for key in required.into_iter().flatten().filter_map(Json::as_str) {
-            if !table.contains_key(key) {
-                let about = properties.get(key).and_then(description).map(|d| format!(": {d}")).unwrap_or_default();
-                self.out.push(
-                    Diagnostic::error(format!("`{what}` lacks the key `{key}`"))
-                        .incomplete()
-                        .at(&origin, format!("`{key}` must be given{about}")),
-                );
-            }
-        }
-        fill_defaults(properties, table, &origin);
-    }
-}
-
-/// Text of the environment becomes a number or a boolean where no text is wanted.
-fn read_as_wanted(root: &Json, schema: &Json, node: &mut Node) {
-    let branches = ["anyOf", "oneOf"].iter().find_map(|k| schema.get(k)).and_then(Json::as_array);
-    let wanted: Vec<&str> = match branches {
-        Some(branches) => branches.iter().flat_map(|b| types(resolve(root, b))).collect(),
-        None => types(schema),
-    };
-    if wanted.is_empty() || wanted.contains(&"string") {
-        return;
-    }
-    let read = node.str().and_then(|text| parse_value(text.trim(), node.origin.file, 0).ok()).map(|read| read.value);
-    if let Some(value @ (Value::Bool(_) | Value::Integer(_) | Value::Float(_))) = read {
-        node.value = value;
-    }
-}
-
-/// Adds what was left out, where the schema has a default; null stands for "not set" and adds nothing.
-fn fill_defaults(properties: &serde_json::Map<String, Json>, table: &mut Table, origin: &Origin) {
-    for (key, property) in properties {
-        if let Some(default) = property.get("default")
-            && !table.contains_key(key)
-            && let Some(value) = from_json(default, origin)
-        {
-            let node = Node { value, origin: origin.clone() };
-            table.insert(key.clone(), Entry { key: origin.clone(), node });
-        }
-    }
-}
-
-fn from_json(json: &Json, origin: &Origin) -> Option<Value> {
-    Some(match json {
-        Json::Null => return None,
-        Json::Bool(v) => Value::Bool(*v),
-        Json::Number(n) => match n.as_i64() {
-            Some(v) if !n.is_f64() => Value::Integer(v),
-            _ => Value::Float(n.as_f64()?),
-        },
-        Json::String(v) => Value::String(v.clone()),
-        Json::Array(items) => Value::Array(
-            items
-                .iter()
-                .filter_map(|v| from_json(v, origin))
-                .map(|value| Node { value, origin: origin.clone() })
-                .collect(),
-        ),
-        Json::Object(map) => Value::Table(
-            map.iter()
-                .filter_map(|(k, v)| {
-                    let node = Node { value: from_json(v, origin)?, origin: origin.clone() };
-                    Some((k.clone(), Entry { key: origin.clone(), node }))
-                })
-                .collect(),
-        ),
-    })
-}
-
-fn join(what: &str, key: &str) -> String {
-    if what.is_empty() { key.to_owned() } else { format!("{what}.{key}") }
-}
-
-/// Follows `$ref` and the one-element `allOf` that draft-07 needs around it.
-pub(crate) fn resolve<'j>(root: &'j Json, schema: &'j Json) -> &'j Json {
-    let mut schema = schema;
-    for _ in 0..16 {
-        if let Some(pointer) = schema.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix('#')) {
-            match root.pointer(pointer) {
-                Some(target) => schema = target,
-                None => return schema,
-            }
-        } else if let Some([only]) = schema.get("allOf").and_then(Json::as_array).map(Vec::as_slice) {
-            schema = only;
-        } else {
-            break;
-        }
-    }
+    let mut schema = out.into();
+    referable(&mut schema);
     schema
 }
 
-fn names(schema: &Json) -> Vec<&Json> {
-    match (schema.get("const"), schema.get("enum").and_then(Json::as_array)) {
-        (Some(one), _) if one.is_string() => vec![one],
-        (_, Some(list)) => list.iter().collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn types(schema: &Json) -> Vec<&str> {
-    match schema.get("type") {
-        Some(Json::String(t)) => vec![t.as_str()],
-        Some(Json::Array(list)) => list.iter().filter_map(Json::as_str).collect(),
-        _ if schema.get("const").is_some_and(Json::is_string) || schema.get("enum").is_some() => vec!["string"],
-        _ => Vec::new(),
-    }
-}
-
-fn type_matches(schema: &Json, node: &Node) -> bool {
-    let types = types(schema);
-    types.is_empty()
-        || types.iter().any(|t| {
-            matches!(
-                (*t, &node.value),
-                ("boolean", Value::Bool(_))
-                    | ("integer", Value::Integer(_) | Value::Late { .. })
-                    | ("number", Value::Integer(_) | Value::Float(_) | Value::Late { .. })
-                    | ("string", Value::String(_))
-                    | ("array", Value::Array(_))
-                    | ("object", Value::Table(_))
-            )
-        })
-}
-
-fn expected(schema: &Json) -> Option<String> {
-    let list: Vec<String> = types(schema)
-        .into_iter()
-        .filter(|t| *t != "null")
-        .map(|t| match t {
-            "boolean" => "a boolean".into(),
-            "integer" => "an integer".into(),
-            "number" => "a number".into(),
-            "string" => "a string".into(),
-            "array" => "an array".into(),
-            "object" => "a table".into(),
-            other => other.to_owned(),
-        })
-        .collect();
-    (!list.is_empty()).then(|| list.join(" or "))
-}
-
-/// The allowed range of a number in words.
-pub(crate) fn range_text(schema: &Json) -> String {
-    let limit = |key: &str| {
-        schema.get(key).and_then(Json::as_f64).map(|v| match v {
-            v if v.abs() == WHOLE as f64 => format!("{}2^53", if v < 0.0 { "-" } else { "" }),
-            v if v.fract() == 0.0 && v.abs() < 1e15 => format!("{v}"),
-            v => float_text(v),
-        })
-    };
-    let parts: Vec<String> = [
-        limit("minimum").map(|v| format!("at least {v}")),
-        limit("exclusiveMinimum").map(|v| format!("above {v}")),
-        limit("maximum").map(|v| format!("at most {v}")),
-        limit("exclusiveMaximum").map(|v| format!("below {v}")),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if parts.is_empty() { "a finite number".into() } else { parts.join(" and ") }
-}
-
-/// The first sentence of a schema's description.
-pub(crate) fn description(schema: &Json) -> Option<&str> {
-    let text = schema.get("description")?.as_str()?;
-    Some(text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.'))
-}
-
-/// Removes `.` and `..` without asking the file system: the file may not exist yet.
-pub(crate) fn normalise(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                if !matches!(out.components().next_back(), Some(Component::Normal(_))) {
-                    out.push("..");
-                } else {
-                    out.pop();
-                }
-            }
-            other => out.push(other),
+/// The definitions that a schema refers to.
+fn references(schema: &Json) -> Vec<String> {
+    match schema {
+        Json::Array(list) => list.iter().flat_map(references).collect(),
+        Json::Object(map) => {
+            let own = map.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix("#/definitions/"));
+            own.map(str::to_owned).into_iter().chain(map.values().flat_map(references)).collect()
         }
+        _ => Vec::new(),
     }
-    out
+}
+
+impl Emitter<'_> {
+    /// Defines the table of a kind under its name.
+    fn define(&mut self, kind: ComponentKind) {
+        let schema = self.kind(kind.name(), kind);
+        self.definitions.insert(kind.name().into(), schema);
+    }
+
+    /// The table of the components of a kind, with definitions that begin with `name`.
+    fn kind(&mut self, name: &str, kind: ComponentKind) -> Json {
+        let components = self.registry.of_kind(kind);
+        self.table_of(name, &components, kind)
+    }
+
+    /// The table of components of one kind: the engine's keys that go with them and the components' own.
+    fn table_of(&mut self, name: &str, components: &[&Registration], kind: ComponentKind) -> Json {
+        let array_of = |kind: ComponentKind| {
+            let reference = format!("#/definitions/{kind}");
+            json!({ "type": "array", "items": { "$ref": reference } })
+        };
+        let common = match kind {
+            ComponentKind::Dataset => {
+                self.define(ComponentKind::Sampler);
+                self.define(ComponentKind::Transform);
+                let mut common = self.keys::<DataSlot>();
+                common.insert("sampler".into(), json!({ "$ref": "#/definitions/sampler" }));
+                common.insert("transforms".into(), array_of(ComponentKind::Transform));
+                common
+            }
+            ComponentKind::Evaluator => {
+                self.define(ComponentKind::Metric);
+                let mut common = self.keys::<EvaluateSlot>();
+                let mut metrics = array_of(ComponentKind::Metric);
+                metrics["description"] = "Further metrics, computed from the cases that the evaluator measures.".into();
+                common.insert("metrics".into(), metrics);
+                common
+            }
+            ComponentKind::Module => self.keys::<ModelSlot>(),
+            ComponentKind::Loss => self.keys::<LossSlot>(),
+            ComponentKind::Optimizer => self.keys::<OptimizerSlot>(),
+            ComponentKind::Function => return self.node(name, components),
+            ComponentKind::Sampler
+            | ComponentKind::Transform
+            | ComponentKind::Scheduler
+            | ComponentKind::Metric
+            | ComponentKind::Hook => self.keys::<Named>(),
+        };
+        self.slot("component", name, components, &common)
+    }
+
+    /// A node of the graph calls a module or applies a function, and only then has keys of its own.
+    fn node(&mut self, name: &str, functions: &[&Registration]) -> Json {
+        let mut called = self.keys::<NodeSlot>();
+        let mut applied = called.clone();
+        called.shift_remove("apply");
+        let call = applied.shift_remove("call").unwrap_or_default();
+        let mut table = self.slot("apply", name, functions, &applied);
+        table["properties"]["call"] = call;
+        self.definitions.insert(
+            format!("{name}.call"),
+            json!({ "type": "object", "properties": called, "additionalProperties": false }),
+        );
+        if let Some(branches) = table.get_mut("allOf").and_then(Json::as_array_mut) {
+            branches.push(json!({
+                "if": { "required": ["call"] },
+                "then": { "$ref": format!("#/definitions/{name}.call") },
+            }));
+        }
+        table
+    }
+
+    /// The keys of a type; its own definitions move to the common ones.
+    fn keys<C: schemars::JsonSchema>(&mut self) -> Map<String, Json> {
+        let schema = self.open(schema_of::<C>());
+        schema.get("properties").and_then(Json::as_object).cloned().unwrap_or_default()
+    }
+
+    /// A type's schema without its requirements; its own definitions move to the common ones.
+    fn open(&mut self, mut schema: Json) -> Json {
+        if let Some(map) = schema.as_object_mut() {
+            map.remove("$schema");
+            map.remove("title");
+            map.remove("required");
+            if let Some(Json::Object(own)) = map.remove("definitions") {
+                self.definitions.extend(own);
+            }
+        }
+        schema
+    }
+
+    /// A table that names one of several components under `key`: the union of their keys for completion, and for each
+    /// component its exact, closed schema.
+    fn slot(&mut self, key: &str, name: &str, components: &[&Registration], common: &Map<String, Json>) -> Json {
+        let mut union = common.clone();
+        let mut branches = Vec::new();
+        for r in components {
+            let schema = self.open(component_schema(r, &[], &[]));
+            let own = schema.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
+            for (own_key, value) in &own {
+                let description = value.get("description").and_then(Json::as_str).unwrap_or_default();
+                union
+                    .entry(own_key.clone())
+                    .or_insert_with(|| json!({ "description": format!("({}) {description}", r.name) }));
+            }
+            let mut properties = common.clone();
+            properties.insert(key.into(), json!({ "const": r.name }));
+            properties.extend(own);
+            let definition = format!("{name}.{}", r.name);
+            branches.push(json!({
+                "if": { "properties": { key: { "const": r.name } }, "required": [key] },
+                "then": { "$ref": format!("#/definitions/{definition}") },
+            }));
+            self.definitions.insert(
+                definition,
+                json!({
+                    "description": schema.get("description").cloned().unwrap_or_default(),
+                    "type": "object",
+                    "properties": properties,
+                    "additionalProperties": false,
+                }),
+            );
+        }
+        let names: Vec<&str> = components.iter().map(|r| r.name).collect();
+        let about = union.get(key).and_then(|k| k.get("description")).cloned().unwrap_or_default();
+        union.insert(key.into(), json!({ "description": about, "type": "string", "enum": names }));
+        json!({ "type": "object", "properties": union, "additionalProperties": false, "allOf": branches })
+    }
 }

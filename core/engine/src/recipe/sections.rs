@@ -1,7 +1,8 @@
 //! The sections of a recipe that the engine itself defines.
 
-use super::schema::RecipePath;
 use indexmap::IndexMap;
+use mtl_recipe::RecipePath;
+use mtl_recipe::schema::NameOrPath;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ pub struct Run {
     pub seed: i64,
     /// The phases of a step, in order; without it all phases in the order of their declaration.
     #[serde(default)]
-    #[schemars(example = ["critic", "generator"])]
+    #[schemars(example = serde_json::json!(["critic", "generator"]))]
     pub phases: Option<Vec<String>>,
     /// Precision of modules that ask for `amp`, or of everything for float64.
     #[serde(default)]
@@ -141,13 +142,11 @@ pub struct Checkpoint {
     /// The metric of evaluation whose best state is kept, as `evaluator.metric`.
     #[schemars(example = "verification.accuracy")]
     pub best: Option<String>,
-    /// Whether a larger metric is better.
-    pub best_is_max: bool,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { every: 1000, keep_last: 2, keep_every: 0, best: None, best_is_max: true }
+        Self { every: 1000, keep_last: 2, keep_every: 0, best: None }
     }
 }
 
@@ -160,11 +159,11 @@ pub struct DataSlot {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: i64,
     /// Threads that load and transform.
-    #[serde(default = "two")]
+    #[serde(default = "workers")]
     #[schemars(range(min = 1, max = 256))]
     pub workers: u32,
     /// Batches prepared ahead.
-    #[serde(default = "four")]
+    #[serde(default = "prefetch")]
     #[schemars(range(min = 1, max = 1024))]
     pub prefetch: u32,
     /// Its sizes, such as the number of identities, hold for the recipe; without it they are its own affair, and
@@ -173,10 +172,10 @@ pub struct DataSlot {
     pub declares: bool,
 }
 
-fn two() -> u32 {
+fn workers() -> u32 {
     2
 }
-fn four() -> u32 {
+fn prefetch() -> u32 {
     4
 }
 
@@ -213,10 +212,10 @@ pub struct Weights {
     #[serde(default)]
     #[schemars(example = "backbone.")]
     pub prefix: Option<String>,
-    /// A change of names: `mtlface`, or a TOML file (relative to the working directory) of "from" = "to" lines.
+    /// A change of names: a registered table, such as `mtlface`, or a TOML file of "from" = "to" lines.
     #[serde(default)]
     #[schemars(example = &"mtlface")]
-    pub rename: Option<String>,
+    pub rename: Option<NameOrPath>,
     /// Every weight of the module must be there; without it those that are missing stay as they are drawn.
     #[serde(default = "yes")]
     pub strict: bool,
@@ -234,7 +233,7 @@ pub enum Mode {
 
 /// The keys of `graph.NAME` besides those of a function.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-pub struct GraphNode {
+pub struct NodeSlot {
     /// The module to call.
     #[serde(default)]
     #[schemars(example = &"backbone")]
@@ -304,10 +303,10 @@ fn one() -> f64 {
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     /// The losses whose weighted sum is minimized.
-    #[schemars(length(min = 1), example = ["identity", "age"])]
+    #[schemars(length(min = 1), example = serde_json::json!(["identity", "age"]))]
     pub minimize: Vec<String>,
     /// The modules that are updated.
-    #[schemars(length(min = 1), example = ["backbone", "embed", "identity"])]
+    #[schemars(length(min = 1), example = serde_json::json!(["backbone", "embed", "identity"]))]
     pub update: Vec<String>,
     /// The optimizer, with its settings.
     #[schemars(example = serde_json::json!({ "component": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4 }))]
@@ -352,7 +351,7 @@ pub enum ScaledDecay {
     /// To the true gradient.
     #[default]
     AfterUnscaling,
-    /// To the scaled gradient, so that it shrinks by the scale, as MTLFace's released code does under AMP.
+    /// To the scaled gradient, so that unscaling shrinks it by the scale, as some released training code does.
     BeforeUnscaling,
 }
 

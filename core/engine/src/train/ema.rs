@@ -1,9 +1,9 @@
 //! Moving averages of weights.
 
-use crate::graph::Model;
+use crate::model::Model;
 use crate::recipe::Ema;
-use anyhow::{Context, Result};
 use indexmap::IndexMap;
+use mtl_recipe::{Context, Result};
 use tch::Tensor;
 
 /// Averages of the parameters of some modules; buffers are copied, since running statistics are averages already.
@@ -36,7 +36,7 @@ impl Averages {
                 tch::no_grad(|| average.shallow_clone().f_copy_(tensor))?;
             }
         }
-        mtl_torch::lerp(&averages, &params, 1.0 - decay)
+        Ok(mtl_torch::lerp(&averages, &params, 1.0 - decay)?)
     }
 
     /// Starts again from the present weights.
@@ -87,7 +87,7 @@ fn copy(tensor: &Tensor) -> Result<Tensor> {
 
 fn entries<'m>(config: &'m Ema, model: &'m Model) -> impl Iterator<Item = (String, &'m Tensor, bool)> {
     model.modules.iter().filter(|m| config.modules.contains(&m.name)).flat_map(|m| {
-        m.store.iter().map(move |(name, e)| {
+        m.parameters.iter().map(move |(name, e)| {
             let floating = matches!(e.tensor.kind(), tch::Kind::Float | tch::Kind::Double);
             (format!("{}.{name}", m.name), &e.tensor, e.role.is_some() && floating)
         })

@@ -1,18 +1,16 @@
-//! Training: optimizers, schedulers, loss scaling, the step and the run.
+//! Training: the step, loss scaling, moving averages, and the run around the steps with its observers.
 
 mod ema;
-mod optimizers;
-mod rules;
+mod observers;
+mod phase;
 mod run;
 mod scaler;
-mod schedulers;
 mod signals;
 mod step;
 
 pub use ema::Averages;
-pub use optimizers::{Optimizer, OptimizerConfig, Update};
+pub use observers::{Ending, Event, Observer};
 pub use run::{TrainOptions, train};
 pub use scaler::Scaler;
-pub use schedulers::Scheduler;
 pub use signals::Signals;
-pub use step::{Captured, LossValue, Trainer, weight_kind};
+pub use step::{Captured, LossValue, Trainer};

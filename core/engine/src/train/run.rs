@@ -1,26 +1,23 @@
-//! A whole run: data, steps, evaluation, logs and checkpoints.
+//! A whole run: data, steps, evaluation, checkpoints, and the observers around them.
 
+use super::observers::{BestTracker, Ending, Event, Observer, Observers, open_hooks};
 use super::{Signals, Trainer};
-use crate::checkpoint::{self, Best, Retention, Snapshot, State, Writer, copies, shared};
-use crate::data::{Batch, Dataset, Loader, Plan};
-use crate::evaluate::Measure;
-use crate::files::write_atomically;
-use crate::graph::drawing::draw;
-use crate::graph::{Feed, Graph, Model};
-use crate::log::pictures::{drawing, hparams, sheet};
-use crate::log::tensorboard::TensorBoard;
-use crate::log::{MetricsFile, Progress};
-use crate::mistake;
-use crate::recipe::{EvaluateSlot, Recipe, Slot};
-use crate::runs::{self, Existing};
-use crate::session;
-use crate::weights::{load_declared, load_into};
-use crate::{evaluate::Evaluator, recipe::to_toml};
-use anyhow::{Context, Result, bail};
+use crate::checkpoint::{self, Best, Retention, Saved, Snapshot, State, Writer, copies, shared};
+use crate::data::{self, Batch, BatchOrder, Loader, OpenedData};
+use crate::device;
+use crate::graph::Graph;
+use crate::inference::{Evaluators, Judges, ModelInference};
+use crate::initial_weights::{load_initial, pin};
+use crate::model::{Feed, Model};
+use crate::recipe::{EvaluateEntry, Recipe};
+use crate::runs::{Existing, RunFolder, environment};
+use crate::weights::{load_into, write};
 use indexmap::IndexMap;
+use mtl_component::{Report, Result, RunInfo, World, bail, mistake};
+use mtl_recipe::Context;
+use mtl_recipe::files::write_atomically;
 use serde_json::json;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tch::Tensor;
@@ -34,103 +31,96 @@ pub struct TrainOptions {
     pub existing: Existing,
     /// Resume although the recipe has changed.
     pub allow_recipe_change: bool,
-    /// No progress.
-    pub quiet: bool,
     /// The overrides as given, for the record.
     pub overrides: Vec<String>,
 }
 
-/// Trains a recipe; the exit code is 130 or 143 when a signal asked to stop.
-pub fn train(mut recipe: Recipe, options: &TrainOptions) -> Result<u8> {
+/// Trains a recipe, whose checked graph is given; the exit code is 130 or 143 when a signal asked to stop.
+///
+/// # Errors
+/// What the user can mend is found before the first step, where that is possible. An error in a later step leaves the
+/// state before it saved.
+pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Vec<Box<dyn Observer>>) -> Result<u8> {
     let signals = Signals::listen()?;
-    let mut graph = Graph::new(&mut recipe)?;
-    // A run that goes on does not need them any more.
-    let pinned = session::pin_weights(&mut recipe);
-    if options.existing != Existing::Resume {
-        pinned?;
-    }
-    let opened = if recipe.waiting() > 0 { Some(session::open(&mut recipe, &mut graph)?) } else { None };
-    let declared: Vec<_> =
-        recipe.model.iter().filter_map(|(name, slot)| slot.common.weights.clone().map(|w| (name.clone(), w))).collect();
-    let warnings = std::mem::take(&mut recipe.warnings);
-    if !options.quiet && !warnings.is_empty() {
-        eprint!("{}", recipe.diagnostics(warnings).render(std::io::stderr().is_terminal()));
-    }
-    let evaluators = session::evaluators(&mut recipe)?;
-    session::configure(&recipe)?;
-    let placement = session::placement(&recipe)?;
-    let (data, dims) = match opened {
-        Some(opened) => opened,
-        None => session::open(&mut recipe, &mut graph)?,
-    };
-    let plans = session::plans(&recipe, &data)?;
     let resume = options.existing == Existing::Resume;
-    let folder = runs::folder(options.out.as_deref(), &recipe.name(), options.existing)?;
+    let recipe = match pin(&recipe) {
+        Ok(pinned) => pinned.unwrap_or(recipe),
+        // A run that goes on does not need the weights any more that it started from.
+        Err(_) if resume => recipe,
+        Err(e) => return Err(e),
+    };
+    let evaluators = Evaluators::open(&recipe)?;
+    device::configure(&recipe)?;
+    let context = device::context(&recipe)?;
+    let data = data::open(&recipe)?;
+    let graph = graph.resolved(&data.dims);
+    let orders = data::orders(&recipe, &data, context.world)?;
+    let folder = RunFolder::choose(options.out.as_deref(), &recipe.name(), options.existing)?;
     let saved = if resume { resumable(&folder, &recipe, options)? } else { None };
-    let model = Model::build(&recipe, graph, placement)?;
+    let model = Model::build(&recipe, graph, context)?;
     if saved.is_none() {
-        load_declared(&model, &declared, &mut |line| {
-            if !options.quiet {
-                eprintln!("{line}");
-            }
-        })?;
+        load_initial(&recipe, &model)?;
     }
-    let _lock = runs::prepare(&folder, options.existing)?;
-    let mut run = Run::start(recipe, model, evaluators, plans, &data, dims, folder, saved, options)?;
+    let _lock = folder.prepare(options.existing)?;
+    let mut run = Run::start(&recipe, model, evaluators, &orders, &data, folder, saved, options, observers)?;
     let result = run.steps(&signals);
     run.close(result)
 }
 
 /// The newest whole checkpoint; none if the run was stopped before its first one, and starts again.
-fn resumable(folder: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<Option<checkpoint::Saved>> {
-    let changes = runs::compare(folder, recipe, options.allow_recipe_change)?;
-    if !changes.is_empty() && !options.quiet {
-        eprintln!("note: changed since the run was started:\n{}", changes.join("\n"));
+fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Result<Option<Saved>> {
+    let changes = folder.allow(recipe, options.allow_recipe_change)?;
+    if !changes.is_empty() {
+        let lines: Vec<String> = changes.iter().map(|change| format!("  {change}")).collect();
+        tracing::info!("changed since the run was started:\n{}", lines.join("\n"));
     }
-    if changes.iter().any(|c| c.trim_start().starts_with("run.steps")) {
+    if changes.iter().any(|change| change.path == "run.steps") {
         for (name, phase) in &recipe.phase {
-            if phase.scheduler.as_ref().is_some_and(|s| s.depends_on_length()) {
-                eprintln!("warning: the learning rate of the phase `{name}` depends on run.steps, which has changed");
+            let Some(slot) = &phase.scheduler else { continue };
+            if slot.registration.called("describe", slot.config.describe(recipe.run.steps))?.depends_on_length {
+                tracing::warn!("the learning rate of the phase `{name}` depends on run.steps, which has changed");
             }
         }
     }
-    let all = checkpoint::list(&folder.join("checkpoints"));
+    let all = checkpoint::list(&folder.checkpoints());
     if all.is_empty() {
-        if !options.quiet {
-            eprintln!("note: {} has no checkpoint yet: the run starts again", folder.display());
-        }
+        tracing::info!("{} has no checkpoint yet: the run starts again", folder.path().display());
         return Ok(None);
     }
     let mut first = None;
     for (_, path) in all.iter().rev() {
         match checkpoint::read(path) {
             Ok(saved) => {
+                saved.state.resumable()?;
                 if let Some(e) = &first {
-                    eprintln!("warning: {e:#}\nwarning: going on from {}", path.display());
+                    tracing::warn!("{e:#}");
+                    tracing::warn!("going on from {}", path.display());
                 }
                 return Ok(Some(saved));
             }
             Err(e) => first = first.or(Some(e)),
         }
     }
-    Err(first.unwrap_or_else(|| anyhow::anyhow!("no checkpoint")))
+    match first {
+        Some(e) => Err(e),
+        None => Ok(None),
+    }
 }
 
+/// Writes the record of the run, and what its data keeps beside the weights.
 fn record(
-    folder: &Path,
+    folder: &RunFolder,
     recipe: &Recipe,
     options: &TrainOptions,
-    data: &IndexMap<String, Arc<dyn Dataset>>,
-    dims: &IndexMap<String, i64>,
+    data: &OpenedData,
     resumed: Option<u64>,
 ) -> Result<()> {
-    let mut run = runs::environment(recipe, &options.overrides);
-    let previous: Option<serde_json::Value> =
-        std::fs::read(folder.join("run.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
-    run["dims"] = json!(dims);
-    run["data"] = data
-        .iter()
-        .map(|(name, d)| (name.clone(), json!({ "samples": d.len(), "fingerprint": d.fingerprint() })))
+    let mut run = environment(recipe, &options.overrides);
+    let previous = folder.record().ok();
+    let streams = data.streams.iter();
+    run["dims"] = json!(data.dims);
+    run["data"] = streams
+        .map(|(name, d)| (name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint })))
         .collect::<serde_json::Map<_, _>>()
         .into();
     if let (Some(step), Some(mut previous)) = (resumed, previous) {
@@ -149,108 +139,119 @@ fn record(
         previous["resumed"] = resumes.into();
         run = previous;
     }
-    runs::record(folder, recipe, &run)?;
-    for (name, dataset) in data {
-        for (file, value) in dataset.records() {
-            let file = if data.len() == 1 { file.to_owned() } else { format!("{name}.{file}") };
-            write_atomically(&folder.join(file), &serde_json::to_vec_pretty(&value)?)?;
+    folder.write_record(recipe, &run)?;
+    for (name, dataset) in &data.streams {
+        for (file, value) in &dataset.records {
+            let file = if data.streams.len() == 1 { (*file).to_owned() } else { format!("{name}.{file}") };
+            write_atomically(&folder.path().join(file), &serde_json::to_vec_pretty(value)?)?;
         }
     }
     Ok(())
 }
 
-struct Run {
-    recipe: Recipe,
-    trainer: Trainer,
-    evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
+/// The batch of a stream that a run goes on with.
+fn first_batch(name: &str, order: &BatchOrder, state: &State) -> Result<u64> {
+    let (samples, batch) = (state.samples.get(name).copied().unwrap_or(0), order.global_batch());
+    if !samples.is_multiple_of(batch) {
+        mistake!(
+            "the run has drawn {samples} samples of `data.{name}`, which are not whole batches of {batch}: go on with \
+             a batch size that divides {samples}"
+        );
+    }
+    Ok(samples / batch)
+}
+
+/// Puts a saved state into a trainer.
+fn restore(trainer: &mut Trainer<'_>, saved: &Saved) -> Result<()> {
+    let report = load_into(trainer.model.tensors(), &saved.weights)?;
+    if !report.missing.is_empty() {
+        mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
+    }
+    trainer.load_state(&saved.optimizer)?;
+    if let Some(averages) = &mut trainer.averages {
+        averages.restart(&trainer.model)?;
+        for (name, tensor) in &saved.averages {
+            averages.load(name, tensor)?;
+        }
+    }
+    Ok(())
+}
+
+/// A run at work.
+struct Run<'r> {
+    recipe: &'r Recipe,
+    trainer: Trainer<'r>,
+    evaluators: Evaluators<'r>,
+    judges: Judges,
     loaders: Vec<Loader>,
+    /// The samples that all processes together draw from each stream for a batch.
+    batches: Vec<u64>,
     state: State,
-    folder: PathBuf,
+    folder: RunFolder,
     writer: Writer,
-    metrics: MetricsFile,
-    board: TensorBoard,
-    progress: Progress,
-    best: Option<Best>,
+    observers: Observers,
+    best: Option<BestTracker>,
     saved_at: Option<u64>,
     /// When and at which step the newest numbers were logged.
     logged: (Instant, u64),
 }
 
-impl Run {
+impl<'r> Run<'r> {
     #[allow(clippy::too_many_arguments)]
     fn start(
-        mut recipe: Recipe,
+        recipe: &'r Recipe,
         model: Model,
-        evaluators: IndexMap<String, Slot<EvaluateSlot, dyn Evaluator>>,
-        plans: IndexMap<String, Arc<Plan>>,
-        data: &IndexMap<String, Arc<dyn Dataset>>,
-        dims: IndexMap<String, i64>,
-        folder: PathBuf,
-        saved: Option<checkpoint::Saved>,
+        evaluators: Evaluators<'r>,
+        orders: &IndexMap<String, Arc<BatchOrder>>,
+        data: &OpenedData,
+        folder: RunFolder,
+        saved: Option<Saved>,
         options: &TrainOptions,
+        observers: Vec<Box<dyn Observer>>,
     ) -> Result<Self> {
-        let mut trainer = Trainer::new(&mut recipe, model)?;
-        let mut state = State { dims, ..State::default() };
+        let mut trainer = Trainer::new(recipe, model)?;
+        let world = trainer.model.context().world;
+        let mut state = State::new(data.dims.clone());
         if let Some(saved) = &saved {
-            let report = load_into(trainer.model.tensors(), &saved.weights)?;
-            if !report.missing.is_empty() {
-                mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
-            }
-            trainer.load_state(&saved.optimizer)?;
-            if let Some(averages) = &mut trainer.averages {
-                averages.restart(&trainer.model)?;
-                for (name, tensor) in &saved.averages {
-                    averages.load(name, tensor)?;
-                }
-            }
+            restore(&mut trainer, saved)?;
             state = State { dims: state.dims, ..saved.state.clone() };
         }
-        record(&folder, &recipe, options, data, &state.dims, saved.as_ref().map(|s| s.state.step))?;
         let mut loaders = Vec::new();
-        for (name, plan) in &plans {
+        for (name, order) in orders {
             let slot = &recipe.data[name.as_str()].slot.common;
-            let first = state.batches.get(name).copied().unwrap_or(0);
-            loaders.push(Loader::start(plan.clone(), slot.workers as usize, slot.prefetch as usize, first)?);
+            let first = first_batch(name, order, &state)?;
+            loaders.push(Loader::start(order.clone(), slot.workers as usize, slot.prefetch as usize, first)?);
+        }
+        let batches = orders.values().map(|order| order.global_batch()).collect();
+        let (step, total) = (state.step, recipe.run.steps);
+        let info = RunInfo { folder: folder.path(), step, total, world };
+        let hooks = open_hooks(recipe, &info)?;
+        if world.leads() {
+            record(&folder, recipe, options, data, saved.as_ref().map(|s| s.state.step))?;
         }
         let c = &recipe.run.checkpoint;
         let retention = Retention { last: c.keep_last as usize, every: c.keep_every };
-        let checkpoints = folder.join("checkpoints");
-        let best = saved.as_ref().and_then(|_| checkpoint::best(&checkpoints));
-        let best = best.filter(|b| Some(&b.metric) == c.best.as_ref());
-        let writer = Writer::start(checkpoints, retention)?;
-        let metrics = MetricsFile::open(&folder.join("metrics.jsonl"), state.step)?;
-        let board = TensorBoard::create(&folder.join("tb"), saved.as_ref().map(|s| s.state.step as i64 + 1))?;
-        if saved.is_none() {
-            board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
-            board.graph(&drawing(&trainer.model.graph))?;
-            let path = folder.join("graph.svg");
-            write_atomically(&path, draw(&recipe, &trainer.model.graph, &path)?.as_bytes())?;
-            let watched: Vec<String> =
-                recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
-            board.hparams(&hparams(&recipe), &watched)?;
-        }
-        let first_step = state.step;
-        let progress = Progress::new(recipe.run.steps, state.step, options.quiet);
-        progress.line(&format!(
-            "run folder {}   look at it: tensorboard --logdir {}",
-            folder.display(),
-            folder.join("tb").display()
-        ));
-        Ok(Self {
+        let best = saved.as_ref().and_then(|_| checkpoint::best(&folder.checkpoints()));
+        let writer = Writer::start(folder.checkpoints(), retention)?;
+        let mut run = Self {
             recipe,
-            trainer,
             evaluators,
+            judges: Judges::default(),
             loaders,
+            batches,
             state,
-            folder,
             writer,
-            metrics,
-            board,
-            progress,
-            best,
-            logged: (Instant::now(), first_step),
+            observers: observe(recipe, &trainer.model.graph, &folder, step, world),
+            best: BestTracker::new(recipe, best),
+            logged: (Instant::now(), step),
             saved_at: saved.map(|s| s.state.step),
-        })
+            trainer,
+            folder,
+        };
+        run.observers.extend(observers);
+        run.observers.extend(hooks);
+        run.observers.tell(&Event::Started { recipe, folder: &run.folder, step });
+        Ok(run)
     }
 
     fn steps(&mut self, signals: &Signals) -> Result<u8> {
@@ -262,35 +263,23 @@ impl Run {
             let feed = self.batches(step);
             let feed = self.saving(feed)?;
             self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
-            self.images(&feed, step)?;
-            drop(feed);
             self.state.step = step;
-            self.progress.step(step);
+            self.observers.tell(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
+            drop(feed);
             if log {
                 self.log(step)?;
             }
-            self.histograms(step)?;
-            let due: Vec<String> = self
-                .evaluators
-                .iter()
-                .filter(|(_, e)| step == total || (e.common.every > 0 && step.is_multiple_of(e.common.every)))
-                .map(|(name, _)| name.clone())
-                .collect();
-            if !due.is_empty() {
-                let evaluated = self.evaluate(&due, step);
-                self.saving(evaluated)?;
-            }
-            let every = self.recipe.run.checkpoint.every;
+            let evaluated = self.evaluate(step);
+            self.saving(evaluated)?;
+            let best = self.best.as_mut().and_then(BestTracker::found);
             let stop = signals.asked();
-            let better = self.improved(&due, step);
-            if step == total || stop.is_some() || better.is_some() || (every > 0 && step.is_multiple_of(every)) {
-                self.save(better, step == total || stop.is_some())?;
+            let last = step == total || stop.is_some();
+            if last || best.is_some() || is_due(self.recipe.run.checkpoint.every, step) {
+                self.save(best, last)?;
             }
             self.writer.check()?;
             // A signal in the last step finds the run done.
             if let Some(code) = stop.filter(|_| step < total) {
-                self.progress
-                    .line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
                 return Ok(code);
             }
         }
@@ -308,39 +297,33 @@ impl Run {
 
     fn batches(&mut self, step: u64) -> Result<Feed> {
         let wanted = self.trainer.batches(step);
-        let placement = self.trainer.model.placement();
+        let context = self.trainer.model.context();
         let mut feed = Vec::new();
-        let (mut skipped, mut read) = (self.state.skipped, self.state.batches.clone());
+        let (mut skipped, mut samples) = (self.state.skipped, self.state.samples.clone());
         for (stream, n) in wanted.into_iter().enumerate() {
             let mut batches: Vec<Batch> = Vec::new();
             for _ in 0..n {
-                batches.push(self.loaders[stream].next_batch()?.to(placement.kind, placement.device)?);
+                batches.push(self.loaders[stream].next_batch()?.to(context.kind, context.device)?);
             }
             skipped += batches.iter().map(|b| b.skipped).sum::<u64>();
-            let name = &self.trainer.model.graph.streams[stream].name;
-            *read.entry(name.clone()).or_default() += n as u64;
+            let name = &self.trainer.model.graph.streams()[stream].name;
+            *samples.entry(name.clone()).or_default() += n as u64 * self.batches[stream];
             feed.push(batches);
         }
-        (self.state.skipped, self.state.batches) = (skipped, read);
+        (self.state.skipped, self.state.samples) = (skipped, samples);
         Ok(feed)
     }
 
+    /// Reads the numbers of a step and tells the observers.
     fn log(&mut self, step: u64) -> Result<()> {
+        let world = self.trainer.model.context().world;
         let mut numbers: Vec<(String, f64)> = Vec::new();
         let mut total = 0.0;
         for loss in self.trainer.losses() {
-            let value = loss.value.f_double_value(&[])?;
+            let value = world.mean(&loss.value)?.f_double_value(&[])?;
             total += loss.weight * value;
             numbers.push((format!("loss/{}", loss.name), value));
         }
-        let moving = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
-        let weights: Vec<(String, f64)> = self
-            .trainer
-            .losses()
-            .iter()
-            .filter(|l| moving(&l.name))
-            .map(|l| (format!("weight/{}", l.name), l.weight))
-            .collect();
         numbers.push(("loss/total".into(), total));
         if let Some((name, value)) = numbers.iter().find(|(_, v)| !v.is_finite()) {
             bail!(
@@ -349,182 +332,118 @@ impl Run {
             );
         }
         // Reading these waits for the device.
-        let phases = self.trainer.phase_numbers()?;
-        let rates = phases.iter().filter(|(n, _)| n.starts_with("lr/")).cloned();
-        let shown: Vec<(String, f64)> = numbers
-            .iter()
-            .map(|(n, v)| (n.trim_start_matches("loss/").to_owned(), *v))
-            .chain(rates.map(|(n, v)| {
-                (if self.recipe.run.phases.as_ref().is_none_or(|p| p.len() < 2) { "lr".to_owned() } else { n }, v)
-            }))
-            .collect();
-        numbers.extend(phases);
-        numbers.extend(weights);
+        numbers.extend(self.trainer.phase_numbers()?);
+        let rises = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
+        let rising = self.trainer.losses().iter().filter(|l| rises(&l.name));
+        numbers.extend(rising.map(|l| (format!("weight/{}", l.name), l.weight)));
         if self.state.skipped > 0 {
             numbers.push(("data/skipped".into(), self.state.skipped as f64));
         }
-        self.metrics.write(step, "train", &numbers)?;
         let (since, steps) = (self.logged.0.elapsed().as_secs_f64(), (step - self.logged.1).max(1) as f64);
         self.logged = (Instant::now(), step);
-        numbers.push(("time/seconds_per_step".into(), since / steps));
-        self.metrics.write(step, "time", &numbers[numbers.len() - 1..])?;
-        for (name, value) in &numbers {
-            self.board.scalar(name, *value, step as i64)?;
-        }
-        self.progress.numbers(step, &shown);
+        self.observers.tell(&Event::Logged { step, numbers: &numbers, seconds_per_step: since / steps });
         Ok(())
     }
 
-    fn images(&self, feed: &Feed, step: u64) -> Result<()> {
-        let every = self.recipe.run.images_every;
-        let due = step == 1 || (every > 0 && step.is_multiple_of(every));
-        if !due {
+    /// Measures with the evaluators that are due, and tells the observers.
+    fn evaluate(&mut self, step: u64) -> Result<()> {
+        let last = step == self.recipe.run.steps;
+        let due = self.evaluators.entries().filter(|(_, entry)| last || is_due(entry.slot.common.every, step));
+        let due: Vec<(&str, &EvaluateEntry)> = due.collect();
+        if due.is_empty() {
             return Ok(());
         }
-        for (stream, batches) in self.trainer.model.graph.streams.iter().zip(feed) {
-            for (port, tensor) in stream.ports.outputs.iter().zip(batches.iter().flat_map(|b| &b.tensors)) {
-                if tensor.dim() == 4 && tensor.size()[1] == 3 {
-                    self.board.image(
-                        &format!("{}/{}", stream.name, port.name),
-                        &sheet(&tensor.f_narrow(0, 0, tensor.size()[0].min(16))?, 8)?,
-                        step as i64,
-                    )?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn histograms(&self, step: u64) -> Result<()> {
-        let every = self.recipe.run.histogram_every;
-        if every == 0 || !step.is_multiple_of(every) {
-            return Ok(());
-        }
-        for (name, tensor) in self.trainer.model.tensors() {
-            if tensor.dim() > 0 && tensor.kind() != tch::Kind::Int64 {
-                let flat =
-                    tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_reshape([-1])?;
-                self.board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step as i64)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluate(&mut self, due: &[String], step: u64) -> Result<()> {
         let averages = self.trainer.averages.as_ref().filter(|a| a.evaluates());
         if let Some(averages) = averages {
             averages.swap(&self.trainer.model)?;
         }
-        let measured = self.measure(due, step);
+        let measured = self.measure(&due, step);
         if let Some(averages) = averages {
             averages.swap(&self.trainer.model)?;
         }
-        for (name, report) in measured? {
-            for (picture, image) in &report.pictures {
-                self.board.image(&format!("eval/{name}/{picture}"), image, step as i64)?;
-            }
-            for path in report.write(&self.folder, &name, step)? {
-                self.progress.line(&format!("step {step}  {name}: {}", path.display()));
-            }
-            if report.metrics.is_empty() {
-                continue;
-            }
-            let numbers: Vec<(String, f64)> =
-                report.metrics.iter().map(|(m, v)| (format!("eval/{name}/{m}"), *v)).collect();
-            self.metrics.write(step, "eval", &numbers)?;
-            for (tag, value) in &numbers {
-                self.board.scalar(tag, *value, step as i64)?;
-            }
-            let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
-            self.progress.line(&format!("step {step}  {name}: {}", text.join("  ")));
+        for ((evaluator, entry), report) in due.into_iter().zip(&measured?) {
             for (metric, value) in &report.metrics {
-                self.state.metrics.insert(format!("{name}.{metric}"), *value);
+                self.state.metrics.insert(format!("{evaluator}.{metric}"), *value);
             }
+            let event = Event::Evaluated { step, evaluator, entry, report };
+            if let Some(best) = &mut self.best {
+                best.on(&event);
+            }
+            self.observers.tell(&event);
         }
         Ok(())
     }
 
-    fn measure(&self, due: &[String], step: u64) -> Result<Vec<(String, crate::evaluate::Report)>> {
-        let measure = Measure::new(&self.trainer.model, &self.recipe, session::threads(&self.recipe))?;
-        due.iter()
-            .map(|name| {
-                let report = self.evaluators[name.as_str()]
-                    .config
-                    .evaluate(&measure)
-                    .with_context(|| format!("in `evaluate.{name}` at step {step}"))?;
-                Ok((name.clone(), report))
-            })
-            .collect()
-    }
-
-    /// The new best, if the metric that decides was measured in this step and is better than before.
-    fn improved(&self, due: &[String], step: u64) -> Option<Best> {
-        let metric = self.recipe.run.checkpoint.best.as_ref()?;
-        let (evaluator, _) = metric.split_once('.')?;
-        if !due.iter().any(|d| d == evaluator) {
-            return None;
-        }
-        let value = *self.state.metrics.get(metric).filter(|v| v.is_finite())?;
-        let better = self
-            .best
-            .as_ref()
-            .is_none_or(|b| if self.recipe.run.checkpoint.best_is_max { value > b.value } else { value < b.value });
-        better.then(|| Best { step, metric: metric.clone(), value })
+    fn measure(&self, due: &[(&str, &EvaluateEntry)], step: u64) -> Result<Vec<Report>> {
+        let model = ModelInference::new(&self.trainer.model, self.recipe, &self.judges)?;
+        let measure = |(name, _): &(&str, &EvaluateEntry)| {
+            let report = self.evaluators.measure(name, &model);
+            report.with_context(|| format!("in `evaluate.{name}` at step {step}"))
+        };
+        due.iter().map(measure).collect()
     }
 
     /// Saves the state of this step. The `last` save of a process copies nothing, since no step changes it any more.
     fn save(&mut self, best: Option<Best>, last: bool) -> Result<()> {
-        if self.saved_at == Some(self.state.step) {
+        let step = self.state.step;
+        if self.saved_at == Some(step) {
             return Ok(());
         }
         for loss in self.trainer.losses() {
             let value = loss.value.f_double_value(&[])?;
             if !value.is_finite() {
-                bail!("`loss/{}` is {value} at step {}: nothing is saved", loss.name, self.state.step);
+                bail!("`loss/{}` is {value} at step {step}: nothing is saved", loss.name);
             }
         }
         let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
         let snapshot = Snapshot {
             state: self.state.clone(),
             weights: take(self.trainer.model.tensors())?,
-            optimizer: take(self.trainer.state())?,
+            optimizer: take(self.trainer.state()?)?,
             averages: match &self.trainer.averages {
                 Some(averages) => take(averages.state())?,
                 None => Vec::new(),
             },
         };
-        if best.is_some() {
-            self.best = best.clone();
-        }
-        self.saved_at = Some(self.state.step);
-        self.writer.save(snapshot, best)
+        self.saved_at = Some(step);
+        self.writer.save(snapshot, best)?;
+        self.observers.tell(&Event::Saved { step });
+        Ok(())
     }
 
     /// Ends the run: what is under way is finished even after a failure, whose error comes first.
     fn close(mut self, result: Result<u8>) -> Result<u8> {
-        self.progress.finish();
         let saved = self.writer.finish();
-        let logged = (|| {
-            if matches!(result, Ok(0)) {
-                let tensors = shared(self.trainer.model.tensors())?;
-                crate::weights::write(&self.folder.join("weights.safetensors"), &tensors)?;
-                if let Some(averages) = &self.trainer.averages {
-                    crate::weights::write(&self.folder.join("averages.safetensors"), &shared(averages.state())?)?;
-                }
-                self.board.session_end(true)?;
-            }
-            self.board.finish()
-        })();
+        let written = if matches!(result, Ok(0)) { self.write_weights() } else { Ok(()) };
+        let ending = match &result {
+            Ok(0) if saved.is_ok() && written.is_ok() => Ending::Finished,
+            Ok(code) if *code != 0 && saved.is_ok() => Ending::Stopped,
+            _ => Ending::Failed,
+        };
+        self.observers.tell(&Event::Ended { step: self.state.step, ending });
         let code = result?;
-        saved?;
-        logged?;
-        if code == 0 {
-            self.progress.line(&format!(
-                "done: {} steps, weights in {}",
-                self.state.step,
-                self.folder.join("weights.safetensors").display()
-            ));
-        }
+        saved.and(written)?;
         Ok(code)
     }
+
+    fn write_weights(&self) -> Result<()> {
+        if !self.trainer.model.context().world.leads() {
+            return Ok(());
+        }
+        write(&self.folder.weights(), &shared(self.trainer.model.tensors())?)?;
+        match &self.trainer.averages {
+            Some(averages) => write(&self.folder.averages(), &shared(averages.state())?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The observers of the engine itself, in the process that writes files.
+fn observe(recipe: &Recipe, graph: &Graph, folder: &RunFolder, step: u64, world: World) -> Observers {
+    if world.leads() { Observers::of_run(recipe, graph, folder, step) } else { Observers::default() }
+}
+
+/// Whether something is due that happens every so many steps, or never for 0.
+fn is_due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }

@@ -1,7 +1,7 @@
 //! Dynamic loss scaling, so that half-precision gradients do not vanish.
 
 use crate::recipe::LossScaling;
-use anyhow::Result;
+use mtl_recipe::Result;
 use tch::{Device, Kind, Tensor};
 
 /// The scale and how long it has held. Nothing here waits for the device.

@@ -1,6 +1,6 @@
 //! Stopping on request: the first signal saves and stops, a second one exits at once.
 
-use anyhow::{Context, Result};
+use mtl_recipe::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use std::sync::Arc;

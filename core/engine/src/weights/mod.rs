@@ -1,17 +1,18 @@
-//! Weights in files: safetensors and PyTorch's own format are read, safetensors are written; and changes of names.
+//! Weights in files: safetensors and PyTorch's own format are read, safetensors are written.
 
 pub mod pickle;
 mod pytorch;
+mod rename;
 
-use crate::files::stream_atomically;
-use crate::graph::{Model, Module};
-use crate::mistake;
-use anyhow::{Context, Result, anyhow, bail};
+pub use rename::Rename;
+
 use indexmap::IndexMap;
+use mtl_recipe::files::stream_atomically;
+use mtl_recipe::{Context, Error, Result, bail, mistake};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// Tensors by name.
@@ -32,15 +33,14 @@ pub fn read(path: &Path) -> Result<Tensors> {
         Ok(map) => map,
         Err(e) => mistake!("cannot read the weights {}: {e}", path.display()),
     };
-    let mistaken = |what: &str, e: anyhow::Error| {
-        let text = format!("{} ({} bytes) is no {what}: {e:#}", path.display(), map.len());
-        anyhow::Error::new(crate::diagnostic::Mistake(text))
+    let mistaken = |what: &str, e: Error| {
+        Error::mistake(format!("{} ({} bytes) is not a {what}: {e:#}", path.display(), map.len()))
     };
     if map.starts_with(pytorch::MAGIC) {
         return pytorch::parse(&map).map_err(|e| mistaken("file of weights that can be read here", e));
     }
     if map.starts_with(pytorch::OLD_MAGIC) {
-        let old = anyhow!("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
+        let old = Error::failure("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
         return Err(mistaken("file of weights that can be read here", old));
     }
     parse(&map).map_err(|e| mistaken("complete safetensors file", e))
@@ -55,12 +55,12 @@ pub fn parse_pytorch(bytes: &[u8]) -> Result<Tensors> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Tensors> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| anyhow!("{e}"))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| Error::failure(e.to_string()))?;
     let mut names = file.names();
     names.sort_unstable();
     let mut out = Tensors::new();
     for name in names {
-        let view = file.tensor(name).map_err(|e| anyhow!("{e}"))?;
+        let view = file.tensor(name).map_err(|e| Error::failure(e.to_string()))?;
         let shape: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
         out.insert(name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, kind(view.dtype(), name)?)?);
     }
@@ -114,7 +114,7 @@ pub fn stream(tensors: &[(String, Tensor)], out: &mut dyn Write) -> Result<()> {
         let shape = tensor.size().iter().map(|n| *n as usize).collect();
         ((*name).clone(), TensorInfo { dtype: *dtype, shape, data_offsets: (start, end) })
     });
-    let header = Metadata::new(None, infos.collect()).map_err(|e| anyhow!("writing safetensors: {e}"))?;
+    let header = Metadata::new(None, infos.collect()).context("writing safetensors")?;
     let mut header = serde_json::to_vec(&header)?;
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -132,55 +132,6 @@ pub fn stream(tensors: &[(String, Tensor)], out: &mut dyn Write) -> Result<()> {
 /// Writes a safetensors file, whole or not at all.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     stream_atomically(path, |file| stream(tensors, file))
-}
-
-/// A change of parameter names: prefixes that are replaced, the first that fits.
-#[derive(Debug, Clone)]
-pub struct Rename(Vec<(String, String)>);
-
-impl Rename {
-    /// The built-in change of that name, or one from a file of `from = "to"` lines (TOML).
-    pub fn named(name: &str) -> Result<Self> {
-        // The names of MTLFace's released code, by the modules of the published recipes.
-        const MTLFACE: &[(&str, &str)] = &[
-            ("backbone.fsm.", "decompose."),
-            ("backbone.output_layer.", "embed."),
-            ("head.", "identity."),
-            ("estimation_network.", "age."),
-            ("generator.conv1.", "icm.conv1."),
-            ("generator.router.", "icm.router."),
-            ("generator.transform.", "icm.transform."),
-            ("generator.conv2.", "icm.conv2."),
-            ("generator.", "decoder."),
-            ("discriminator.", "critic."),
-            ("da_discriminator.", "leak."),
-        ];
-        if name == "mtlface" {
-            return Ok(Self(MTLFACE.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()));
-        }
-        let path = Path::new(name);
-        if !path.exists() {
-            mistake!(
-                "there is no change of names `{name}`: expected `mtlface` or a TOML file of \"from\" = \"to\" lines"
-            );
-        }
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
-        match toml::from_str::<IndexMap<String, String>>(&text) {
-            Ok(map) => Ok(Self(map.into_iter().collect())),
-            Err(e) => mistake!("{name} is no table of \"from\" = \"to\" lines: {e}"),
-        }
-    }
-
-    /// The name in our recipes.
-    pub fn apply(&self, name: &str) -> String {
-        let name = name.strip_prefix("module.").unwrap_or(name);
-        for (from, to) in &self.0 {
-            if let Some(rest) = name.strip_prefix(from.as_str()) {
-                return format!("{to}{rest}");
-            }
-        }
-        name.to_owned()
-    }
 }
 
 /// What loading did.
@@ -255,111 +206,6 @@ pub fn load_into<'m>(targets: impl IntoIterator<Item = (String, &'m Tensor)>, te
     Ok(report)
 }
 
-/// Takes out of `tensors` what the configuration of a module fixes, and compares it.
-///
-/// # Errors
-/// A mistake when one differs: the file is of another configuration.
-fn compare_constants(module: &Module, tensors: &mut Tensors) -> Result<()> {
-    for (name, constant) in &module.constants {
-        let full = format!("{}.{name}", module.name);
-        let Some(found) = tensors.shift_remove(&full) else { continue };
-        let same = found.size() == constant.size()
-            && found.f_to_kind(constant.kind())?.f_to_device(constant.device())?.f_equal(constant)?;
-        if !same {
-            mistake!(
-                "`{full}` is {:?} in the file and {:?} by the recipe, or holds other values: the weights are of another \
-                 configuration of `model.{}`",
-                found.size(),
-                constant.size(),
-                module.name
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Fills the modules whose recipe names weights.
-pub fn load_declared(
-    model: &Model,
-    declared: &[(String, crate::recipe::Weights)],
-    say: &mut dyn FnMut(String),
-) -> Result<()> {
-    // Several modules are often filled from one file.
-    let mut read_before: IndexMap<PathBuf, Tensors> = IndexMap::new();
-    for (name, weights) in declared {
-        let Some(module) = model.modules.iter().find(|m| m.name == *name) else { continue };
-        let file = file_of(name, weights)?;
-        if !read_before.contains_key(&file) {
-            read_before.insert(file.clone(), read(&file)?);
-        }
-        let rename = weights.rename.as_deref().map(Rename::named).transpose()?;
-        let prefix = weights.prefix.clone().unwrap_or_else(|| format!("{name}."));
-        let all = &read_before[&file];
-        let renamed = |k: &String| rename.as_ref().map_or_else(|| k.clone(), |r| r.apply(k));
-        let mut tensors: Tensors = all
-            .iter()
-            .filter_map(|(k, v)| Some((format!("{name}.{}", renamed(k).strip_prefix(&prefix)?), v.shallow_clone())))
-            .collect();
-        if tensors.is_empty() {
-            let mut starts: Vec<String> = all
-                .keys()
-                .map(|k| renamed(k).split_once('.').map_or_else(|| renamed(k), |(a, _)| format!("{a}.")))
-                .collect();
-            starts.sort();
-            starts.dedup();
-            starts.truncate(12);
-            mistake!(
-                "{} has no weights under `{prefix}` for `model.{name}`: its names begin with {}. Say prefix = \"…\" \
-                 (\"\" takes all names), or rename = \"mtlface\" for released weights",
-                file.display(),
-                starts.join(", ")
-            );
-        }
-        compare_constants(module, &mut tensors).with_context(|| file.display().to_string())?;
-        let targets = module.store.iter().map(|(k, e)| (format!("{name}.{k}"), &e.tensor));
-        let report = load_into(targets, &tensors).with_context(|| file.display().to_string())?;
-        let lacking = report.lacking().len();
-        if lacking > 0 && weights.strict {
-            mistake!(
-                "{} lacks {lacking} of the weights of `model.{name}`:\n{}\nIs it of another network? strict = false \
-                 leaves them as they are drawn",
-                file.display(),
-                report.explain()
-            );
-        }
-        let missing = if lacking > 0 { format!(", {lacking} missing and drawn") } else { String::new() };
-        let left = match report.unused.first() {
-            Some(first) => format!(", {} left over, such as `{first}`", report.unused.len()),
-            None => String::new(),
-        };
-        say(format!("model.{name}: {} tensors from {}{missing}{left}", report.loaded, file.display()));
-    }
-    Ok(())
-}
-
-fn file_of(name: &str, weights: &crate::recipe::Weights) -> Result<PathBuf> {
-    match (&weights.run, &weights.file) {
-        (Some(run), None) => {
-            let run = crate::runs::resolve(run).with_context(|| format!("`model.{name}.weights`"))?;
-            let file = run.join("weights.safetensors");
-            if !file.exists() {
-                mistake!(
-                    "the run {} has no weights.safetensors yet: it is not finished. Go on with it by --resume, or name \
-                     another as model.{name}.weights.run",
-                    run.display()
-                );
-            }
-            Ok(file)
-        }
-        (None, Some(file)) => Ok(file.0.clone()),
-        (Some(_), Some(_)) => mistake!(
-            "`model.{name}.weights` must say either `run` or `file`, and says both: drop one, such as by --unset \
-             model.{name}.weights.run"
-        ),
-        (None, None) => mistake!("`model.{name}.weights` must say either `run` or `file`"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,7 +253,7 @@ mod tests {
         for cut in [0, 4, 20, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let error = read(&path).unwrap_err();
-            assert_eq!(crate::diagnostic::exit_code(&error), 2);
+            assert_eq!(error.exit_status(), 2);
             assert!(error.to_string().contains("w.safetensors"), "{error}");
         }
     }
@@ -418,13 +264,5 @@ mod tests {
         let tensors: Tensors = [("m.w".to_owned(), Tensor::zeros([3, 2], (Kind::Float, tch::Device::Cpu)))].into();
         let error = load_into([("m.w".to_owned(), &target)], &tensors).unwrap_err().to_string();
         assert!(error.contains("[3, 2] in the file and [2, 3] in the recipe"), "{error}");
-    }
-
-    #[test]
-    fn published_names_become_ours() {
-        let r = Rename::named("mtlface").unwrap();
-        assert_eq!(r.apply("module.backbone.fsm.channel.0.weight"), "decompose.channel.0.weight");
-        assert_eq!(r.apply("backbone.input_layer.0.weight"), "backbone.input_layer.0.weight");
-        assert_eq!(r.apply("head.weight"), "identity.weight");
     }
 }

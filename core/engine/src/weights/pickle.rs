@@ -8,7 +8,7 @@
 //! and refer to each other by number, and each dictionary is looked into once: time and memory are bounded by a
 //! multiple of the length of the input, which is limited, and no nesting, not even a cycle, is followed deeply.
 
-use anyhow::{Result, bail, ensure};
+use mtl_recipe::{Result, bail, ensure};
 use std::collections::{HashMap, HashSet};
 use tch::Kind;
 

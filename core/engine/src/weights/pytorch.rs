@@ -2,7 +2,7 @@
 
 use super::Tensors;
 use super::pickle::{self, Layout, Storage};
-use anyhow::{Context, Result, bail, ensure};
+use mtl_recipe::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
 use tch::Tensor;
@@ -20,10 +20,10 @@ pub(super) const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 
 /// # Errors
 /// What is wrong with the archive, the pickle or a storage, and where.
 pub(super) fn parse(bytes: &[u8]) -> Result<Tensors> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).context("it is no complete zip archive")?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).context("it is not a complete zip archive")?;
     let found = archive.file_names().filter(|n| *n == "data.pkl" || n.ends_with("/data.pkl")).min_by_key(|n| n.len());
     let Some(pickled) = found.map(str::to_owned) else {
-        bail!("the archive has no data.pkl: it is no file of torch.save")
+        bail!("the archive has no data.pkl: it is not a file of torch.save")
     };
     let root = pickled.trim_end_matches("data.pkl").to_owned();
     // Entries may claim the same bytes: together they may not be larger than the file.
@@ -106,7 +106,6 @@ fn view(layout: &Layout, flat: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::diagnostic::exit_code;
     use crate::weights::{parse_pytorch, pickle, read};
     use proptest::prelude::*;
     use std::path::PathBuf;
@@ -161,7 +160,7 @@ mod tests {
     #[test]
     fn a_pickle_that_calls_a_program_is_refused_and_named() {
         let error = read(&file("evil.pth")).unwrap_err();
-        assert_eq!(exit_code(&error), 2);
+        assert_eq!(error.exit_status(), 2);
         let text = format!("{error:#}");
         assert!(text.contains("posix.system") && text.contains("Nothing was run"), "{text}");
         assert!(!std::path::Path::new("was-run").exists(), "the program that it asks for leaves a file here");

@@ -1,7 +1,5 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes};
-use mtl_core::nn::{BatchNorm, Conv, Conv2d, PRelu};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d, PRelu};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -30,7 +28,7 @@ impl Shape {
             .output("c5", DType::Float, format!("batch {d} height/16 width/16"))
     }
 
-    fn build(&self, p: &Params) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params) -> Result<Box<dyn Module>> {
         let channels = self.channels();
         let stem = channels[0];
         let input = p.pp("input_layer");
@@ -62,7 +60,7 @@ struct Network {
     stages: Vec<Vec<Unit>>,
 }
 
-impl Forward for Network {
+impl Module for Network {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let x = self.conv.forward(call.get("image")?)?;
         let mut x = self.act.forward(&self.norm.forward(&x, call.train)?)?;
@@ -189,22 +187,18 @@ macro_rules! network {
             }
         }
 
-        impl Block for $type {
-            fn ports(&self) -> Ports {
-                self.shape().ports()
+        impl ModuleConfig for $type {
+            fn describe(&self) -> Result<Description> {
+                let empty = self.depths.filter(|depths| depths.contains(&0));
+                let problem = empty.map(|d| format!("every stage needs a unit, found depths = {d:?}"));
+                Ok(Description::from(self.shape().ports()).problems(problem))
             }
-            fn problems(&self) -> Vec<String> {
-                match self.depths {
-                    Some(d) if d.contains(&0) => vec![format!("every stage needs a unit, found depths = {d:?}")],
-                    _ => Vec::new(),
-                }
-            }
-            fn build(&self, params: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+            fn build(&self, params: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
                 self.shape().build(params)
             }
         }
 
-        register!(Backbone, $name, $type);
+        register!(Module("backbone"), $name, $type);
     };
 }
 

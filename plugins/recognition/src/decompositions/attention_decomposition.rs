@@ -1,7 +1,5 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes};
-use mtl_core::nn::{BatchNorm, Conv, Conv2d};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -62,17 +60,17 @@ enum Branches {
 /// Cells of pooling into 1x1, 2x2 and 3x3.
 const CELLS: i64 = 1 + 4 + 9;
 
-impl Block for AttentionDecomposition {
-    fn ports(&self) -> Ports {
+impl ModuleConfig for AttentionDecomposition {
+    fn describe(&self) -> Result<Description> {
         let shape = "batch channels height width";
-        Ports::new().input("features", DType::Float, shape).output("identity", DType::Float, shape).output(
+        Ok(Ports::new().input("features", DType::Float, shape).output("identity", DType::Float, shape).output(
             "age",
             DType::Float,
             shape,
-        )
+        ).into())
     }
 
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let channels = sizes.get("channels")?;
         let spatial = match self.branches {
             Branches::Channel => None,
@@ -92,7 +90,7 @@ struct Decomposition {
     spatial: Option<SpatialGate>,
 }
 
-impl Forward for Decomposition {
+impl Module for Decomposition {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let x = call.get("features")?;
         let gated = match (&self.channel, &self.spatial) {
@@ -177,4 +175,4 @@ impl SpatialGate {
     }
 }
 
-register!(Decomposition, "attention_decomposition", AttentionDecomposition);
+register!(Module("decomposition"), "attention_decomposition", AttentionDecomposition);

@@ -1,10 +1,9 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes};
-use mtl_core::nn::{BatchNorm, Linear};
-use mtl_core::register;
+use crate::ages::{BINS, expected_age};
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register};
+use mtl_component::nn::{BatchNorm, Linear};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Estimates the age from features (MTLFace, section 3.1): BatchNorm, a linear layer over the flattened features,
 /// ReLU, logits of the ages 0 to 100; the logits of the age groups are a linear layer on those. The age is the
@@ -22,19 +21,16 @@ fn hidden() -> i64 {
     512
 }
 
-/// Ages 0 to 100.
-pub(crate) const BINS: i64 = 101;
-
-impl Block for AgeEstimator {
-    fn ports(&self) -> Ports {
-        Ports::new()
+impl ModuleConfig for AgeEstimator {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new()
             .input("features", DType::Float, "batch channels height width")
             .output("logits", DType::Float, format!("batch {BINS}"))
             .output("groups", DType::Float, "batch $age_groups")
-            .output("age", DType::Float, "batch")
+            .output("age", DType::Float, "batch").into())
     }
 
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let channels = sizes.get("channels")?;
         let flat = channels * sizes.get("height")? * sizes.get("width")?;
         let layers = p.pp("age_output_layer");
@@ -54,7 +50,7 @@ struct Estimator {
     groups: Linear,
 }
 
-impl Forward for Estimator {
+impl Module for Estimator {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let x = self.norm.forward(call.get("features")?, call.train)?.f_flatten(1, -1)?;
         let logits = self.ages.forward(&self.hidden.forward(&x)?.f_relu()?)?;
@@ -64,11 +60,4 @@ impl Forward for Estimator {
     }
 }
 
-/// The expectation of the age over the softmax of `[batch, ages]` logits, in years: `[batch]`
-/// (Rothe et al. 2018, eq. 1).
-pub(crate) fn expected_age(logits: &Tensor) -> Result<Tensor> {
-    let ages = Tensor::f_arange(logits.size()[1], (logits.kind(), logits.device()))?;
-    Ok(logits.f_softmax(1, None::<Kind>)?.f_mul(&ages)?.f_sum_dim_intlist([1].as_slice(), false, None::<Kind>)?)
-}
-
-register!(Head, "age_estimator", AgeEstimator);
+register!(Module("head"), "age_estimator", AgeEstimator);

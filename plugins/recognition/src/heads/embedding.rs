@@ -1,7 +1,5 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Init, Params, Ports, Sizes, single};
-use mtl_core::nn::{BatchNorm, Linear};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Init, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::nn::{BatchNorm, Linear};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -28,16 +26,16 @@ fn half() -> f64 {
     0.5
 }
 
-impl Block for Embedding {
-    fn ports(&self) -> Ports {
-        Ports::new().input("features", DType::Float, "batch channels height width").output(
+impl ModuleConfig for Embedding {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new().input("features", DType::Float, "batch channels height width").output(
             "embedding",
             DType::Float,
             format!("batch {}", self.size),
-        )
+        ).into())
     }
 
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let channels = sizes.get("channels")?;
         let flat = channels * sizes.get("height")? * sizes.get("width")?;
         Ok(Box::new(Layers {
@@ -56,7 +54,7 @@ struct Layers {
     norm_out: BatchNorm,
 }
 
-impl Forward for Layers {
+impl Module for Layers {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let mut x = self.norm.forward(call.get("features")?, call.train)?;
         if call.train && self.dropout > 0.0 {
@@ -68,4 +66,4 @@ impl Forward for Layers {
     }
 }
 
-register!(Head, "embedding", Embedding);
+register!(Module("head"), "embedding", Embedding);

@@ -1,8 +1,6 @@
-use crate::heads::{BINS, expected_age};
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::losses::cross_entropy;
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use crate::ages::{BINS, expected_age};
+use mtl_component::nn::cross_entropy;
 use mtl_faces::age_groups;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -25,16 +23,16 @@ fn one() -> f64 {
     1.0
 }
 
-impl Block for DexAge {
-    fn ports(&self) -> Ports {
-        Ports::new()
+impl ModuleConfig for DexAge {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new()
             .input("logits", DType::Float, format!("batch {BINS}"))
             .input("groups", DType::Float, "batch $age_groups")
             .input("target", DType::Float, "batch")
-            .output("loss", DType::Float, "")
+            .output("loss", DType::Float, "").into())
     }
 
-    fn build(&self, _: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, _: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let edges = age_groups::edges(sizes.global("age_groups")?)?;
         Ok(Box::new(Loss { config: self.clone(), edges: Tensor::f_from_slice(edges)? }))
     }
@@ -45,18 +43,19 @@ struct Loss {
     edges: Tensor,
 }
 
-impl Forward for Loss {
+impl Module for Loss {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let (logits, groups, age) = (call.get("logits")?, call.get("groups")?, call.get("target")?);
         let known = age.f_ge(0.0)?;
-        let count = known.f_sum(logits.kind())?.f_clamp_min(1)?;
+        let world = call.context.world;
+        let count = world.divisor(&known.f_sum(logits.kind())?)?;
         let error = expected_age(logits)?.f_sub(age)?;
         let squares = error.f_mul(&error)?.f_mul(&known.f_to_kind(logits.kind())?)?;
         let mse = squares.f_sum(logits.kind())?.f_div(&count)?;
         let edges = self.edges.f_to_device(age.device())?.f_to_kind(age.kind())?;
         let group = age.f_unsqueeze(1)?.f_gt_tensor(&edges)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
         let group = group.f_masked_fill(&known.f_logical_not()?, -1)?;
-        let ce = cross_entropy(groups, &group, 0.0)?;
+        let ce = cross_entropy(groups, &group, 0.0, world)?;
         let scaled = |t: Tensor, w: f64| if w == 1.0 { Ok(t) } else { t.f_mul_scalar(w) };
         single(scaled(mse, self.config.regression)?.f_add(&scaled(ce, self.config.classification)?)?)
     }

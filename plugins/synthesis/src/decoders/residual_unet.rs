@@ -1,7 +1,5 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::nn::{BatchNorm, Conv, Conv2d, PRelu};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d, PRelu};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -16,26 +14,23 @@ struct ResidualUnet {
     widths: Option<[u32; 4]>,
 }
 
-impl Block for ResidualUnet {
-    fn ports(&self) -> Ports {
+impl ModuleConfig for ResidualUnet {
+    fn describe(&self) -> Result<Description> {
         let map = |name: &str| format!("batch {name} {name}_height {name}_width");
-        Ports::new()
+        let ports = Ports::new()
             .input("image", DType::Float, "batch 3 height width")
             .input("c2", DType::Float, map("c2"))
             .input("c3", DType::Float, map("c3"))
             .input("c4", DType::Float, map("c4"))
             .input("features", DType::Float, map("features"))
             .output("image", DType::Float, "batch 3 height width")
+            .pictures_like("image");
+        let empty = self.widths.filter(|widths| widths.contains(&0));
+        let problem = empty.map(|w| format!("every block needs a channel, found widths = {w:?}"));
+        Ok(Description::from(ports).problems(problem))
     }
 
-    fn problems(&self) -> Vec<String> {
-        match self.widths {
-            Some(w) if w.contains(&0) => vec![format!("every block needs a channel, found widths = {w:?}")],
-            _ => Vec::new(),
-        }
-    }
-
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let mut before = sizes.get("features")?;
         let mut blocks = Vec::new();
         for (i, skip) in [sizes.get("c4")?, sizes.get("c3")?, sizes.get("c2")?, 3].into_iter().enumerate() {
@@ -52,7 +47,7 @@ struct Decoder {
     last: Conv2d,
 }
 
-impl Forward for Decoder {
+impl Module for Decoder {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let mut x = call.get("features")?.shallow_clone();
         for (block, skip) in self.blocks.iter().zip(["c4", "c3", "c2", "image"]) {
@@ -120,4 +115,4 @@ impl Twice {
     }
 }
 
-register!(Decoder, "residual_unet", ResidualUnet);
+register!(Module("decoder"), "residual_unet", ResidualUnet);

@@ -1,9 +1,7 @@
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
 use crate::condition;
 use crate::layers::{self, NormLayer};
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::nn::{Conv, Conv2d, SpectralConv2d};
-use mtl_core::register;
+use mtl_component::nn::{Conv, Conv2d, SpectralConv2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -55,28 +53,18 @@ fn condition_after() -> u32 {
     1
 }
 
-impl Block for Patch {
-    fn ports(&self) -> Ports {
+impl ModuleConfig for Patch {
+    fn describe(&self) -> Result<Description> {
         let by = 1 << self.layers;
-        condition::inputs(Ports::new().input("image", DType::Float, "batch 3 height width")).output(
-            "judgement",
-            DType::Float,
-            format!("batch 1 height/{by}-2 width/{by}-2"),
-        )
+        let ports = condition::inputs(Ports::new().input("image", DType::Float, "batch 3 height width"));
+        let ports = ports.output("judgement", DType::Float, format!("batch 1 height/{by}-2 width/{by}-2"));
+        let most = self.layers;
+        let problem = (self.condition_after > most)
+            .then(|| format!("condition_after is at most layers = {most}, found {}", self.condition_after));
+        Ok(condition::required(ports).problems(problem))
     }
 
-    fn problems(&self) -> Vec<String> {
-        if self.condition_after <= self.layers {
-            return Vec::new();
-        }
-        vec![format!("condition_after is at most layers = {}, found {}", self.layers, self.condition_after)]
-    }
-
-    fn wiring(&self, wired: &[&str]) -> Vec<String> {
-        condition::wiring(wired)
-    }
-
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let groups = sizes.global("age_groups")?;
         let joins = |layer: u32| if layer == self.condition_after { groups } else { 0 };
         let input = 3 + joins(0);
@@ -105,7 +93,7 @@ struct Discriminator {
     condition_after: u32,
 }
 
-impl Forward for Discriminator {
+impl Module for Discriminator {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let image = call.get("image")?;
         let code = condition::shares(call, self.groups, image.kind())?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
@@ -152,4 +140,4 @@ impl Layer {
     }
 }
 
-register!(Discriminator, "patch", Patch);
+register!(Module("discriminator"), "patch", Patch);

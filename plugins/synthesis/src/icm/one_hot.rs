@@ -1,9 +1,7 @@
-use super::{Network, ports};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use crate::network::{Network, conditional};
 use crate::condition;
 use crate::layers::{Activation, Norm};
-use anyhow::Result;
-use mtl_core::component::{Block, Call, Forward, Params, Ports, Sizes, single};
-use mtl_core::register;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -36,28 +34,24 @@ fn blocks() -> u32 {
     4
 }
 
-impl Block for OneHot {
-    fn ports(&self) -> Ports {
-        ports()
+impl ModuleConfig for OneHot {
+    fn describe(&self) -> Result<Description> {
+        Ok(conditional())
     }
 
-    fn wiring(&self, wired: &[&str]) -> Vec<String> {
-        condition::wiring(wired)
-    }
-
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let (groups, channels) = (sizes.global("age_groups")?, sizes.get("channels")?);
         let widths = (channels + groups, self.width, channels);
-        Ok(Box::new(Module { network: Network::new(p, widths, self.blocks, self.norm, self.activation)?, groups }))
+        Ok(Box::new(Routed { network: Network::new(p, widths, self.blocks, self.norm, self.activation)?, groups }))
     }
 }
 
-struct Module {
+struct Routed {
     network: Network,
     groups: i64,
 }
 
-impl Forward for Module {
+impl Module for Routed {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let x = call.get("features")?;
         let size = x.size();
@@ -68,4 +62,4 @@ impl Forward for Module {
     }
 }
 
-register!(Icm, "one_hot", OneHot);
+register!(Module("icm"), "one_hot", OneHot);

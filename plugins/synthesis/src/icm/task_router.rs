@@ -1,9 +1,7 @@
-use super::{Network, ports};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use crate::network::{Network, conditional};
 use crate::condition;
 use crate::layers::{Activation, Norm};
-use anyhow::Result;
-use mtl_core::component::{Block, Call, Forward, Params, Ports, Sizes, single};
-use mtl_core::register;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -55,21 +53,17 @@ fn layout(groups: i64, sigma: f64, units: i64) -> (i64, Vec<i64>) {
     (width, starts.take(groups as usize).collect())
 }
 
-impl Block for TaskRouter {
-    fn ports(&self) -> Ports {
-        ports()
+impl ModuleConfig for TaskRouter {
+    fn describe(&self) -> Result<Description> {
+        Ok(conditional())
     }
 
-    fn wiring(&self, wired: &[&str]) -> Vec<String> {
-        condition::wiring(wired)
-    }
-
-    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
         let groups = sizes.global("age_groups")?;
         let (width, starts) = layout(groups, self.sigma, self.units);
         let channels = sizes.get("channels")?;
         let network = Network::new(p, (channels, width, channels), self.blocks, self.norm, self.activation)?;
-        let (kind, device) = (p.placement().kind, p.placement().device);
+        let (kind, device) = (p.context().kind, p.context().device);
         let masks = Tensor::f_zeros([groups, width], (kind, device))?;
         for (group, start) in starts.iter().enumerate() {
             let end = (start + self.units).min(width);
@@ -82,18 +76,18 @@ impl Block for TaskRouter {
                 p.pp("transform").pp(block).pp(router).constant("_unit_mapping", &masks);
             }
         }
-        Ok(Box::new(Module { network, groups, masks }))
+        Ok(Box::new(Routed { network, groups, masks }))
     }
 }
 
-struct Module {
+struct Routed {
     network: Network,
     groups: i64,
     /// 1 where a channel belongs to the group: `[groups, width]`.
     masks: Tensor,
 }
 
-impl Forward for Module {
+impl Module for Routed {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let shares = condition::shares(call, self.groups, self.masks.kind())?;
         let mask = shares.f_matmul(&self.masks)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
@@ -102,7 +96,7 @@ impl Forward for Module {
     }
 }
 
-register!(Icm, "task_router", TaskRouter);
+register!(Module("icm"), "task_router", TaskRouter);
 
 #[cfg(test)]
 mod tests {

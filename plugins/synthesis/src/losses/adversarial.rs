@@ -1,6 +1,4 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -27,16 +25,16 @@ macro_rules! adversarial {
         #[serde(deny_unknown_fields)]
         struct $type {}
 
-        impl Block for $type {
-            fn ports(&self) -> Ports {
-                ports()
+        impl ModuleConfig for $type {
+            fn describe(&self) -> Result<Description> {
+                Ok(ports().into())
             }
-            fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+            fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
                 Ok(Box::new(Self {}))
             }
         }
 
-        impl Forward for $type {
+        impl Module for $type {
             fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
                 let fake = call.get("fake")?;
                 let critic: fn(&Tensor, &Tensor) -> Result<Tensor> = $critic;
@@ -87,11 +85,15 @@ adversarial!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mtl_component::testing::call;
 
-    fn value(loss: &dyn Forward, real: Option<&[f64]>, fake: &[f64]) -> f64 {
-        let inputs = vec![real.map(Tensor::from_slice), Some(Tensor::from_slice(fake))];
-        let call = Call { inputs, ports: &ports(), train: true, wanted: &[true], step: 1, total: 1 };
-        loss.forward(&call).unwrap()[0].as_ref().unwrap().double_value(&[])
+    fn value(loss: &dyn ModuleConfig, real: Option<&[f64]>, fake: &[f64]) -> f64 {
+        let called = call(loss).input("fake", Tensor::from_slice(fake));
+        let called = match real {
+            Some(real) => called.input("real", Tensor::from_slice(real)),
+            None => called,
+        };
+        called.run().unwrap().output("loss").double_value(&[])
     }
 
     #[test]

@@ -1,8 +1,6 @@
-use super::against_reference;
-use anyhow::Result;
-use mtl_core::component::{Block, Call, Forward, Params, Ports, Sizes, single};
-use mtl_core::nn::normalize_rows;
-use mtl_core::register;
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use crate::losses::against_reference;
+use mtl_component::nn::normalize_rows;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -13,16 +11,16 @@ use tch::{Kind, Tensor};
 #[serde(deny_unknown_fields)]
 struct CosineIdentity {}
 
-impl Block for CosineIdentity {
-    fn ports(&self) -> Ports {
-        against_reference("embedding", "batch size")
+impl ModuleConfig for CosineIdentity {
+    fn describe(&self) -> Result<Description> {
+        Ok(against_reference("embedding", "batch size").into())
     }
-    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
         Ok(Box::new(Self {}))
     }
 }
 
-impl Forward for CosineIdentity {
+impl Module for CosineIdentity {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let (own, reference) = (call.get("embedding")?, call.get("reference")?.f_detach()?);
         let product = normalize_rows(own)?.f_mul(&normalize_rows(&reference)?)?;
@@ -36,15 +34,14 @@ register!(Loss, "cosine_identity", CosineIdentity);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mtl_component::testing::call;
 
     #[test]
     fn the_reference_gets_no_gradient_and_length_does_not_count() {
         let own = Tensor::from_slice(&[3.0f64, 0.0, 0.0, 2.0]).view([2, 2]).set_requires_grad(true);
         let reference = Tensor::from_slice(&[1.0f64, 0.0, 1.0, 1.0]).view([2, 2]).set_requires_grad(true);
-        let ports = CosineIdentity {}.ports();
-        let inputs = vec![Some(own), Some(reference.shallow_clone())];
-        let call = Call { inputs, ports: &ports, train: true, wanted: &[true], step: 1, total: 1 };
-        let loss = CosineIdentity {}.forward(&call).unwrap().remove(0).unwrap();
+        let called = call(&CosineIdentity {}).input("embedding", own);
+        let loss = called.input("reference", reference.shallow_clone()).run().unwrap().output("loss");
         assert!((loss.double_value(&[]) - (1.0 - (1.0 + 0.5f64.sqrt()) / 2.0)).abs() < 1e-12);
         loss.backward();
         assert!(!reference.grad().defined());

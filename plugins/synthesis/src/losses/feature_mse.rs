@@ -1,7 +1,5 @@
-use super::against_reference;
-use anyhow::Result;
-use mtl_core::component::{Block, Call, Forward, Params, Ports, Sizes, single};
-use mtl_core::register;
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use crate::losses::against_reference;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Reduction, Tensor};
@@ -12,16 +10,16 @@ use tch::{Reduction, Tensor};
 #[serde(deny_unknown_fields)]
 struct FeatureMse {}
 
-impl Block for FeatureMse {
-    fn ports(&self) -> Ports {
-        against_reference("features", "...")
+impl ModuleConfig for FeatureMse {
+    fn describe(&self) -> Result<Description> {
+        Ok(against_reference("features", "...").into())
     }
-    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
         Ok(Box::new(Self {}))
     }
 }
 
-impl Forward for FeatureMse {
+impl Module for FeatureMse {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         single(call.get("features")?.f_mse_loss(&call.get("reference")?.f_detach()?, Reduction::Mean)?)
     }

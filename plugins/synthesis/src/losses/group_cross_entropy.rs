@@ -1,7 +1,5 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::losses::cross_entropy;
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::nn::cross_entropy;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -12,22 +10,22 @@ use tch::Tensor;
 #[serde(deny_unknown_fields)]
 struct GroupCrossEntropy {}
 
-impl Block for GroupCrossEntropy {
-    fn ports(&self) -> Ports {
-        Ports::new().input("groups", DType::Float, "batch $age_groups").input("target", DType::Int, "batch").output(
+impl ModuleConfig for GroupCrossEntropy {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new().input("groups", DType::Float, "batch $age_groups").input("target", DType::Int, "batch").output(
             "loss",
             DType::Float,
             "",
-        )
+        ).into())
     }
-    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
         Ok(Box::new(Self {}))
     }
 }
 
-impl Forward for GroupCrossEntropy {
+impl Module for GroupCrossEntropy {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        single(cross_entropy(call.get("groups")?, call.get("target")?, 0.0)?)
+        single(cross_entropy(call.get("groups")?, call.get("target")?, 0.0, call.context.world)?)
     }
 }
 

@@ -1,6 +1,4 @@
-use anyhow::Result;
-use mtl_core::component::{Block, Call, DType, Forward, Params, Ports, Sizes, single};
-use mtl_core::register;
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -11,16 +9,16 @@ use tch::{Kind, Tensor};
 #[serde(deny_unknown_fields)]
 struct TotalVariation {}
 
-impl Block for TotalVariation {
-    fn ports(&self) -> Ports {
-        Ports::new().input("image", DType::Float, "batch channels height width").output("loss", DType::Float, "")
+impl ModuleConfig for TotalVariation {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new().input("image", DType::Float, "batch channels height width").output("loss", DType::Float, "").into())
     }
-    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Forward>> {
+    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
         Ok(Box::new(Self {}))
     }
 }
 
-impl Forward for TotalVariation {
+impl Module for TotalVariation {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let image = call.get("image")?;
         let step = |dim: i64| -> Result<Tensor> {
@@ -37,13 +35,12 @@ register!(Loss, "total_variation", TotalVariation);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mtl_component::testing::call;
 
     #[test]
     fn steps_down_and_across_are_counted() {
         let image = Tensor::from_slice(&[0.0f64, 1.0, 3.0, 3.0]).view([1, 1, 2, 2]);
-        let ports = TotalVariation {}.ports();
-        let call = Call { inputs: vec![Some(image)], ports: &ports, train: true, wanted: &[true], step: 1, total: 1 };
-        let loss = TotalVariation {}.forward(&call).unwrap().remove(0).unwrap();
+        let loss = call(&TotalVariation {}).input("image", image).run().unwrap().output("loss");
         assert_eq!(loss.double_value(&[]), (3.0 + 2.0) / 2.0 + (1.0 + 0.0) / 2.0);
     }
 }

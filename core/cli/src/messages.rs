@@ -1,0 +1,104 @@
+//! What the program tells on stderr: notes, warnings, errors, and the progress of training between them.
+
+use indicatif::ProgressBar;
+use mtl_recipe::{Code, Diagnostics, Error};
+use std::fmt::{self, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Whether notes are left out. Warnings and errors are always shown.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// The bar that is on the terminal; other lines go above it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Shows what libraries tell through `tracing`.
+struct Lines;
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        // Other libraries have no word in what a user reads.
+        if !event.metadata().target().starts_with("mtl") {
+            return;
+        }
+        let prefix = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO if !QUIET.load(Ordering::Relaxed) => "note",
+            _ => return,
+        };
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        line(&format!("{prefix}: {}", without_frames(&message.0)));
+    }
+}
+
+/// The text of an event.
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.0, "{value:?}");
+        }
+    }
+}
+
+/// Starts showing what libraries tell.
+pub fn listen() {
+    tracing_subscriber::registry().with(Lines).init();
+}
+
+/// Leaves out notes from now on.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Puts a bar on the terminal, or takes it away.
+pub fn set_bar(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+/// A line on stderr. That nobody reads it any more is no reason to stop training.
+pub fn line(text: &str) {
+    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.println(text),
+        None => {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+}
+
+/// Shows findings about a recipe with the lines that they are about.
+pub fn findings(found: &Diagnostics) {
+    let text = found.render(std::io::stderr().is_terminal());
+    if !text.is_empty() {
+        line(text.trim_end_matches('\n'));
+    }
+}
+
+/// Shows why the program ends.
+pub fn error(error: &Error) {
+    if let Some(found) = error.diagnostics() {
+        findings(found);
+        let n = found.errors();
+        line(&format!("{n} error{}", if n == 1 { "" } else { "s" }));
+        return;
+    }
+    line(&format!("error: {}", without_frames(&format!("{error:#}"))));
+    // Who can mend a failure depends on whose component it was.
+    if let Some(site) = error.site().filter(|_| error.code() != Code::Mistake) {
+        line(&format!("note: {} of {} failed in `{}`", site.component, site.origin, site.method));
+    }
+}
+
+/// libtorch adds the frames of its own code, which tell a user nothing.
+fn without_frames(text: &str) -> String {
+    let lines = text.lines().take_while(|line| !line.starts_with("Exception raised from"));
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}

@@ -1,0 +1,160 @@
+//! Whether two variants differ on the cases (pairs, pictures) of an evaluation: the paired bootstrap.
+//!
+//! In every draw the same cases are picked with repetition for all runs, and the mean over the runs of each variant is
+//! taken on them; the interval holds the middle 95 % of the differences so found (Efron and Tibshirani, An Introduction
+//! to the Bootstrap, 1993, chapters 8 and 13). It tells what other cases would have changed, not other seeds: of those
+//! there are too few to draw from, and their deviation is told beside it. Pairs that share a person are not
+//! independent, so that the interval is rather too narrow than too wide.
+
+use crate::figures::{Difference, Figure};
+use mtl_component::{Better, Draw, Result};
+use mtl_engine::inference::read_cases;
+use mtl_engine::recipe::Recipe;
+use mtl_engine::runs::Record;
+use rayon::prelude::*;
+
+/// Draws of an interval.
+pub const DRAWS: usize = 2000;
+/// Sums that are taken in another order differ by no more than this, relative to one.
+const SAME: f64 = 1e-9;
+
+/// A metric of a run, measured again on drawn cases.
+#[derive(Debug)]
+pub struct Resample {
+    seed: i64,
+    /// The metric on all cases.
+    whole: f64,
+    /// Which cases.
+    of: String,
+    /// The metric on the picked cases of each draw.
+    draws: Vec<f64>,
+}
+
+/// The evaluators of a run, to measure again on some of their cases.
+pub struct Judge<'r> {
+    run: &'r Record,
+    recipe: &'r Recipe,
+}
+
+impl<'r> Judge<'r> {
+    /// Of a run and its recipe.
+    pub fn new(run: &'r Record, recipe: &'r Recipe) -> Self {
+        Self { run, recipe }
+    }
+
+    /// Draws a metric; none if the run has kept no cases, or they do not determine the metric.
+    ///
+    /// # Errors
+    /// If the cases are not those of the measured metric, in words.
+    pub fn draw(&self, metric: &str) -> Result<Option<Resample>, String> {
+        let Some((evaluator, name)) = metric.split_once('.') else { return Ok(None) };
+        let Some(measured) = self.run.metrics.get(metric) else { return Ok(None) };
+        let step = self.run.curves.get(metric).and_then(|curve| curve.last()).map(|(step, _)| *step);
+        let path = self.run.folder.cases(evaluator, step.unwrap_or_default());
+        let Ok(cases) = read_cases(&path) else { return Ok(None) };
+        let Some(entry) = self.recipe.evaluate.get(evaluator) else { return Ok(None) };
+        let config = &*entry.slot.config;
+        let on = |picked: &[usize]| config.on_cases(name, &cases, picked).map_err(|e| format!("{e:#}"));
+        let all: Vec<usize> = (0..cases.len()).collect();
+        let Some(whole) = on(&all)?.filter(|_| !all.is_empty()) else { return Ok(None) };
+        // A later evaluation with other settings writes its cases over those of the run.
+        let same = (whole - measured).abs() <= SAME * measured.abs().max(1.0);
+        if !same {
+            return Err(format!("{} gives {whole}, and {measured} was measured in training", path.display()));
+        }
+        let draw = |draw: usize| {
+            // The same cases in every run: only the number of the draw and of the cases decide.
+            let mut source = Draw::new(&[draw as u64, cases.len() as u64]);
+            let picked: Vec<usize> = all.iter().map(|_| source.below(all.len() as u64) as usize).collect();
+            Ok(on(&picked)?.unwrap_or(f64::NAN))
+        };
+        Ok(Some(Resample {
+            seed: self.recipe.run.seed,
+            whole,
+            draws: (0..DRAWS).into_par_iter().map(draw).collect::<Result<_, String>>()?,
+            of: format!("{} of {}", cases.len(), cases.of),
+        }))
+    }
+}
+
+/// Which way a figure of a run is better, as its evaluator says; none where that is not known.
+pub fn direction(recipe: &Recipe, metric: &str) -> Option<Better> {
+    let (evaluator, name) = metric.split_once('.')?;
+    let found = recipe.evaluate.get(evaluator)?.metrics().find(|metric| metric.name == name)?.better;
+    (found != Better::Neither).then_some(found)
+}
+
+/// The difference between two groups of runs. None where too few draws tell something.
+///
+/// # Errors
+/// If the runs were not measured on the same cases, in words.
+pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Difference>, String> {
+    let mut all = from.iter().chain(to);
+    if let Some(first) = all.next()
+        && let Some(other) = all.find(|run| run.of != first.of)
+    {
+        return Err(format!("measured on other cases: {} and {}", first.of, other.of));
+    }
+    let mean = |group: &[&Resample], of: &dyn Fn(&Resample) -> f64| {
+        group.iter().map(|run| of(run)).sum::<f64>() / group.len() as f64
+    };
+    let apart = |of: &dyn Fn(&Resample) -> f64| mean(to, of) - mean(from, of);
+    let mut found: Vec<f64> =
+        (0..DRAWS).map(|draw| apart(&|run| run.draws[draw])).filter(|difference| difference.is_finite()).collect();
+    // A draw without a pair of different people, say, tells nothing.
+    if found.len() < DRAWS * 9 / 10 {
+        return Ok(None);
+    }
+    found.sort_by(f64::total_cmp);
+    let at = |share: f64| found[((found.len() - 1) as f64 * share).round() as usize];
+    let same_seed = |run: &&&Resample| Some(run.whole - from.iter().find(|other| other.seed == run.seed)?.whole);
+    let by_seed: Vec<f64> = to.iter().filter_map(|run| same_seed(&run)).collect();
+    let deviation = Figure::of(&by_seed).filter(|figure| figure.count > 1).map(|figure| figure.deviation);
+    Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low: at(0.025), high: at(0.975) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resample(seed: i64, whole: f64, of: impl Fn(&mut Draw) -> f64) -> Resample {
+        let draws = (0..DRAWS).map(|draw| of(&mut Draw::new(&[draw as u64, 9]))).collect();
+        Resample { seed, whole, of: "pairs".into(), draws }
+    }
+
+    #[test]
+    fn what_moves_together_has_no_interval_of_its_own() {
+        // Both runs swing with the drawn cases by 1, and one is better by 0.1 in every draw.
+        let (a, b) = (resample(1, 0.5, Draw::uniform), resample(1, 0.6, |d| d.uniform() + 0.1));
+        let found = difference(&[&a], &[&b]).unwrap().unwrap();
+        assert!((found.low - 0.1).abs() < 1e-12 && (found.high - 0.1).abs() < 1e-12, "{found:?}");
+        assert_eq!(found.deviation, None, "one seed has none");
+    }
+
+    #[test]
+    fn the_interval_holds_the_middle_of_the_draws() {
+        let (a, b) = (resample(1, 0.0, |_| 0.0), resample(2, 0.5, Draw::uniform));
+        let found = difference(&[&a], &[&b]).unwrap().unwrap();
+        assert!((found.low - 0.025).abs() < 0.02 && (found.high - 0.975).abs() < 0.02, "{found:?}");
+    }
+
+    #[test]
+    fn seeds_are_compared_with_themselves_in_any_order() {
+        let run = |seed, value: f64| resample(seed, value, move |_| value);
+        // Seeds matter as much as 1.0; the second variant is better by 0.1 and 0.3 with its seeds, whose order differs.
+        let first = [run(1, 0.0), run(2, 1.0)];
+        let second = [run(2, 1.1), run(1, 0.3), run(5, 7.0)];
+        let found = difference(&first.each_ref(), &second.each_ref()[..2]).unwrap().unwrap();
+        assert!((found.mean - 0.2).abs() < 1e-12 && (found.deviation.unwrap() - 0.02f64.sqrt()).abs() < 1e-12);
+        let more = difference(&first.each_ref(), &second.each_ref()).unwrap().unwrap();
+        assert!((more.deviation.unwrap() - 0.02f64.sqrt()).abs() < 1e-12, "a seed that one lacks is left out");
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_not() {
+        let (a, half) = (resample(1, 0.0, |_| 0.0), resample(1, 0.0, |d| if d.chance(0.5) { f64::NAN } else { 0.0 }));
+        assert_eq!(difference(&[&a], &[&half]), Ok(None));
+        let other = Resample { of: "others".into(), ..resample(1, 0.0, |_| 0.0) };
+        assert!(difference(&[&a], &[&other]).unwrap_err().contains("pairs and others"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Evaluators: measuring a model on data of their own.
+
+use crate::cases::Cases;
+use crate::metric::Metric;
+use crate::picture::{Normalization, Picture};
+use indexmap::IndexMap;
+use mtl_recipe::{Context, Result};
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+/// The configuration of an evaluator.
+pub trait EvaluatorConfig: Send + Sync {
+    /// What the check of a recipe has to know of it.
+    ///
+    /// # Errors
+    /// If the configuration cannot be described at all.
+    fn describe(&self) -> Result<EvaluatorDescription>;
+
+    /// Reads what it measures on: lists, pairs, folds. It is called once before training.
+    ///
+    /// # Errors
+    /// What the user can mend, such as a missing file or a bad line, is a mistake that names the file and the line.
+    fn open(&self) -> Result<Box<dyn Evaluator>>;
+
+    /// A metric on some of the cases of a report, each as often as it is picked; none where the cases do not determine
+    /// it. Whether runs differ is tested with it.
+    ///
+    /// # Errors
+    /// If the cases are not those of such an evaluator.
+    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
+        let _ = (metric, cases, picked);
+        Ok(None)
+    }
+}
+
+/// What the check of a recipe has to know of an evaluator.
+#[derive(Debug, Clone, Default)]
+pub struct EvaluatorDescription {
+    /// The wires that it feeds and reads, by the key that names them.
+    pub wires: Vec<(&'static str, String)>,
+    /// What is wrong between keys of the configuration; one sentence each.
+    pub problems: Vec<String>,
+    /// The files that it needs; a missing one is a mistake, or leaves out an optional evaluator.
+    pub files: Vec<PathBuf>,
+    /// The metrics that a report has, as far as the configuration decides them; the main one first.
+    pub metrics: Vec<Metric>,
+}
+
+/// An evaluator with its data.
+pub trait Evaluator {
+    /// Measures a model.
+    ///
+    /// # Errors
+    /// If the model or the data cannot be measured.
+    fn evaluate(&self, model: &dyn Inference) -> Result<Report>;
+}
+
+/// What an evaluator found.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Report {
+    /// The main numbers by name.
+    pub metrics: IndexMap<String, f64>,
+    /// Everything else, as JSON.
+    pub details: serde_json::Value,
+    /// Pictures by name, for the run folder and TensorBoard.
+    #[serde(skip)]
+    pub pictures: Vec<(String, Picture)>,
+    /// What was measured at each case, to compare runs by.
+    #[serde(skip)]
+    pub cases: Option<Cases>,
+}
+
+/// Reads the picture of a number; called in several threads.
+pub type ReadPicture<'a> = &'a (dyn Fn(usize) -> Result<Picture> + Sync);
+
+/// A model as evaluators see it: a graph that is fed values and asked for others, in evaluation mode.
+pub trait Inference {
+    /// Whether the graph has that wire: `node`, `node.port` or `data.port`.
+    fn has(&self, wire: &str) -> bool;
+
+    /// The shape of one sample on a wire, without the batch.
+    ///
+    /// # Errors
+    /// If there is no such wire, or a size is not known.
+    fn sample_shape(&self, wire: &str) -> Result<Vec<i64>>;
+
+    /// A size of the recipe, such as `age_groups`.
+    fn dim(&self, name: &str) -> Option<i64>;
+
+    /// Whether the wanted wires depend on a data port; false for a port that does not exist.
+    ///
+    /// # Errors
+    /// If there is no such wanted wire.
+    fn needs(&self, wanted: &[&str], port: &str) -> Result<bool>;
+
+    /// The normalisation of the pictures that a wire carries.
+    ///
+    /// # Errors
+    /// If there is no such wire, or it carries no pictures.
+    fn normalization(&self, wire: &str) -> Result<Normalization>;
+
+    /// Runs the graph on given values; gives the wanted wires on the CPU.
+    ///
+    /// Each value is for a data port, such as `faces.image`, or replaces a node's output, which then is not computed.
+    /// The wanted wires may depend on no other data port.
+    ///
+    /// # Errors
+    /// If there is no such wire, a value is missing, or an operation fails.
+    fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>>;
+
+    /// Prepares pictures as the data port `feed` takes them and hands them on in batches `[n, 3, height, width]`, in
+    /// order. `read` is called for `0..count` in other threads meanwhile.
+    ///
+    /// # Errors
+    /// If a picture cannot be read, or `each` fails.
+    fn pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        each: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()>;
+
+    /// The wanted wires for the pictures of `0..count`, each as one tensor whose first size is `count`.
+    ///
+    /// # Errors
+    /// As [`pictures`](Self::pictures) and [`run`](Self::run).
+    fn outputs(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        wanted: &[&str],
+    ) -> Result<Vec<Tensor>> {
+        let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
+        self.pictures(feed, count, read, batch_size, &mut |batch| {
+            let found = self.run(&[(feed, batch)], wanted)?;
+            parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
+            Ok(())
+        })?;
+        parts.iter().map(|part| Tensor::f_cat(part, 0).context("joining the outputs of batches")).collect()
+    }
+
+    /// A finished run as another model, such as a judge.
+    ///
+    /// # Errors
+    /// If there is no such run, or it cannot be opened.
+    fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>>;
+
+    /// Whether a module of this model started from the weights of that run.
+    fn started_from(&self, run: &Path) -> bool;
+}

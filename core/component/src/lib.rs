@@ -1,0 +1,56 @@
+//! `mtl-component`: what the author of a component sees.
+//!
+//! A component is a configuration type that implements the trait of its kind and is registered under a name with
+//! [`register!`]. The type is decoded from a recipe; its doc comments become the descriptions of the schema. See
+//! [`ModuleConfig`] for a loss with its test.
+//!
+//! Everything that can fail returns [`Result`]: `?` turns any other error into a failure, and [`mistake!`] returns one
+//! that the user can mend. Which component failed in which method is filled in by the engine.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod cases;
+mod context;
+pub mod data;
+pub mod draw;
+mod evaluator;
+mod hook;
+mod metric;
+mod module;
+pub mod nn;
+mod optimizer;
+mod params;
+pub mod picture;
+pub mod ports;
+mod registry;
+mod rename;
+mod rule;
+mod scheduler;
+pub mod testing;
+
+pub use cases::Cases;
+pub use context::{Context, World};
+pub use data::{
+    Column, Dataset, DatasetConfig, Field, Layout, Open, OpenDataset, SampleOut, Sampler, SamplerConfig, Transform,
+    TransformConfig, TransformDescription,
+};
+pub use draw::Draw;
+pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
+pub use hook::{Hook, HookConfig, HookEvent, RunInfo};
+pub use metric::{Better, Metric, MetricConfig};
+pub use module::{Call, Module, ModuleConfig, single};
+pub use optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, OptimizerState, Update};
+pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role};
+pub use picture::{Normalization, Picture};
+pub use ports::{DType, Description, Dim, OneOf, Pixels, Port, Ports, Sizes};
+pub use registry::{ComponentKind, Configuration, Factory, Family, Made, Provider, Registration, Registry};
+pub use rename::RenameTable;
+pub use rule::{Placed, RecipeView, Rule};
+pub use scheduler::{Scheduler, SchedulerDescription};
+
+pub use mtl_recipe::error::Context as ErrorContext;
+pub use mtl_recipe::{Code, Error, Result, bail, ensure, ids, mistake};
+pub use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, RecipePath};
+
+/// Re-exported for the registration macros.
+pub use inventory;

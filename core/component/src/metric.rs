@@ -1,0 +1,55 @@
+//! Metrics: numbers that an evaluation gives, and which way they are better.
+
+use crate::cases::Cases;
+use mtl_recipe::Result;
+
+/// Which way a number is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// The larger the better.
+    Larger,
+    /// The smaller the better.
+    Smaller,
+    /// Neither: it depends on what an experiment is about.
+    Neither,
+}
+
+/// What is known of a number that an evaluation gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name in reports.
+    pub name: String,
+    /// Its unit, such as `years`; empty for a plain number.
+    pub unit: &'static str,
+    /// Which way it is better.
+    pub better: Better,
+}
+
+impl Metric {
+    /// A number without a unit.
+    pub fn new(name: impl Into<String>, better: Better) -> Self {
+        Self { name: name.into(), unit: "", better }
+    }
+
+    /// The same in a unit.
+    pub fn unit(self, unit: &'static str) -> Self {
+        Self { unit, ..self }
+    }
+}
+
+/// The configuration of a metric that is computed from what an evaluator measured case by case.
+///
+/// A recipe adds one to an evaluator: `metrics = [{ component = "share_below", … }]`.
+pub trait MetricConfig: Send + Sync {
+    /// Its name, unit and direction.
+    ///
+    /// # Errors
+    /// If the configuration cannot be described at all.
+    fn describe(&self) -> Result<Metric>;
+
+    /// Its value on the given cases.
+    ///
+    /// # Errors
+    /// If the cases lack a column that it needs.
+    fn measure(&self, cases: &Cases) -> Result<f64>;
+}

@@ -1,0 +1,253 @@
+//! Layers with the names, shapes and starting values of PyTorch's.
+
+use crate::context::World;
+use crate::params::{Init, Params, Role};
+use mtl_recipe::{Result, bail};
+use tch::{Reduction, Tensor};
+
+/// `torch.nn.Conv2d`, square kernel and no dilation.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+    winograd: bool,
+}
+
+/// Settings of a [`Conv2d`].
+#[derive(Debug, Clone, Copy)]
+pub struct Conv {
+    /// Side of the kernel.
+    pub kernel: i64,
+    /// Stride.
+    pub stride: i64,
+    /// Zero padding on every side.
+    pub padding: i64,
+    /// Starting weights.
+    pub init: Init,
+    /// Starting bias; without it none is added.
+    pub bias: Option<Init>,
+}
+
+impl Conv {
+    /// Kernel, stride and padding; no bias, Xavier-uniform weights.
+    pub fn new(kernel: i64, stride: i64, padding: i64) -> Self {
+        Self { kernel, stride, padding, init: Init::XavierUniform, bias: None }
+    }
+
+    /// With a bias, and the default start of PyTorch's layer: weights and bias uniform in ±1/sqrt(fan in).
+    pub fn plain(input: i64, kernel: i64, stride: i64, padding: i64) -> Self {
+        let bound = 1.0 / ((input * kernel * kernel) as f64).sqrt();
+        let init = Init::Uniform(bound);
+        Self { init, bias: Some(init), ..Self::new(kernel, stride, padding) }
+    }
+
+    /// With a bias of 0 and weights drawn from a normal distribution.
+    pub fn normal(deviation: f64, kernel: i64, padding: i64) -> Self {
+        Self { init: Init::Normal(deviation), bias: Some(Init::Const(0.0)), ..Self::new(kernel, 1, padding) }
+    }
+}
+
+impl Conv2d {
+    /// Weights `[output, input, kernel, kernel]`.
+    pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
+        let weight = p.param("weight", &[output, input, conv.kernel, conv.kernel], conv.init, Role::Weight)?;
+        let bias = conv.bias.map(|init| p.param("bias", &[output], init, Role::Bias)).transpose()?;
+        let winograd = p.context().winograd && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
+        Ok(Self { weight, bias, stride: conv.stride, padding: conv.padding, winograd })
+    }
+
+    /// `[batch, input, h, w]` to `[batch, output, …]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.winograd {
+            let y = mtl_torch::conv3x3(x, &self.weight)?;
+            return match &self.bias {
+                Some(bias) => Ok(y.f_add(&bias.f_view([1, -1, 1, 1])?)?),
+                None => Ok(y),
+            };
+        }
+        let (s, p) = (self.stride, self.padding);
+        Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [1, 1], 1)?)
+    }
+}
+
+/// `torch.nn.utils.spectral_norm` of a `Conv2d` with bias: the weight divided by an estimate of its largest singular
+/// value (Miyato et al. 2018, section 2.1 and algorithm 1). Each pass in training improves the estimate by one power
+/// iteration; gradients flow through the division, with the singular vectors held constant.
+#[derive(Debug)]
+pub struct SpectralConv2d {
+    weight: Tensor,
+    bias: Tensor,
+    u: Tensor,
+    v: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl SpectralConv2d {
+    /// Weights `[output, input, kernel, kernel]`; without a bias in the settings it starts at 0.
+    pub fn new(p: &Params, input: i64, output: i64, conv: Conv) -> Result<Self> {
+        let shape = [output, input, conv.kernel, conv.kernel];
+        let bias = p.param("bias", &[output], conv.bias.unwrap_or(Init::Const(0.0)), Role::Bias)?;
+        let weight = p.param("weight_orig", &shape, conv.init, Role::Weight)?;
+        let u = p.buffer("weight_u", &[output], Init::Normal(1.0))?;
+        let v = p.buffer("weight_v", &[input * conv.kernel * conv.kernel], Init::Normal(1.0))?;
+        if !p.context().shapes_only {
+            let _guard = tch::no_grad_guard();
+            for vector in [&u, &v] {
+                vector.shallow_clone().f_copy_(&unit(vector)?)?;
+            }
+        }
+        Ok(Self { weight, bias, u, v, stride: conv.stride, padding: conv.padding })
+    }
+
+    /// `[batch, input, h, w]` to `[batch, output, …]`.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let matrix = self.weight.f_reshape([self.weight.size()[0], -1])?;
+        if train {
+            let _guard = tch::no_grad_guard();
+            self.v.shallow_clone().f_copy_(&unit(&matrix.f_tr()?.f_mv(&self.u)?)?)?;
+            self.u.shallow_clone().f_copy_(&unit(&matrix.f_mv(&self.v)?)?)?;
+        }
+        // Copies, since the next pass changes the vectors while this one's gradient still needs them.
+        let copy = |t: &Tensor| tch::no_grad(|| t.f_detach_copy());
+        let (u, v) = (copy(&self.u)?, copy(&self.v)?);
+        let sigma = u.f_dot(&matrix.f_mv(&v)?)?;
+        let weight = self.weight.f_div(&sigma)?;
+        let (s, p) = (self.stride, self.padding);
+        Ok(x.f_conv2d(&weight, Some(&self.bias), [s, s], [p, p], [1, 1], 1)?)
+    }
+}
+
+/// A vector divided by its 2-norm, of at least 1e-12.
+fn unit(v: &Tensor) -> Result<Tensor> {
+    Ok(v.f_div(&v.f_norm()?.f_clamp_min(1e-12)?)?)
+}
+
+/// `torch.nn.Linear`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// Weights `[output, input]` with PyTorch's default start, uniform in ±1/sqrt(input).
+    pub fn new(p: &Params, input: i64, output: i64) -> Result<Self> {
+        let bound = 1.0 / (input as f64).sqrt();
+        Self::with(p, input, output, Init::Uniform(bound), Init::Uniform(bound))
+    }
+
+    /// Weights `[output, input]` with the given starts of weight and bias.
+    pub fn with(p: &Params, input: i64, output: i64, weight: Init, bias: Init) -> Result<Self> {
+        let weight = p.param("weight", &[output, input], weight, Role::Weight)?;
+        Ok(Self { weight, bias: p.param("bias", &[output], bias, Role::Bias)? })
+    }
+
+    /// With an output a class: `[classes, input]` with PyTorch's default start, drawn by blocks of rows.
+    pub fn classes(p: &Params, input: i64, classes: i64) -> Result<Self> {
+        let init = Init::Uniform(1.0 / (input as f64).sqrt());
+        let weight = p.rows("weight", &[classes, input], init, Role::Weight)?;
+        Ok(Self { weight, bias: p.rows("bias", &[classes], init, Role::Bias)? })
+    }
+
+    /// `[…, input]` to `[…, output]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+}
+
+/// `torch.nn.BatchNorm1d` and `BatchNorm2d`.
+#[derive(Debug)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    batches: Tensor,
+    momentum: f64,
+}
+
+impl BatchNorm {
+    /// Over `channels`, momentum 0.1.
+    pub fn new(p: &Params, channels: i64) -> Result<Self> {
+        Self::with_momentum(p, channels, 0.1)
+    }
+
+    /// Over `channels`; `momentum` is the share of the newest batch in the running statistics.
+    pub fn with_momentum(p: &Params, channels: i64, momentum: f64) -> Result<Self> {
+        Ok(Self {
+            weight: p.param("weight", &[channels], Init::Const(1.0), Role::Norm)?,
+            bias: p.param("bias", &[channels], Init::Const(0.0), Role::Norm)?,
+            running_mean: p.buffer("running_mean", &[channels], Init::Const(0.0))?,
+            running_var: p.buffer("running_var", &[channels], Init::Const(1.0))?,
+            batches: p.counter("num_batches_tracked")?,
+            momentum,
+        })
+    }
+
+    /// Normalises over all dimensions but the second.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        if train {
+            let size = x.size();
+            if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
+                bail!("batch statistics need more than one value a channel, found {size:?}: raise batch_size");
+            }
+            let _ = tch::no_grad(|| self.batches.shallow_clone().f_add_scalar_(1))?;
+        }
+        Ok(x.f_batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&self.running_mean),
+            Some(&self.running_var),
+            train,
+            self.momentum,
+            1e-5,
+            true,
+        )?)
+    }
+}
+
+/// Over the places of each channel and sample, without weights: `torch.nn.InstanceNorm2d`
+/// (Ulyanov et al. 2016, eq. 1).
+pub fn instance_norm(x: &Tensor) -> Result<Tensor> {
+    let none = None::<&Tensor>;
+    Ok(x.f_instance_norm(none, none, none, none, true, 0.0, 1e-5, false)?)
+}
+
+/// `torch.nn.PReLU` with one slope a channel, all 0.25 at the start.
+#[derive(Debug)]
+pub struct PRelu {
+    weight: Tensor,
+}
+
+impl PRelu {
+    /// Over `channels`.
+    pub fn new(p: &Params, channels: i64) -> Result<Self> {
+        Ok(Self { weight: p.param("weight", &[channels], Init::Const(0.25), Role::Weight)? })
+    }
+
+    /// `max(x, 0) + slope * min(x, 0)`, a slope a channel.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(mtl_torch::prelu(x, &self.weight)?)
+    }
+}
+
+/// Rows divided by their 2-norm, of at least 1e-12, as `torch.nn.functional.normalize`.
+pub fn normalize_rows(x: &Tensor) -> Result<Tensor> {
+    let norm = x.f_norm_scalaropt_dim(2.0, [1], true)?.f_clamp_min(1e-12)?;
+    Ok(x.f_div(&norm)?)
+}
+
+/// Mean cross-entropy over the samples whose label is known; 0 if none is.
+///
+/// `logits` is `[batch, classes]`, `target` `[batch]` of 64-bit integers, negative where the label is not known.
+/// `label_smoothing` is the share of the target that is spread over all classes (Szegedy et al. 2016, section 7). The
+/// mean is that over all processes of `world`.
+pub fn cross_entropy(logits: &Tensor, target: &Tensor, label_smoothing: f64, world: World) -> Result<Tensor> {
+    let target = target.f_clamp_min(-1)?;
+    let sum = logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Sum, -1, label_smoothing)?;
+    let known = target.f_ge(0)?.f_sum(logits.kind())?;
+    Ok(sum.f_div(&world.divisor(&known)?)?)
+}

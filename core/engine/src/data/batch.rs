@@ -1,0 +1,79 @@
+//! Batches: samples written side by side and made into tensors.
+
+use mtl_component::{Draw, Field, Layout, OpenDataset, Result, SampleOut, bail};
+use tch::{Kind, Tensor};
+
+/// Loads the given samples, each an index and a position, into one batch.
+pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> Result<Batch> {
+    let fields = &data.fields;
+    let n = samples.len();
+    let size = |f: &Field| f.shape.iter().product::<i64>() as usize;
+    let mut floats: Vec<Vec<f32>> = Vec::new();
+    let mut ints: Vec<Vec<i64>> = Vec::new();
+    let mut at = Vec::new();
+    for field in fields {
+        if field.layout == Layout::Int {
+            at.push(ints.len());
+            ints.push(vec![0; n * size(field)]);
+        } else {
+            at.push(floats.len());
+            floats.push(vec![0.0; n * size(field)]);
+        }
+    }
+    let mut skipped = 0;
+    {
+        let mut float_parts: Vec<_> = floats.iter_mut().map(|v| chunks(v, n)).collect();
+        let mut int_parts: Vec<_> = ints.iter_mut().map(|v| chunks(v, n)).collect();
+        for (index, position) in samples {
+            let floats = float_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect();
+            let ints = int_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect();
+            let mut out = SampleOut::new(floats, ints, at.clone());
+            let mut draw = Draw::new(&[seed, *position]);
+            data.samples.sample(*index, &mut draw, &mut out)?;
+            skipped += out.skipped;
+        }
+    }
+    let mut tensors = Vec::with_capacity(fields.len());
+    for (field, at) in fields.iter().zip(&at) {
+        let mut shape = vec![n as i64];
+        shape.extend(&field.shape);
+        tensors.push(match field.layout {
+            Layout::Int => Tensor::f_from_slice(&ints[*at])?.f_view(shape.as_slice())?,
+            Layout::Float => Tensor::f_from_slice(&floats[*at])?.f_view(shape.as_slice())?,
+            Layout::Image => {
+                let [c, h, w] = field.shape[..] else { bail!("a picture field has 3 sizes, found {:?}", field.shape) };
+                Tensor::f_from_slice(&floats[*at])?.f_view([n as i64, h, w, c])?.f_permute([0, 3, 1, 2])?
+            }
+        });
+    }
+    Ok(Batch { tensors, skipped })
+}
+
+fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {
+    let size = (v.len() / n.max(1)).max(1);
+    v.chunks_exact_mut(size)
+}
+
+/// The tensors of one batch in the order of the dataset's ports, on the CPU.
+#[derive(Debug)]
+pub struct Batch {
+    /// One tensor a field.
+    pub tensors: Vec<Tensor>,
+    /// Samples that were skipped because they could not be read.
+    pub skipped: u64,
+}
+
+impl Batch {
+    /// The batch in other precision and on another device.
+    pub fn to(self, kind: Kind, device: tch::Device) -> Result<Self> {
+        let tensors = self
+            .tensors
+            .into_iter()
+            .map(|t| {
+                let t = if t.kind() == Kind::Float { t.f_to_kind(kind)? } else { t };
+                Ok(t.f_to_device(device)?)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { tensors, skipped: self.skipped })
+    }
+}

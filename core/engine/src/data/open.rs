@@ -1,0 +1,90 @@
+//! Opening the data streams of a recipe.
+
+use super::order::{BatchOrder, stream_seed};
+use crate::recipe::{Data, Recipe};
+use indexmap::IndexMap;
+use mtl_component::{DType, Layout, Open, OpenDataset, Ports, Result, Transform, World, bail, mistake};
+use mtl_recipe::Context;
+use std::sync::Arc;
+
+/// The opened data streams of a recipe.
+pub struct OpenedData {
+    /// The streams by name, in order.
+    pub streams: IndexMap<String, OpenDataset>,
+    /// The sizes of the recipe, with those that the data decides.
+    pub dims: IndexMap<String, i64>,
+}
+
+/// Opens the transforms of a stream; outside of training only those that belong to the input of the network.
+///
+/// # Errors
+/// If one cannot be opened.
+pub(crate) fn transforms(data: &Data, training: bool) -> Result<Vec<Arc<dyn Transform>>> {
+    let wanted = data.transforms.iter().filter(|(_, t)| training || t.in_evaluation);
+    wanted.map(|(slot, _)| slot.registration.called("open", slot.config.open())).collect()
+}
+
+/// Opens all data streams.
+///
+/// # Errors
+/// If one cannot be opened, holds no sample, or has sizes that contradict those of the recipe or of another stream.
+pub fn open(recipe: &Recipe) -> Result<OpenedData> {
+    let mut dims = recipe.dims.clone();
+    let mut streams = IndexMap::new();
+    for (name, data) in &recipe.data {
+        let slot = &data.slot;
+        let opening = || format!("opening `data.{name}` ({})", slot.registration.name);
+        let transforms = transforms(data, true).with_context(opening)?;
+        let opened = slot.config.open(&Open { dims: &dims, transforms });
+        let opened = slot.registration.called("open", opened).with_context(opening)?;
+        if opened.len == 0 {
+            mistake!("`data.{name}` holds no sample");
+        }
+        fields_are_ports(&opened, &data.description.ports).with_context(opening)?;
+        for (size, value) in opened.sizes.iter().filter(|_| slot.common.declares) {
+            match dims.get(*size) {
+                Some(known) if known != value => mistake!(
+                    "`dims.{size}` is {known} (by [dims] or another data stream), but `data.{name}` has {value}: make \
+                     them agree, or say `declares = false` there"
+                ),
+                _ => {
+                    dims.insert((*size).to_owned(), *value);
+                }
+            }
+        }
+        streams.insert(name.clone(), opened);
+    }
+    Ok(OpenedData { streams, dims })
+}
+
+/// Checks that an opened dataset gives what its ports promise, or values would stand under the wrong names.
+fn fields_are_ports(opened: &OpenDataset, ports: &Ports) -> Result<()> {
+    let field = |(name, layout): (&str, Layout)| {
+        let dtype = if layout == Layout::Int { DType::Int } else { DType::Float };
+        format!("{name} ({dtype})")
+    };
+    let fields: Vec<String> = opened.fields.iter().map(|f| field((f.name, f.layout))).collect();
+    let ports: Vec<String> = ports.outputs.iter().map(|p| format!("{} ({})", p.name, p.dtype)).collect();
+    if fields != ports {
+        bail!("the dataset gives {}, but its ports are {}", fields.join(", "), ports.join(", "));
+    }
+    Ok(())
+}
+
+/// The order of batches of each stream.
+///
+/// # Errors
+/// If a sampler does not fit its data.
+pub fn orders(recipe: &Recipe, data: &OpenedData, world: World) -> Result<IndexMap<String, Arc<BatchOrder>>> {
+    let mut out = IndexMap::new();
+    for (name, entry) in &recipe.data {
+        let dataset = data.streams[name.as_str()].clone();
+        let seed = stream_seed(recipe.run.seed as u64, name);
+        let slot = &entry.sampler;
+        let sampler = slot.registration.called("open", slot.config.open(&dataset, seed));
+        let sampler = sampler.with_context(|| format!("the sampler of `data.{name}` ({})", slot.registration.name))?;
+        let batch = entry.slot.common.batch_size as usize;
+        out.insert(name.clone(), Arc::new(BatchOrder::new(dataset, sampler, batch, seed, world)));
+    }
+    Ok(out)
+}

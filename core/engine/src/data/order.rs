@@ -1,0 +1,81 @@
+//! The order of samples: which of them make up which batch.
+
+use super::batch::{Batch, load_samples};
+use mtl_component::draw::hash_words;
+use mtl_component::{OpenDataset, Result, Sampler, World};
+
+/// Which samples make up which batch: a pure function of the batch's number.
+pub struct BatchOrder {
+    /// The data.
+    pub data: OpenDataset,
+    sampler: Box<dyn Sampler>,
+    shares: Vec<f64>,
+    batch_size: usize,
+    seed: u64,
+    world: World,
+}
+
+impl BatchOrder {
+    /// The order of batches of this process; `batch_size` samples each are drawn by every process.
+    pub fn new(data: OpenDataset, sampler: Box<dyn Sampler>, batch_size: usize, seed: u64, world: World) -> Self {
+        let total: f64 = data.parts.iter().map(|(_, share)| share).sum();
+        let shares = data.parts.iter().map(|(_, share)| share / total).collect();
+        Self { data, sampler, shares, batch_size, seed, world }
+    }
+
+    /// The samples that all processes together draw for a batch.
+    pub fn global_batch(&self) -> u64 {
+        self.batch_size as u64 * self.world.size()
+    }
+
+    /// The samples of a batch: indices, and the position in the stream that seeds their draws.
+    ///
+    /// # Errors
+    /// If the sampler fails.
+    pub fn batch(&self, number: u64) -> Result<Vec<(usize, u64)>> {
+        let global = self.global_batch();
+        (0..self.batch_size as u64)
+            .map(|slot| {
+                let slot = slot * self.world.size() + self.world.rank();
+                let position = number * global + slot;
+                let (part, within) = self.part(position);
+                Ok((self.sampler.index(part, within, global)?, position))
+            })
+            .collect()
+    }
+
+    /// The part that a position of the whole stream belongs to, and the position in that part's own stream.
+    ///
+    /// A part of share s has had floor(x s) of the first x positions; the others are shared out among the remaining
+    /// parts in the same way. So the shares hold over all batches together, and every part is used without gaps.
+    fn part(&self, position: u64) -> (usize, u64) {
+        let (mut position, mut left) = (position, 1.0);
+        for (i, share) in self.shares.iter().enumerate() {
+            if i + 1 == self.shares.len() {
+                return (i, position);
+            }
+            let share = (share / left).min(1.0);
+            let before = |x: u64| (x as f64 * share).floor() as u64;
+            if before(position + 1) > before(position) {
+                return (i, before(position));
+            }
+            position -= before(position);
+            left -= self.shares[i];
+        }
+        (0, position)
+    }
+
+    /// Loads a batch.
+    ///
+    /// # Errors
+    /// If a sample cannot be read.
+    pub fn load(&self, number: u64) -> Result<Batch> {
+        load_samples(&self.data, &self.batch(number)?, self.seed)
+    }
+}
+
+/// The seed of a data stream.
+pub fn stream_seed(seed: u64, name: &str) -> u64 {
+    let words: Vec<u64> = std::iter::once(seed).chain(name.bytes().map(u64::from)).collect();
+    hash_words(&words)
+}

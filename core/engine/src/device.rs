@@ -1,0 +1,69 @@
+//! Where a recipe computes.
+
+use crate::recipe::{Precision, Recipe};
+use mtl_component::{Context, World};
+use mtl_recipe::{Result, mistake};
+use std::sync::Arc;
+use tch::{Device, Kind};
+
+/// The device of that name.
+///
+/// # Errors
+/// A mistake if there is no such name, or no such device on this machine.
+pub fn device(name: &str) -> Result<Device> {
+    let cuda = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+    };
+    let Some(index) = cuda else { mistake!("unknown device `{name}`: expected cpu, cuda or cuda:N") };
+    mtl_torch::load_cuda()?;
+    let count = tch::Cuda::device_count();
+    if index as i64 >= count {
+        mistake!("the device `{name}` is not available: CUDA reports {count} devices");
+    }
+    Ok(Device::Cuda(index))
+}
+
+/// Threads within an operator: the recipe's, or one a core.
+pub fn threads(recipe: &Recipe) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    recipe.run.threads.map_or(cores, |n| n as usize)
+}
+
+/// Sets what holds for the whole process.
+///
+/// # Errors
+/// If libtorch refuses the number of threads.
+pub fn configure(recipe: &Recipe) -> Result<()> {
+    Ok(mtl_torch::set_threads(threads(recipe))?)
+}
+
+/// The kind of the weights.
+pub fn weight_kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Float64 => Kind::Double,
+        Precision::Float32 | Precision::Bf16 | Precision::Fp16 => Kind::Float,
+    }
+}
+
+/// Where a recipe computes, on its own device.
+///
+/// # Errors
+/// As [`device`].
+pub fn context(recipe: &Recipe) -> Result<Arc<Context>> {
+    Ok(Arc::new(Context { device: device(&recipe.run.device)?, ..host_context(recipe) }))
+}
+
+/// Where a recipe computes, on the CPU whatever its device.
+pub fn host_context(recipe: &Recipe) -> Context {
+    Context {
+        device: Device::Cpu,
+        kind: weight_kind(recipe.run.precision),
+        channels_last: recipe.run.channels_last,
+        winograd: recipe.run.winograd(),
+        seed: recipe.run.seed as u64,
+        world: World::alone(),
+        shapes_only: false,
+    }
+}

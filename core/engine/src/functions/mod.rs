@@ -1,5 +1,0 @@
-//! Functions: components without parameters that nodes apply.
-
-mod arithmetic;
-mod detach;
-mod reverse_gradient;

@@ -1,0 +1,62 @@
+//! The evaluators of a recipe, opened with their data.
+
+use crate::recipe::{EvaluateEntry, Recipe};
+use indexmap::IndexMap;
+use mtl_component::{Evaluator, Inference, Report, Result, bail, mistake};
+use mtl_recipe::Context;
+
+/// The opened evaluators of a recipe.
+pub struct Evaluators<'r> {
+    open: IndexMap<&'r str, (&'r EvaluateEntry, Box<dyn Evaluator>)>,
+}
+
+impl<'r> Evaluators<'r> {
+    /// Opens the evaluators of a recipe; optional ones whose files are missing are left out, which is told.
+    ///
+    /// # Errors
+    /// A mistake if a file is missing, or cannot be used.
+    pub fn open(recipe: &'r Recipe) -> Result<Self> {
+        let mut open = IndexMap::new();
+        for (name, entry) in &recipe.evaluate {
+            let slot = &entry.slot;
+            match entry.description.files.iter().find(|file| !file.exists()) {
+                Some(file) if slot.common.optional => {
+                    tracing::info!("`evaluate.{name}` is left out: there is no {}", file.display());
+                }
+                Some(file) => mistake!(
+                    "`evaluate.{name}` needs {}, which does not exist: correct the path, or drop the evaluator with \
+                     --unset evaluate.{name}",
+                    file.display()
+                ),
+                None => {
+                    let evaluator = slot.registration.called("open", slot.config.open());
+                    let opening = || format!("opening `evaluate.{name}` ({})", slot.registration.name);
+                    open.insert(name.as_str(), (entry, evaluator.with_context(opening)?));
+                }
+            }
+        }
+        Ok(Self { open })
+    }
+
+    /// Their names with their entries in the recipe.
+    pub fn entries(&self) -> impl Iterator<Item = (&'r str, &'r EvaluateEntry)> {
+        self.open.iter().map(|(name, (entry, _))| (*name, *entry))
+    }
+
+    /// Measures a model with one of them; adds the metrics that the recipe computes from its cases.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the model or the cases cannot be measured.
+    pub fn measure(&self, name: &str, model: &dyn Inference) -> Result<Report> {
+        let Some((entry, evaluator)) = self.open.get(name) else { bail!("the evaluator `{name}` is not open") };
+        let mut report = entry.slot.registration.called("evaluate", evaluator.evaluate(model))?;
+        for (slot, metric) in &entry.metrics {
+            let Some(cases) = &report.cases else {
+                bail!("`{}` keeps no cases to compute `{}` from", entry.slot.registration.name, metric.name);
+            };
+            let value = slot.registration.called("measure", slot.config.measure(cases))?;
+            report.metrics.insert(metric.name.clone(), value);
+        }
+        Ok(report)
+    }
+}

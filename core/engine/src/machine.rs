@@ -1,0 +1,52 @@
+//! What is known of the machine.
+
+use std::fs;
+
+/// The value of a key in a file of `key : value` lines.
+fn value(file: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.split(':').next().is_some_and(|k| k.trim() == key))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// The name of the processor.
+pub fn cpu_name() -> Option<String> {
+    value("/proc/cpuinfo", "model name")
+}
+
+/// Whether the processor has a feature, by its name in Linux.
+pub fn cpu_has(feature: &str) -> bool {
+    value("/proc/cpuinfo", "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == feature))
+}
+
+fn memory(key: &str) -> Option<u64> {
+    value("/proc/meminfo", key)?.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// The memory of the machine in MiB.
+pub fn memory_mib() -> Option<u64> {
+    memory("MemTotal")
+}
+
+/// The memory in MiB that a new process could use.
+pub fn available_mib() -> Option<u64> {
+    memory("MemAvailable")
+}
+
+/// The name of the machine.
+pub fn host() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_described() {
+        assert!(cpu_name().is_some_and(|name| !name.is_empty()));
+        assert!(cpu_has("fpu") && !cpu_has("no_such_feature"));
+        assert!(memory_mib() >= available_mib() && available_mib() > Some(0));
+        assert!(host().is_some());
+    }
+}

@@ -1,0 +1,319 @@
+//! The graph with weights: building modules and evaluating nodes.
+
+use crate::data::Batch;
+use crate::graph::{Graph, Plan, Reference, Target, Wire};
+use crate::recipe::{ModulePrecision, Precision, Recipe};
+use indexmap::IndexMap;
+use mtl_component::{Call, Context, Dim, Module as Computation, Parameters, Params, Registration, Result, bail};
+use mtl_recipe::Context as _;
+use mtl_torch::Autocast;
+use std::cell::Cell;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+/// A module with its weights.
+pub struct Module {
+    /// Its name in the recipe.
+    pub name: String,
+    /// Parameters and buffers by name, in the order of their making.
+    pub parameters: Parameters,
+    /// Tensors that the configuration fixes, by name.
+    pub constants: IndexMap<String, Tensor>,
+    computation: Option<Built>,
+    amp: bool,
+    /// Whether its parameters record gradients at present.
+    recording: Cell<bool>,
+}
+
+/// What a component has built, and which component it was.
+struct Built {
+    registration: &'static Registration,
+    computation: Box<dyn Computation>,
+}
+
+impl Built {
+    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        self.registration.called("forward", self.computation.forward(call))
+    }
+}
+
+impl Module {
+    /// The trainable parameters, without buffers.
+    pub fn trainable(&self) -> Vec<&Tensor> {
+        self.parameters.values().filter(|e| e.role.is_some()).map(|e| &e.tensor).collect()
+    }
+
+    /// Starts or stops recording gradients of its parameters.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn record(&self, on: bool) -> Result<()> {
+        if self.recording.replace(on) != on {
+            mtl_torch::set_requires_grad(&self.trainable(), on)?;
+        }
+        Ok(())
+    }
+}
+
+/// A graph with weights, ready to run.
+pub struct Model {
+    /// The graph.
+    pub graph: Graph,
+    /// Modules in the order of the recipe; those that no node calls have no weights.
+    pub modules: Vec<Module>,
+    /// For nodes that apply a function or compute a loss.
+    functions: Vec<Option<Built>>,
+    context: Arc<Context>,
+    autocast: Option<Kind>,
+}
+
+/// The batches of a step: `[stream][batch]`.
+pub type Feed = Vec<Vec<Batch>>;
+
+/// The outputs of evaluations that are still needed.
+pub type Values = Vec<Option<Vec<Option<Tensor>>>>;
+
+/// Outputs by wire name.
+pub type Outputs = IndexMap<String, Tensor>;
+
+/// What an evaluation starts from: batches, and values of nodes that need not be computed.
+pub struct Known<'a> {
+    /// The batches of the step.
+    pub feed: &'a Feed,
+    /// The values of [`Reference::Given`].
+    pub given: &'a [Tensor],
+}
+
+/// How nodes are evaluated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mode {
+    /// The step, from 1, and the steps of the run; both 0 outside of training.
+    pub step: (u64, u64),
+    /// Training mode for all nodes, or evaluation mode; without it each node's own.
+    pub train: Option<bool>,
+    /// Outputs that nothing reads are computed as well.
+    pub everything: bool,
+}
+
+impl Model {
+    /// Makes every called module with starting weights. All sizes of the graph must be known.
+    ///
+    /// # Errors
+    /// If a component cannot be built.
+    pub fn build(recipe: &Recipe, graph: Graph, context: Arc<Context>) -> Result<Self> {
+        let mut modules = Vec::new();
+        for (module, entry) in graph.modules.iter().zip(recipe.model.values()) {
+            let params = Params::new(&module.name, context.clone());
+            let registration = entry.slot.registration;
+            let computation = match &module.sizes {
+                Some(sizes) => {
+                    let built = registration.called("build", entry.slot.config.build(&params, sizes));
+                    let computation = built.with_context(|| format!("building the module `{}`", module.name))?;
+                    Some(Built { registration, computation })
+                }
+                None => None,
+            };
+            modules.push(Module {
+                name: module.name.clone(),
+                parameters: params.take(),
+                constants: params.take_constants(),
+                computation,
+                amp: entry.slot.common.precision == ModulePrecision::Amp,
+                recording: Cell::new(false),
+            });
+        }
+        let mut functions = Vec::new();
+        for node in &graph.nodes {
+            let config = match node.target {
+                Target::Module(_) => None,
+                Target::Function | Target::Loss => node.config(recipe),
+            };
+            functions.push(match config {
+                Some((registration, config)) => {
+                    let label = node.label();
+                    let params = Params::new(&label, context.clone());
+                    let built = registration.called("build", config.build(&params, &node.sizes));
+                    let computation = built.with_context(|| format!("building `{label}`"))?;
+                    if !params.take().is_empty() {
+                        bail!("`{label}` ({}) makes parameters, which only modules may", node.component);
+                    }
+                    Some(Built { registration, computation })
+                }
+                None => None,
+            });
+        }
+        let autocast = match recipe.run.precision {
+            Precision::Bf16 => Some(Kind::BFloat16),
+            Precision::Fp16 => Some(Kind::Half),
+            Precision::Float32 | Precision::Float64 => None,
+        };
+        Ok(Self { graph, modules, functions, context, autocast })
+    }
+
+    /// Shapes of all parameters and buffers without memory; open sizes are replaced by the given one.
+    ///
+    /// # Errors
+    /// If a component cannot be built.
+    pub fn shapes(recipe: &Recipe, graph: &Graph, open: i64) -> Result<IndexMap<String, Vec<i64>>> {
+        Ok(Self::outline(recipe, graph, open)?.tensors().into_iter().map(|(name, t)| (name, t.size())).collect())
+    }
+
+    /// The number of parameters of each module; open sizes count as the given one.
+    ///
+    /// # Errors
+    /// If a component cannot be built.
+    pub fn counts(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Vec<i64>> {
+        let numbers = |module: &Module| module.trainable().iter().map(|t| t.numel() as i64).sum();
+        Ok(Self::outline(recipe, graph, open)?.modules.iter().map(numbers).collect())
+    }
+
+    /// The model without memory.
+    fn outline(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Self> {
+        let named = graph.dims.iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(k, _)| (k.clone(), open));
+        let context = Context { shapes_only: true, ..Context::cpu(Kind::Float) };
+        Self::build(recipe, graph.resolved(&named.collect()), Arc::new(context))
+    }
+
+    /// Where it computes.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// All parameters and buffers as `module.name`.
+    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
+        self.modules
+            .iter()
+            .flat_map(|m| m.parameters.iter().map(move |(name, e)| (format!("{}.{name}", m.name), &e.tensor)))
+            .collect()
+    }
+
+    /// Evaluates wires without gradients and in evaluation mode; the values of the wires in `given` are taken as they
+    /// are.
+    ///
+    /// # Errors
+    /// If a component fails.
+    pub fn infer(&self, feed: &Feed, wires: &[Wire], given: &[(Wire, Tensor)]) -> Result<Vec<Tensor>> {
+        let (known, given): (Vec<Wire>, Vec<Tensor>) = given.iter().map(|(w, t)| (*w, t.shallow_clone())).unzip();
+        let (plan, found) = Plan::evaluation(&self.graph, wires, &known);
+        let mode = Mode { train: Some(false), ..Mode::default() };
+        self.run_evaluation(&plan, &found, &Known { feed, given: &given }, mode)
+    }
+
+    /// Evaluates every node once, without gradients, and returns all outputs by `node.port`.
+    ///
+    /// # Errors
+    /// If a component fails.
+    pub fn infer_all(&self, feed: &Feed, train: Option<bool>) -> Result<Outputs> {
+        let wires: Vec<Wire> = self
+            .graph
+            .nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(node, n)| (0..n.ports.outputs.len()).map(move |port| Wire::Node { node, port }))
+            .collect();
+        let (plan, found) = Plan::evaluation(&self.graph, &wires, &[]);
+        let mode = Mode { train, everything: true, ..Mode::default() };
+        let values = self.run_evaluation(&plan, &found, &Known { feed, given: &[] }, mode)?;
+        Ok(wires.iter().map(|w| self.graph.wire_name(*w)).zip(values).collect())
+    }
+
+    fn run_evaluation(&self, plan: &Plan, found: &[Reference], known: &Known<'_>, mode: Mode) -> Result<Vec<Tensor>> {
+        use crate::graph::Op;
+        let _guard = tch::no_grad_guard();
+        let mut values: Values = plan.instances.iter().map(|_| None).collect();
+        for op in &plan.ops {
+            match op {
+                Op::Evaluate(i) => values[*i] = Some(self.evaluate(plan, *i, known, &values, mode)?),
+                Op::Free(i) => values[*i] = None,
+                Op::Backward { .. } | Op::Update(_) => {}
+            }
+        }
+        found.iter().map(|r| lookup(*r, known, &values).context("an output was not computed")).collect()
+    }
+
+    /// Evaluates one instance of a plan from the values of those before it.
+    ///
+    /// # Errors
+    /// If the component fails; the error names the node and the shapes of its inputs.
+    pub fn evaluate(
+        &self,
+        plan: &Plan,
+        at: usize,
+        known: &Known<'_>,
+        values: &Values,
+        mode: Mode,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let instance = &plan.instances[at];
+        let node = &self.graph.nodes[instance.node];
+        let inputs: Vec<Option<Tensor>> =
+            instance.inputs.iter().map(|r| r.and_then(|r| lookup(r, known, values))).collect();
+        let all = vec![true; instance.wanted.len()];
+        let (step, total) = mode.step;
+        let call = Call {
+            inputs,
+            ports: &node.ports,
+            train: mode.train.unwrap_or(node.train),
+            wanted: if mode.everything { &all } else { &instance.wanted },
+            step,
+            total,
+            context: &self.context,
+        };
+        let _no_grad = (!instance.record).then(tch::no_grad_guard);
+        let outputs = match node.target {
+            Target::Module(m) => {
+                let module = &self.modules[m];
+                module.record(instance.weights)?;
+                let built = module.computation.as_ref();
+                let built = built.with_context(|| format!("`{}` was not built", module.name))?;
+                match self.autocast.filter(|_| module.amp) {
+                    Some(kind) => {
+                        let outputs = {
+                            let _cast = Autocast::new(self.context.device, kind)?;
+                            built.forward(&call)
+                        };
+                        outputs.and_then(|outputs| self.back_to_full(outputs, &call))
+                    }
+                    None => built.forward(&call),
+                }
+            }
+            Target::Function | Target::Loss => match &self.functions[instance.node] {
+                Some(function) => function.forward(&call),
+                None => bail!("`{}` was not built", node.label()),
+            },
+        };
+        outputs.with_context(|| {
+            let shapes: Vec<String> = call
+                .inputs
+                .iter()
+                .zip(&node.ports.inputs)
+                .filter_map(|(t, p)| t.as_ref().map(|t| format!("{} {:?}", p.name, t.size())))
+                .collect();
+            format!("in the node `{}` ({}), with {}", node.label(), node.component, shapes.join(", "))
+        })
+    }
+
+    fn back_to_full(&self, outputs: Vec<Option<Tensor>>, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, t)| match t {
+                Some(t) if call.wanted.get(i) != Some(&false) && matches!(t.kind(), Kind::BFloat16 | Kind::Half) => {
+                    Ok(Some(t.f_to_kind(self.context.kind)?))
+                }
+                other => Ok(other),
+            })
+            .collect()
+    }
+}
+
+fn lookup(r: Reference, known: &Known<'_>, values: &Values) -> Option<Tensor> {
+    match r {
+        Reference::Given(at) => known.given.get(at).map(Tensor::shallow_clone),
+        Reference::Batch { stream, micro, port } => {
+            known.feed.get(stream)?.get(micro)?.tensors.get(port).map(Tensor::shallow_clone)
+        }
+        Reference::Value { instance, port } => {
+            values[instance].as_ref()?.get(port)?.as_ref().map(Tensor::shallow_clone)
+        }
+    }
+}

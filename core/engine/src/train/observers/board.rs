@@ -1,0 +1,110 @@
+//! TensorBoard: curves, the graph, sheets of input pictures, histograms of weights.
+
+use super::{Ending, Event, Observer};
+use crate::data::Batch;
+use crate::drawing::draw;
+use crate::graph::{Graph, Wire};
+use crate::log::outline::{hparams, outline};
+use crate::log::tensorboard::TensorBoard;
+use crate::model::Model;
+use crate::recipe::Recipe;
+use crate::runs::RunFolder;
+use mtl_component::picture::sheet;
+use mtl_recipe::files::write_atomically;
+use mtl_recipe::{Result, to_toml};
+use tch::{Device, Kind};
+
+/// The pictures of a batch that a sheet shows, and those in one row of it.
+const SHEET: (i64, usize) = (16, 8);
+
+pub(super) struct Board {
+    board: TensorBoard,
+    images_every: u64,
+    histogram_every: u64,
+}
+
+impl Board {
+    pub fn open(recipe: &Recipe, graph: &Graph, folder: &RunFolder, step: u64) -> Result<Self> {
+        let board = TensorBoard::create(&folder.tensorboard(), (step > 0).then_some(step as i64 + 1))?;
+        if step == 0 {
+            board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
+            board.graph(&outline(graph))?;
+            let path = folder.drawing();
+            write_atomically(&path, draw(recipe, graph, &path)?.as_bytes())?;
+            let watched: Vec<String> =
+                recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
+            board.hparams(&hparams(recipe), &watched)?;
+        }
+        Ok(Self { board, images_every: recipe.run.images_every, histogram_every: recipe.run.histogram_every })
+    }
+
+    fn pictures(&self, model: &Model, feed: &[Vec<Batch>], step: u64) -> Result<()> {
+        for (n, (stream, batches)) in model.graph.streams().iter().zip(feed).enumerate() {
+            let Some(batch) = batches.first() else { continue };
+            for (port, (field, tensor)) in stream.ports.outputs.iter().zip(&batch.tensors).enumerate() {
+                if let Some(normalization) = model.graph.normalization(Wire::Data { stream: n, port }) {
+                    let first = tensor.f_narrow(0, 0, tensor.size()[0].min(SHEET.0))?;
+                    let sheet = sheet(&first, &normalization, SHEET.1)?;
+                    self.board.image(&format!("{}/{}", stream.name, field.name), &sheet, step as i64)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(&self, model: &Model, step: u64) -> Result<()> {
+        for (name, tensor) in model.tensors() {
+            if tensor.dim() > 0 && tensor.kind() != Kind::Int64 {
+                let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
+                self.board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step as i64)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether something is due that happens every so many steps, or never for 0.
+fn due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+impl Observer for Board {
+    fn name(&self) -> String {
+        "TensorBoard".into()
+    }
+
+    fn on(&mut self, event: &Event<'_>) -> Result<()> {
+        match *event {
+            Event::Stepped { step, model, feed } => {
+                if step == 1 || due(self.images_every, step) {
+                    self.pictures(model, feed, step)?;
+                }
+                if due(self.histogram_every, step) {
+                    self.histograms(model, step)?;
+                }
+            }
+            Event::Logged { step, numbers, seconds_per_step } => {
+                for (name, value) in numbers {
+                    self.board.scalar(name, *value, step as i64)?;
+                }
+                self.board.scalar("time/seconds_per_step", seconds_per_step, step as i64)?;
+            }
+            Event::Evaluated { step, evaluator, report, .. } => {
+                for (picture, pixels) in &report.pictures {
+                    self.board.image(&format!("eval/{evaluator}/{picture}"), pixels, step as i64)?;
+                }
+                for (metric, value) in &report.metrics {
+                    self.board.scalar(&format!("eval/{evaluator}/{metric}"), *value, step as i64)?;
+                }
+            }
+            Event::Ended { ending, .. } => {
+                if ending == Ending::Finished {
+                    self.board.session_end(true)?;
+                }
+                self.board.flush()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

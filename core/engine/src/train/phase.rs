@@ -1,0 +1,228 @@
+//! A phase at work: its parameters, its optimizer, and the update at the end of its batches.
+
+use super::scaler::Scaler;
+use super::step::Captured;
+use crate::model::Model;
+use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
+use indexmap::IndexMap;
+use mtl_component::{Optimizer, Result, Role, Update};
+use mtl_recipe::Context;
+use std::collections::HashMap;
+use tch::Tensor;
+
+/// Parameters of one learning rate and one weight decay.
+struct Group {
+    names: Vec<String>,
+    params: Vec<Tensor>,
+    lr_scale: f64,
+    weight_decay: f64,
+}
+
+/// Parameters that have a gradient this time. The others keep their values and their state.
+struct Live<'a> {
+    names: Vec<&'a str>,
+    params: Vec<&'a Tensor>,
+    grads: Vec<&'a Tensor>,
+    lr_scale: f64,
+    weight_decay: f64,
+}
+
+impl<'a> Live<'a> {
+    fn of(group: &'a Group, grads: &'a [Tensor]) -> Self {
+        let mut out = Self {
+            names: Vec::new(),
+            params: Vec::new(),
+            grads: Vec::new(),
+            lr_scale: group.lr_scale,
+            weight_decay: group.weight_decay,
+        };
+        for ((name, param), grad) in group.names.iter().zip(&group.params).zip(grads) {
+            if grad.defined() {
+                out.names.push(name);
+                out.params.push(param);
+                out.grads.push(grad);
+            }
+        }
+        out
+    }
+}
+
+pub(super) struct PhaseState<'r> {
+    pub name: &'r str,
+    entry: &'r PhaseEntry,
+    optimizer: Box<dyn Optimizer>,
+    groups: Vec<Group>,
+    pub scaler: Option<Scaler>,
+    /// The learning rate of the newest step.
+    pub lr: f64,
+    /// The gradient norm of the newest update, where it was asked for.
+    pub norm: Option<Tensor>,
+}
+
+impl<'r> PhaseState<'r> {
+    pub fn new(name: &'r str, entry: &'r PhaseEntry, model: &Model, scaling: Option<&LossScaling>) -> Result<Self> {
+        let common = &entry.optimizer.common;
+        let mut groups: Vec<Group> = Vec::new();
+        for module in model.modules.iter().filter(|m| entry.common.update.contains(&m.name)) {
+            let own = common.groups.iter().find(|g| g.modules.contains(&module.name));
+            let lr_scale = own.map_or(1.0, |g| g.lr_scale);
+            let decay = own.and_then(|g| g.weight_decay).unwrap_or(common.weight_decay);
+            for (param, e) in &module.parameters {
+                let Some(role) = e.role else { continue };
+                let decays = common.decay == Decay::All || role == Role::Weight;
+                let weight_decay = if decays { decay } else { 0.0 };
+                let name = format!("{}.{param}", module.name);
+                let same = |g: &&mut Group| g.lr_scale == lr_scale && g.weight_decay == weight_decay;
+                match groups.iter_mut().find(same) {
+                    Some(group) => {
+                        group.names.push(name);
+                        group.params.push(e.tensor.shallow_clone());
+                    }
+                    None => groups.push(Group {
+                        names: vec![name],
+                        params: vec![e.tensor.shallow_clone()],
+                        lr_scale,
+                        weight_decay,
+                    }),
+                }
+            }
+        }
+        let slot = &entry.optimizer;
+        let optimizer = slot.registration.called("open", slot.config.open());
+        Ok(Self {
+            name,
+            entry,
+            optimizer: optimizer.with_context(|| format!("the optimizer of the phase `{name}`"))?,
+            groups,
+            scaler: scaling.map(|s| Scaler::new(s.clone(), model.context().device)).transpose()?,
+            lr: 0.0,
+            norm: None,
+        })
+    }
+
+    /// Whether it runs at this step, counted from 1.
+    pub fn active(&self, step: u64) -> bool {
+        let phase = &self.entry.common;
+        let index = step - 1;
+        index >= phase.from
+            && phase.until.is_none_or(|until| index < until)
+            && (index - phase.from).is_multiple_of(phase.every)
+    }
+
+    /// Sets the learning rate of a step.
+    pub fn set_lr(&mut self, step: u64, total: u64) -> Result<()> {
+        let base = self.entry.optimizer.common.lr;
+        self.lr = match &self.entry.scheduler {
+            Some(slot) => slot.registration.called("lr", slot.config.lr(base, step, total))?,
+            None => base,
+        };
+        Ok(())
+    }
+
+    /// The share of one batch in the gradients of a step.
+    pub fn share(&self) -> f64 {
+        1.0 / f64::from(self.entry.common.accumulate)
+    }
+
+    /// All parameters.
+    pub fn leaves(&self) -> Vec<&Tensor> {
+        self.groups.iter().flat_map(|g| &g.params).collect()
+    }
+
+    /// The names of all parameters.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.groups.iter().flat_map(|g| &g.names)
+    }
+
+    /// Lets the optimizer step by the gradients that have been added up, and forgets them.
+    pub fn update(&mut self, wants_norm: bool, capture: Option<&mut Captured>) -> Result<()> {
+        let take = |g: &Group| g.params.iter().map(mtl_torch::take_grad).collect::<anyhow::Result<Vec<_>>>();
+        let grads: Vec<Vec<Tensor>> = self.groups.iter().map(take).collect::<anyhow::Result<_>>()?;
+        let mut live: Vec<Live<'_>> = self.groups.iter().zip(&grads).map(|(g, grads)| Live::of(g, grads)).collect();
+        let coupled = self.entry.description.coupled;
+        let decays_scaled = self.entry.common.scaled_decay == ScaledDecay::BeforeUnscaling && coupled;
+        if self.scaler.is_some() && decays_scaled {
+            for l in live.iter_mut().filter(|l| l.weight_decay != 0.0) {
+                mtl_torch::add_decay(&l.grads, &l.params, l.weight_decay)?;
+                l.weight_decay = 0.0;
+            }
+        }
+        let all: Vec<&Tensor> = live.iter().flat_map(|l| l.grads.iter().copied()).collect();
+        let found_inf = match &mut self.scaler {
+            Some(scaler) => Some(scaler.unscale(&all)?.shallow_clone()),
+            None => None,
+        };
+        if let Some(capture) = capture {
+            let (mut raw, mut decayed) = (IndexMap::new(), IndexMap::new());
+            for l in &live {
+                for ((name, param), grad) in l.names.iter().zip(&l.params).zip(&l.grads) {
+                    let decay = if coupled { l.weight_decay } else { 0.0 };
+                    let with = tch::no_grad(|| grad.f_add(&param.f_mul_scalar(decay)?))?;
+                    raw.insert((*name).to_owned(), tch::no_grad(|| grad.f_detach_copy())?);
+                    decayed.insert((*name).to_owned(), with.detach());
+                }
+            }
+            capture.grad.insert(self.name.to_owned(), raw);
+            capture.decayed.insert(self.name.to_owned(), decayed);
+        }
+        self.norm = None;
+        let clip = self.entry.common.clip_norm;
+        if !all.is_empty() && (clip.is_some() || wants_norm) {
+            let norm = mtl_torch::total_norm(&all)?;
+            if let Some(max) = clip {
+                mtl_torch::clip(&all, &norm, max)?;
+            }
+            self.norm = Some(norm);
+        }
+        for l in live.iter().filter(|l| !l.params.is_empty()) {
+            let update = Update {
+                names: &l.names,
+                params: &l.params,
+                grads: &l.grads,
+                rows: None,
+                lr: self.lr * l.lr_scale,
+                weight_decay: l.weight_decay,
+                found_inf: found_inf.as_ref(),
+            };
+            self.entry.optimizer.registration.called("step", self.optimizer.step(&update))?;
+        }
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update()?;
+        }
+        Ok(())
+    }
+
+    /// The state of optimizer and scaler as `phase/slot/…`.
+    pub fn state(&self) -> Result<Vec<(String, &Tensor)>> {
+        let state = self.entry.optimizer.registration.called("state", self.optimizer.state())?;
+        let mut out: Vec<_> = state.into_iter().map(|(key, t)| (format!("{}/optimizer/{key}", self.name), t)).collect();
+        if let Some(scaler) = &self.scaler {
+            out.extend(scaler.state().into_iter().map(|(key, t)| (format!("{}/scaler/{key}", self.name), t)));
+        }
+        Ok(out)
+    }
+
+    /// Takes saved state.
+    pub fn load(&mut self, tensors: &IndexMap<String, Tensor>, device: tch::Device) -> Result<()> {
+        let mut optimizer = HashMap::new();
+        for (name, tensor) in tensors {
+            let Some(rest) = name.strip_prefix(&format!("{}/", self.name)) else { continue };
+            if let Some(key) = rest.strip_prefix("optimizer/") {
+                optimizer.insert(key.to_owned(), tensor.f_to_device(device)?);
+            } else if let (Some(key), Some(scaler)) = (rest.strip_prefix("scaler/"), &mut self.scaler) {
+                scaler.load(key, tensor)?;
+            }
+        }
+        // The kernels need the state in the memory layout of its parameter.
+        let params: HashMap<&str, &Tensor> = self.names().map(String::as_str).zip(self.leaves()).collect();
+        for (key, tensor) in &mut optimizer {
+            let param = key.split_once('/').and_then(|(_, name)| params.get(name));
+            if let Some(param) = param.filter(|p| p.dim() > 0 && p.size() == tensor.size()) {
+                let like = tch::no_grad(|| param.f_zeros_like())?;
+                like.shallow_clone().f_copy_(tensor)?;
+                *tensor = like;
+            }
+        }
+        self.entry.optimizer.registration.called("load", self.optimizer.load(optimizer))
+    }
+}

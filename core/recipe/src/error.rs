@@ -1,0 +1,255 @@
+//! Errors as plain data: what went wrong, why, in which component, and who can mend it.
+//!
+//! An error crosses the boundary between separately compiled libraries, so it holds text and numbers only and is never
+//! recognised by its type. `?` turns any error of another library into a failure; [`mistake!`](crate::mistake) returns
+//! an error that the user can mend.
+
+use crate::diagnostic::Diagnostics;
+use std::fmt;
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Who can mend an error; decides the exit status of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The user: a missing file, a wrong key, a bad line. Exit status 2.
+    Mistake,
+    /// Nobody at once: a full disk, a lost connection, numbers that diverge. Exit status 1.
+    Failure,
+    /// A programmer: a component panicked. Exit status 1.
+    Panic,
+}
+
+impl Code {
+    /// The exit status of a program that ends with such an error.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Mistake => 2,
+            Self::Failure | Self::Panic => 1,
+        }
+    }
+}
+
+/// The call of a component that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The crate or the library that the component is from.
+    pub origin: String,
+    /// The component, as `kind/name`.
+    pub component: String,
+    /// The method that was called.
+    pub method: String,
+}
+
+/// Why something failed.
+///
+/// `{}` shows the outermost message, `{:#}` all of them, from the outermost to the cause.
+#[derive(Clone)]
+pub struct Error(Box<Data>);
+
+#[derive(Clone)]
+struct Data {
+    code: Code,
+    message: String,
+    causes: Vec<String>,
+    site: Option<Site>,
+    diagnostics: Option<Diagnostics>,
+}
+
+impl Error {
+    /// An error with that code and message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Data { code, message: message.into(), causes: Vec::new(), site: None, diagnostics: None }))
+    }
+
+    /// An error that the user can mend.
+    pub fn mistake(message: impl Into<String>) -> Self {
+        Self::new(Code::Mistake, message)
+    }
+
+    /// A failure that the user cannot mend at once.
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self::new(Code::Failure, message)
+    }
+
+    /// Who can mend it.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The exit status of a program that ends with it.
+    pub fn exit_status(&self) -> u8 {
+        self.0.code.exit_status()
+    }
+
+    /// The outermost message.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What caused it, the nearest cause first.
+    pub fn causes(&self) -> &[String] {
+        &self.0.causes
+    }
+
+    /// The call of a component that failed, if one did.
+    pub fn site(&self) -> Option<&Site> {
+        self.0.site.as_ref()
+    }
+
+    /// The findings about a recipe that it consists of, if it does.
+    pub fn diagnostics(&self) -> Option<&Diagnostics> {
+        self.0.diagnostics.as_ref()
+    }
+
+    /// The same error with what was being done in front.
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        let cause = std::mem::replace(&mut self.0.message, message.into());
+        self.0.causes.insert(0, cause);
+        self
+    }
+
+    /// The same error, with the call of a component that it came from. The innermost call is kept.
+    pub fn at(mut self, site: impl FnOnce() -> Site) -> Self {
+        self.0.site.get_or_insert_with(site);
+        self
+    }
+
+    /// The same error as one that the user can mend.
+    pub fn into_mistake(mut self) -> Self {
+        self.0.code = Code::Mistake;
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        if f.alternate() {
+            self.0.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self:#}", self.0.code)
+    }
+}
+
+/// Any error of another library is a failure; its chain of sources becomes the causes.
+impl<E: Into<anyhow::Error>> From<E> for Error {
+    fn from(error: E) -> Self {
+        let error: anyhow::Error = error.into();
+        let mut chain = error.chain().map(ToString::to_string);
+        let mut out = Self::failure(chain.next().unwrap_or_default());
+        out.0.causes = chain.collect();
+        out
+    }
+}
+
+impl From<Diagnostics> for Error {
+    fn from(found: Diagnostics) -> Self {
+        let mut out = Self::mistake(found.to_string());
+        out.0.diagnostics = Some(found);
+        out
+    }
+}
+
+/// Says what was being done when something failed.
+pub trait Context<T> {
+    /// Puts a message in front of an error, or makes an error of an absent value.
+    fn context(self, message: impl Into<String>) -> Result<T>;
+
+    /// As [`context`](Self::context), with a message that is only made for an error.
+    fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context(self, message: impl Into<String>) -> Result<T> {
+        self.map_err(|error| error.into().context(message))
+    }
+
+    fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T> {
+        self.map_err(|error| error.into().context(message()))
+    }
+}
+
+impl<T> Context<T> for Option<T> {
+    fn context(self, message: impl Into<String>) -> Result<T> {
+        self.ok_or_else(|| Error::failure(message))
+    }
+
+    fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T> {
+        self.ok_or_else(|| Error::failure(message()))
+    }
+}
+
+/// Returns an error that the user can mend: `mistake!("there is no file {}", path.display())`.
+#[macro_export]
+macro_rules! mistake {
+    ($($arg:tt)*) => { return ::std::result::Result::Err($crate::Error::mistake(format!($($arg)*))) };
+}
+
+/// Returns a failure: `bail!("expected {n} sizes")`.
+#[macro_export]
+macro_rules! bail {
+    ($($arg:tt)*) => { return ::std::result::Result::Err($crate::Error::failure(format!($($arg)*))) };
+}
+
+/// Returns a failure unless a condition holds: `ensure!(n > 0, "nothing is left")`.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($arg:tt)*) => { if !$condition { $crate::bail!($($arg)*); } };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read() -> Result<String> {
+        Ok(std::fs::read_to_string("/nowhere/at/all")?)
+    }
+
+    #[test]
+    fn any_error_is_a_failure_with_its_causes() {
+        let error = read().context("reading the list").unwrap_err();
+        assert_eq!((error.code(), error.exit_status()), (Code::Failure, 1));
+        assert_eq!(error.message(), "reading the list");
+        assert!(error.causes()[0].contains("No such file"), "{error:?}");
+        assert_eq!(error.to_string(), "reading the list");
+        assert!(format!("{error:#}").starts_with("reading the list: No such file"), "{error:#}");
+        let inner = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(format!("{:#}", Error::from(inner)), "outer: inner");
+    }
+
+    #[test]
+    fn a_mistake_stays_one_whatever_is_said_around_it() {
+        fn wrong() -> Result<()> {
+            mistake!("line {} is bad", 3)
+        }
+        let error = wrong().context("opening `data.faces`").unwrap_err();
+        assert_eq!((error.code(), error.exit_status()), (Code::Mistake, 2));
+        assert_eq!(format!("{error:#}"), "opening `data.faces`: line 3 is bad");
+    }
+
+    #[test]
+    fn the_innermost_component_is_named() {
+        let site = |component: &str| Site { origin: "a".into(), component: component.into(), method: "open".into() };
+        let error = Error::failure("x").at(|| site("loss/inner")).at(|| site("loss/outer"));
+        assert_eq!(error.site().unwrap().component, "loss/inner");
+    }
+
+    #[test]
+    fn an_absent_value_is_a_failure() {
+        assert_eq!(None::<u8>.context("nothing there").unwrap_err().to_string(), "nothing there");
+        fn small(n: u8) -> Result<u8> {
+            ensure!(n < 3, "{n} is too large");
+            Ok(n)
+        }
+        assert_eq!(small(1).unwrap(), 1);
+        assert_eq!(small(7).unwrap_err().to_string(), "7 is too large");
+    }
+}

@@ -1,0 +1,30 @@
+//! `mtl-recipe`: the configuration language of `mtlrun`.
+//!
+//! A recipe is a TOML file together with the files it extends and the overrides of the command line. [`load()`] merges
+//! them into one [`ConfigValue`], whose every part remembers where it was written; [`Walk`] checks a value against the
+//! JSON schema of a configuration type, and [`decode()`] turns it into that type. What is wrong is a [`Diagnostic`] with
+//! a place.
+//!
+//! This crate knows no component and no tensor: what a table may hold is told by a [`Catalog`].
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod decode;
+pub mod diagnostic;
+pub mod emit;
+pub mod error;
+pub mod files;
+pub mod ids;
+pub mod load;
+mod references;
+pub mod schema;
+mod toml_version;
+pub mod value;
+
+pub use decode::{DecodeError, decode};
+pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity, nearest, suggestion};
+pub use emit::{Change, difference, to_toml};
+pub use error::{Code, Context, Error, Result};
+pub use load::{Catalog, Merged, Override, load};
+pub use schema::{RecipePath, Walk, schema_of};
+pub use value::{ConfigValue, Entry, Origin, Provenance, Source, Sources, Table, Value};

@@ -1,0 +1,75 @@
+use crate::ageing_wires::{AgeingWires, TargetAge};
+use mtl_component::picture::sheet;
+use mtl_component::{
+    Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, RecipePath, Report, Result, register,
+};
+use mtl_faces::age_groups;
+use mtl_faces::made::MadeFaces;
+use mtl_faces::source::{self, Pictures};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tch::Tensor;
+
+/// Faces at every age group: a row a face, a column a group, the first column the input.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AgeingGrid {
+    /// The annotated list.
+    #[serde(default)]
+    list: Option<RecipePath>,
+    /// The folder that file names start from; without it the folder of the list.
+    #[serde(default)]
+    root: Option<RecipePath>,
+    /// Made faces in place of a list.
+    #[serde(default)]
+    made: Option<MadeFaces>,
+    /// Rows: pictures of as many people.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 1000))]
+    faces: usize,
+    /// The wires of ageing.
+    #[serde(default)]
+    ager: AgeingWires,
+}
+
+fn eight() -> usize {
+    8
+}
+
+impl EvaluatorConfig for AgeingGrid {
+    fn describe(&self) -> Result<EvaluatorDescription> {
+        Ok(EvaluatorDescription {
+            wires: self.ager.wires(),
+            problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
+            files: self.list.iter().map(|l| l.0.clone()).collect(),
+            metrics: Vec::new(),
+        })
+    }
+
+    fn open(&self) -> Result<Box<dyn Evaluator>> {
+        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+        let shown = source::one_per_identity(&labels, self.faces);
+        Ok(Box::new(Grid { wires: self.ager.clone(), pictures, shown }))
+    }
+}
+
+/// The evaluator with its pictures.
+struct Grid {
+    wires: AgeingWires,
+    pictures: Pictures,
+    /// The pictures of the rows.
+    shown: Vec<usize>,
+}
+
+impl Evaluator for Grid {
+    fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
+        let groups = age_groups::of_run(model)?.len() + 1;
+        let read = |i: usize| self.pictures.read(self.shown[i]);
+        let rows = self.wires.strips(model, self.shown.len(), &read, &TargetAge::groups(groups))?;
+        let normalization = model.normalization(&self.wires.output)?;
+        let grid = sheet(&Tensor::f_cat(&rows, 0)?, &normalization, groups + 1)?;
+        Ok(Report { pictures: vec![("grid".into(), grid)], ..Report::default() })
+    }
+}
+
+register!(Evaluator, "ageing_grid", AgeingGrid);

@@ -1,1 +1,0 @@
-mod improved_residual;

@@ -1,1 +1,0 @@
-mod attention_decomposition;

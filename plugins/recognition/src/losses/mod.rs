@@ -1,1 +1,0 @@
-mod dex_age;

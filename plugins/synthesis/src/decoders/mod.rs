@@ -1,3 +1,0 @@
-//! Decoders: features in, a picture out.
-
-mod residual_unet;
