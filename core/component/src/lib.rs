@@ -22,6 +22,7 @@ mod optimizer;
 mod params;
 pub mod picture;
 pub mod ports;
+mod registration;
 mod registry;
 mod rename;
 mod rule;
@@ -43,7 +44,8 @@ pub use optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, OptimizerS
 pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role};
 pub use picture::{Normalization, Picture};
 pub use ports::{DType, Description, Dim, OneOf, Pixels, Port, Ports, Sizes};
-pub use registry::{ComponentKind, Configuration, Factory, Family, Made, Provider, Registration, Registry};
+pub use registration::{ComponentKind, Configuration, Factory, Made, Registration};
+pub use registry::{Family, Provider, Registry};
 pub use rename::RenameTable;
 pub use rule::{Placed, RecipeView, Rule};
 pub use scheduler::{Scheduler, SchedulerDescription};
@@ -54,3 +56,8 @@ pub use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, RecipePath};
 
 /// Re-exported for the registration macros.
 pub use inventory;
+
+/// The guide for authors of components, whose examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../plugins/README.md")]
+struct Guide;

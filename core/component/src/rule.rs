@@ -1,7 +1,7 @@
 //! Rules across the tables of a recipe, registered by the crates that know them.
 
 use crate::ports::Ports;
-use crate::registry::Registration;
+use crate::registration::Registration;
 use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin};
 
 /// A rule that no single table can say: what fits together, and what is valid but probably not meant.

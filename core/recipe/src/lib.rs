@@ -18,13 +18,15 @@ pub mod ids;
 pub mod load;
 mod references;
 pub mod schema;
+mod suggestion;
 mod toml_version;
 pub mod value;
 
 pub use decode::{DecodeError, decode};
-pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity, nearest, suggestion};
+pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity};
 pub use emit::{Change, difference, to_toml};
 pub use error::{Code, Context, Error, Result};
 pub use load::{Catalog, Merged, Override, load};
 pub use schema::{RecipePath, Walk, schema_of};
+pub use suggestion::{nearest, suggestion};
 pub use value::{ConfigValue, Entry, Origin, Provenance, Source, Sources, Table, Value};

@@ -4,7 +4,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Id, Severity};
 use crate::ids;
 use crate::references;
 use crate::schema::normalise;
-use crate::value::{ConfigValue, Entry, Flaw, Origin, Source, Sources, Table, Value, parse, parse_value};
+use crate::toml_version::Flaw;
+use crate::value::{ConfigValue, Entry, Origin, Source, Sources, Table, Value, parse, parse_value};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,9 @@
 //! becomes text. An environment variable is text, which is read as a number or a boolean where one is wanted. References
 //! are resolved before any data is opened: sizes that only the data tells reach components without them.
 
-use crate::diagnostic::{Diagnostic, Id, suggestion};
+use crate::diagnostic::{Diagnostic, Id};
 use crate::ids;
+use crate::suggestion::suggestion;
 use crate::value::{ConfigValue, Origin, Provenance, Sources, Value, float_text};
 use indexmap::IndexMap;
 use std::collections::HashSet;

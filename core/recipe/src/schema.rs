@@ -3,8 +3,9 @@
 //! serde stops at the first error of a table. The walk finds them all, names the nearest valid key, makes
 //! paths absolute and fills in defaults, so that decoding afterwards is a formality.
 
-use crate::diagnostic::{Diagnostic, suggestion};
+use crate::diagnostic::Diagnostic;
 use crate::ids;
+use crate::suggestion::suggestion;
 use crate::value::{ConfigValue, Entry, Origin, Provenance, Sources, Table, Value, float_text, parse_value};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value as Json, json};

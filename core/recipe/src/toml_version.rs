@@ -1,11 +1,13 @@
 //! Finds syntax that later versions of TOML than 1.0 allow. Recipes do not, since validators in editors know no later
 //! version.
 
-use crate::value::Flaw;
 use std::ops::Range;
 use toml_parser::decoder::Encoding;
 use toml_parser::parser::{Event, EventKind, parse_document};
 use toml_parser::{ErrorSink, ParseError, Source};
+
+/// A parse error: what, and where in the text.
+pub type Flaw = (String, Range<usize>);
 
 /// The places in a valid text that are not TOML 1.0: line breaks, comments and a last comma in inline tables, and the
 /// escapes `\e` and `\xHH`.

@@ -1,7 +1,7 @@
 //! Values that remember where they were written.
 
-use crate::diagnostic::suggestion;
-use crate::toml_version::newer_syntax;
+use crate::suggestion::suggestion;
+use crate::toml_version::{Flaw, newer_syntax};
 use indexmap::IndexMap;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -308,9 +308,6 @@ impl ConfigValue {
         serde_json::to_value(self.to_toml()).unwrap_or(serde_json::Value::Null)
     }
 }
-
-/// A parse error: what, and where in the text.
-pub type Flaw = (String, Range<usize>);
 
 /// Deepest nesting of arrays and tables.
 const MAX_DEPTH: usize = 64;

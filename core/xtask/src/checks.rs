@@ -19,11 +19,12 @@ pub struct Step {
 }
 
 /// The project's checks, in the order in which they run.
-pub fn steps() -> [Step; 4] {
+pub fn steps() -> [Step; 5] {
     let cargo = |name, env, args| Step { name, env, program: "cargo", args };
     [
         cargo("formatting", &[], &["fmt", "--all", "--check"]),
         cargo("lints", &[], &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        cargo("cycles", &[], &["xtask", "cycles"]),
         cargo("tests", &[], &["test", "--workspace", "--locked"]),
         cargo("documentation", &[("RUSTDOCFLAGS", "-D warnings")], &["doc", "--workspace", "--no-deps", "--locked"]),
     ]

@@ -4,10 +4,12 @@
 
 mod cache;
 mod checks;
+mod cycles;
 mod fault;
 mod fetch;
 mod layout;
 mod link;
+mod long;
 mod needs;
 mod quickstart;
 mod setup;
@@ -36,8 +38,14 @@ enum Chore {
         #[arg(long)]
         verify: bool,
     },
-    /// Set up, then check formatting, lints, tests and documentation, stopping at the first failure
-    Test,
+    /// Set up, then check formatting, lints, cycles, tests and documentation, stopping at the first failure
+    Test {
+        /// Instead, what takes longer: kill loops, random recipes, foreign clients, valgrind, fuzzing
+        #[arg(long)]
+        long: bool,
+    },
+    /// Look for modules of a crate that depend on each other in a circle
+    Cycles,
     /// Set up, build the release program, and train recipes/quickstart.toml on made faces
     Quickstart {
         /// Handed on to mtlrun, such as --set run.steps=100
@@ -64,7 +72,12 @@ fn run(chore: Chore) -> Result<()> {
             println!("Next: cargo build --release, then target/release/mtlrun doctor");
             Ok(())
         }
-        Chore::Test => {
+        Chore::Test { long: true } => {
+            setup::run(&root, false)?;
+            long::run(&root)
+        }
+        Chore::Cycles => cycles::check(&root),
+        Chore::Test { long: false } => {
             // A missing component is told before a download that may take minutes.
             checks::require_components()?;
             setup::run(&root, false)?;

@@ -2,33 +2,12 @@
 
 use crate::light;
 use crate::maths::{bell, smooth};
+use crate::mesh::{Part, Triangle};
 use glam::{Vec2, Vec3};
 use libm::hypotf;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::sync::LazyLock;
-
-/// What a triangle is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Skin, with the hair that is painted on it.
-    Skin,
-    /// The eyeballs.
-    Eye,
-    /// The mesh of long hair.
-    Hair,
-    /// The teeth.
-    Teeth,
-}
-
-/// Three vertices of one part.
-#[derive(Debug, Clone, Copy)]
-pub struct Triangle {
-    /// The vertices, counter-clockwise from outside.
-    pub vertices: [usize; 3],
-    /// What it is of.
-    pub part: Part,
-}
 
 /// Displacements of some vertices.
 #[derive(Debug)]

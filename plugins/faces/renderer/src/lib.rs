@@ -18,6 +18,7 @@ mod identity;
 mod light;
 mod material;
 mod maths;
+mod mesh;
 mod raster;
 mod render;
 mod shape;

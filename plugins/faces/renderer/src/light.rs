@@ -1,6 +1,6 @@
 //! How much of the light reaches a point: openness to the sky, and shadows of one lamp.
 
-use crate::head::{Part, Triangle};
+use crate::mesh::{Part, Triangle};
 use crate::raster::Canvas;
 use glam::{Mat3, Vec3};
 

@@ -1,9 +1,10 @@
 //! Colour, normal and gloss of a point of the head at an age.
 
 use crate::capture::Capture;
-use crate::head::{HEAD, Part, Place};
+use crate::head::{HEAD, Place};
 use crate::identity::{Identity, Sex};
 use crate::maths::{bell, mix, noise, smooth};
+use crate::mesh::Part;
 use crate::shape::childhood;
 use crate::wrinkles::Wrinkles;
 use glam::{Vec2, Vec3};

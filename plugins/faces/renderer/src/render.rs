@@ -2,11 +2,12 @@
 
 use crate::capture::Capture;
 use crate::draw::{Draw, Purpose};
-use crate::head::{HEAD, Part, Place, mean};
+use crate::head::{HEAD, Place, mean};
 use crate::identity::Identity;
 use crate::light::{Shadows, normals};
 use crate::material::{Material, Point};
 use crate::maths::{from_linear, noise, smooth, to_linear};
+use crate::mesh::Part;
 use crate::raster::{Canvas, weights};
 use crate::shape::shape;
 use crate::wrinkles::Wrinkles;
