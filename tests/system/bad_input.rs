@@ -272,7 +272,7 @@ fn a_batch_of_one_has_no_statistics() {
     let faces = Faces::new(3, 2);
     let (code, text) = train(&faces, &["--set", "data.faces.batch_size=1"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("more than one value a channel") && text.contains("raise batch_size"), "{text}");
+    assert!(text.contains("more than one value per channel") && text.contains("raise batch_size"), "{text}");
 }
 
 #[test]
@@ -329,7 +329,10 @@ fn weights_and_checkpoints_of_another_recipe() {
     let other = Faces::new(4, 2);
     let output = mtlrun(&other.tiny(&run, &["-q", "--resume"])).output().unwrap();
     refused(outcome(&output), &["the recipe differs", "data.faces.list"]);
-    refused(outcome(&mtlrun(&["eval", faces.folder.path().to_str().unwrap()]).output().unwrap()), &["not a run folder"]);
+    refused(
+        outcome(&mtlrun(&["eval", faces.folder.path().to_str().unwrap()]).output().unwrap()),
+        &["not a run folder"],
+    );
     refused(
         outcome(&mtlrun(&["eval", run.to_str().unwrap(), "--checkpoint", "99"]).output().unwrap()),
         &["no such checkpoint"],

@@ -339,3 +339,34 @@ fn findings_are_told_to_programs() {
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(found[0]["found"][0]["message"].as_str().unwrap().contains("/nowhere.toml"));
 }
+
+#[test]
+fn a_recipe_adds_metrics_and_hooks() {
+    let dir = TempDir::new().unwrap();
+    let run = dir.path().join("run");
+    let recipe = dir.path().join("r.toml");
+    let made = support::root().join("tests/recipes/made.toml");
+    let text = format!(
+        "extends = [{:?}]\nremove = [\"evaluate.leakage\"]\n[run.checkpoint]\nbest = \"age.within_20\"\n[evaluate.age]\nmetrics = \
+         [{{ component = \"share_below\", name = \"within_20\", column = \"error\", bound = 20.0, better = \"larger\" }}]\n[hook.numbers]\n\
+         component = \"csv_log\"\n",
+        made.display().to_string()
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let recipe = recipe.to_str().unwrap();
+    let output = mtlrun(&[recipe, "--out", run.to_str().unwrap()]).output().unwrap();
+    let (code, text) = outcome(&output);
+    assert!(code == 0 && text.contains("within_20 "), "{text}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(RunFolder::at(&run).report("age", 3)).unwrap()).unwrap();
+    assert!((0.0..=1.0).contains(&report["metrics"]["within_20"].as_f64().unwrap()), "{report}");
+    let best: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run.join("checkpoints/best.json")).unwrap()).unwrap();
+    assert_eq!(best["metric"], "age.within_20");
+    let numbers = std::fs::read_to_string(run.join("numbers.csv")).unwrap();
+    assert!(numbers.starts_with("step,name,value\n") && numbers.contains("\n3,loss/total,"), "{numbers}");
+    refused(
+        &[recipe, "--set", "hook.numbers.file=../numbers.csv"],
+        &["`file` is the name of a file in the run folder"],
+    );
+}

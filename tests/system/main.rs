@@ -3,6 +3,8 @@
 mod ageing;
 mod bad_input;
 mod commands;
+mod earlier;
+mod long;
 mod made_faces;
 mod numbers;
 mod parity;
@@ -10,6 +12,7 @@ mod references;
 mod rules;
 mod runs;
 mod schema;
+mod snapshots;
 mod support;
 mod synthesis;
 mod validators;

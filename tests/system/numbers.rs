@@ -247,7 +247,7 @@ fn lists_are_mixed_by_their_shares_and_each_is_used_up_evenly() {
             let mut sorted = epoch.to_vec();
             sorted.sort_unstable();
             sorted.dedup();
-            assert_eq!(sorted.len(), n, "every sample once an epoch");
+            assert_eq!(sorted.len(), n, "every sample once per epoch");
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum Command {
     Trace(Trace),
     /// Draw the multi-task graph of a recipe
     Graph(GraphArgs),
-    /// Tell what a recipe's modules hold: parameters and memory
+    /// Count the parameters and the memory of a recipe's modules
     Summary(Summary),
     /// Evaluate a run
     Eval(Eval),
@@ -61,7 +61,7 @@ pub enum Command {
     Diagnostics,
     /// Write completions for a shell
     Completions(Completions),
-    /// Tell what this machine and this build can do
+    /// Show what this machine and this build can do
     Doctor,
 }
 

@@ -288,7 +288,7 @@ fn against(variants: &[Variant<'_>], label: Option<&str>) -> Result<usize> {
     }
 }
 
-/// A chart for each wanted figure, `loss/total` by default; a line a variant, the mean over its runs at each step.
+/// A chart for each wanted figure, `loss/total` by default, with a line for each variant: the mean over its runs at each step.
 fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Result<Vec<Chart>> {
     let default = ["loss/total".to_owned()];
     let wanted = if wanted.is_empty() { &default[..] } else { wanted };

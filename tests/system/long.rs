@@ -1,0 +1,131 @@
+//! What takes too long for every change: `cargo xtask test --long`.
+
+use crate::support::{Faces, REGISTRY, mtlrun, outcome, recipes};
+use mtl_component::Draw;
+use mtl_engine::graph::Graph;
+use mtl_engine::recipe::Recipe;
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A run that is killed at twelve moments and resumed each time ends with the bits of one that was left alone.
+#[test]
+#[ignore = "minutes: cargo xtask test --long"]
+fn killed_again_and_again() {
+    let faces = Faces::new(5, 4);
+    let dir = TempDir::new().unwrap();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let steps = ["--set", "run.steps=400", "--set", "run.checkpoint.every=7", "--quiet"];
+    faces.train(&whole, &steps);
+    let mut draw = Draw::new(&[13]);
+    for kill in 0..12 {
+        let resume = broken.join("recipe.resolved.toml").exists();
+        let more = [&steps[..], if resume { &["--resume"] } else { &[] }].concat();
+        let mut child = mtlrun(&faces.tiny(&broken, &more)).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(400 + draw.below(1200)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let checkpoints = broken.join("checkpoints");
+        for entry in std::fs::read_dir(&checkpoints).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let whole = !name.starts_with("step-") || name.contains(".tmp-");
+            assert!(whole || entry.path().join("manifest.json").exists(), "after kill {kill}: {name} is not whole");
+        }
+    }
+    let more = [&steps[..], &["--resume"]].concat();
+    faces.train(&broken, &more);
+    let read = |run: &std::path::Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    assert!(read(&whole) == read(&broken), "the bits differ");
+}
+
+/// Recipes with lines dropped, doubled, swapped and cut are judged; whatever the checker calls good has a graph.
+#[test]
+#[ignore = "minutes: cargo xtask test --long"]
+fn random_recipes_are_judged_without_a_panic() {
+    let (mut good, mut bad) = (0, 0);
+    for (number, recipe) in recipes().into_iter().enumerate() {
+        let text = std::fs::read_to_string(&recipe).unwrap();
+        let folder = recipe.parent().unwrap();
+        let path = folder.join(format!(".random-{}-{number}.toml", std::process::id()));
+        for round in 0..60 {
+            let mut draw = Draw::new(&[number as u64, round]);
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            for _ in 0..1 + draw.below(4) {
+                let at = draw.below(lines.len() as u64) as usize;
+                match draw.below(5) {
+                    0 => drop(lines.remove(at)),
+                    1 => lines.insert(at, lines[at].clone()),
+                    2 => {
+                        let other = draw.below(lines.len() as u64) as usize;
+                        lines.swap(at, other);
+                    }
+                    3 => {
+                        let keep = draw.below(lines[at].chars().count() as u64 + 1) as usize;
+                        lines[at] = lines[at].chars().take(keep).collect();
+                    }
+                    _ => lines[at] = lines[at].replace(['1', '2', '3'], "-7"),
+                }
+                if lines.is_empty() {
+                    break;
+                }
+            }
+            std::fs::write(&path, lines.join("\n")).unwrap();
+            let found = Recipe::read(&REGISTRY, &path, &[]).and_then(|recipe| Graph::new(&recipe).map(|_| ()));
+            match found {
+                Ok(()) => good += 1,
+                Err(found) => {
+                    bad += 1;
+                    assert!(found.errors() > 0 && !found.render(false).is_empty());
+                }
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert!(good > 50 && bad > 200, "{good} good and {bad} bad");
+}
+
+/// TensorBoard's own reader and safetensors' Python package find in a run folder what was logged and saved.
+#[test]
+#[ignore = "needs Python packages: cargo xtask test --long"]
+fn other_programs_read_what_a_run_writes() {
+    const SCRIPT: &str = r#"
+import json, sys
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+run = sys.argv[1]
+events = EventAccumulator(run + "/tb", size_guidance={"scalars": 0, "images": 0})
+events.Reload()
+scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+weights = {name: list(value.shape) for name, value in load_file(run + "/weights.safetensors").items()}
+print(json.dumps({"scalars": scalars, "images": len(events.Tags()["images"]), "graph": events.Tags()["graph"],
+                  "weights": weights}))
+"#;
+    let place = std::env::var_os("MTLRUN_FOREIGN").expect("the folder of their environment");
+    let faces = Faces::new(3, 4);
+    let dir = TempDir::new().unwrap();
+    let run = dir.path().join("run");
+    faces.train(&run, &["-q"]);
+    let python = std::path::Path::new(&place).join("bin/python");
+    let output = std::process::Command::new(python).args(["-c", SCRIPT]).arg(&run).output().unwrap();
+    assert!(output.status.success(), "{}", outcome(&output).1);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found["images"].as_u64().unwrap() >= 1 && found["graph"] == true, "{found}");
+    let mut compared = 0;
+    for line in std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for (name, value) in line.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("loss/")) {
+            let points = found["scalars"][name].as_array().unwrap();
+            let point = points.iter().find(|point| point[0] == line["step"]).unwrap();
+            let (theirs, ours) = (point[1].as_f64().unwrap(), value.as_f64().unwrap());
+            // Curves are kept in single precision.
+            assert!((theirs - ours).abs() <= 1e-6 * ours.abs(), "{name}: {theirs} {ours}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 6 * 4);
+    let ours = mtl_engine::weights::read(&run.join("weights.safetensors")).unwrap();
+    assert_eq!(found["weights"].as_object().unwrap().len(), ours.len());
+    for (name, tensor) in ours {
+        assert_eq!(found["weights"][&name], serde_json::json!(tensor.size()), "{name}");
+    }
+}
