@@ -192,7 +192,7 @@ impl BatchNorm {
         if train {
             let size = x.size();
             if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
-                bail!("batch statistics need more than one value a channel, found {size:?}: raise batch_size");
+                bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
             }
             let _ = tch::no_grad(|| self.batches.shallow_clone().f_add_scalar_(1))?;
         }
@@ -216,7 +216,7 @@ pub fn instance_norm(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_instance_norm(none, none, none, none, true, 0.0, 1e-5, false)?)
 }
 
-/// `torch.nn.PReLU` with one slope a channel, all 0.25 at the start.
+/// `torch.nn.PReLU` with one slope per channel, all 0.25 at the start.
 #[derive(Debug)]
 pub struct PRelu {
     weight: Tensor,
@@ -228,7 +228,7 @@ impl PRelu {
         Ok(Self { weight: p.param("weight", &[channels], Init::Const(0.25), Role::Weight)? })
     }
 
-    /// `max(x, 0) + slope * min(x, 0)`, a slope a channel.
+    /// `max(x, 0) + slope * min(x, 0)`, with one slope for each channel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(mtl_torch::prelu(x, &self.weight)?)
     }

@@ -11,7 +11,7 @@ pub fn reverse_gradient(input: &Tensor, coefficient: f64) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_reverse_gradient(input.as_ptr().cast_mut(), coefficient, out) })
 }
 
-/// `max(x, 0) + weight * min(x, 0)`, one slope a channel: `torch.nn.functional.prelu`, with a faster backward pass
+/// `max(x, 0) + weight * min(x, 0)`, one slope per channel: `torch.nn.functional.prelu`, with a faster backward pass
 /// for `[batch, channels, height, width]` in channels-last memory on the CPU.
 pub fn prelu(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
     // SAFETY: both tensors are live for the call.

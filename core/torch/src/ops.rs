@@ -97,7 +97,7 @@ pub fn channels_last(input: &Tensor) -> Result<Tensor> {
 /// `grads[i] += decay * params[i]`, the L2 term of coupled weight decay.
 pub fn add_decay(grads: &[&Tensor], params: &[&Tensor], decay: f64) -> Result<()> {
     let (g, p) = (raw(grads), raw(params));
-    assert_eq!(g.len(), p.len(), "one parameter a gradient");
+    assert_eq!(g.len(), p.len(), "one parameter for each gradient");
     // SAFETY: both lists hold live tensors of the given count.
     check(unsafe { ffi::mtl_add_decay(g.as_ptr(), p.as_ptr(), g.len() as i64, decay) })
 }
@@ -112,7 +112,7 @@ pub fn scale(tensors: &[&Tensor], factor: f64) -> Result<()> {
 /// Moves `averages[i]` towards `params[i]` by the share `weight`.
 pub fn lerp(averages: &[&Tensor], params: &[&Tensor], weight: f64) -> Result<()> {
     let (a, p) = (raw(averages), raw(params));
-    assert_eq!(a.len(), p.len(), "one parameter an average");
+    assert_eq!(a.len(), p.len(), "one parameter for each average");
     // SAFETY: both lists hold live tensors of the given count.
     check(unsafe { ffi::mtl_lerp(a.as_ptr(), p.as_ptr(), a.len() as i64, weight) })
 }

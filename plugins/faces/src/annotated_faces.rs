@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Pictures of faces with identity, age and gender, from lists in the format of SCAF and LCAF: a line a picture,
+/// Pictures of faces with identity, age and gender, from lists in the format of SCAF and LCAF, a picture on each line:
 /// `id filename age gender`. Several lists can be mixed in every batch.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,4 +1,4 @@
-//! The SCAF and LCAF list: a line a picture, `id filename age gender`, separated by spaces or tabs.
+//! The SCAF and LCAF list: a picture on each line, `id filename age gender`, separated by spaces or tabs.
 //!
 //! The identity is a number or a name, the file is relative to a root folder, the age is in years, the gender is
 //! 1 for male and 0 for female. An age or a gender that is not known is `-`.

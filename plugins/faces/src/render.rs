@@ -41,7 +41,7 @@ pub struct Render {
     /// Verification pairs; 0 for none
     #[arg(long, default_value_t = 600)]
     pairs: usize,
-    /// A contact sheet: a row a person, a column an age, in neutral light
+    /// A contact sheet: each row a person, each column an age, in neutral light
     #[arg(long, value_name = "FILE.png")]
     sheet: Option<PathBuf>,
     /// The contact sheet shows this capture instead of neutral pictures

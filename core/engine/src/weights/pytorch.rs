@@ -1,4 +1,4 @@
-//! Weights in the files of `torch.save`: a zip archive of a pickle and one entry a storage.
+//! Weights in the files of `torch.save`: a zip archive of a pickle and one entry for each storage.
 
 use super::Tensors;
 use super::pickle::{self, Layout, Storage};

@@ -29,7 +29,7 @@ pub struct Age {
     /// Years between two ages of a range; without it 10, and 2 in an animation.
     #[arg(long)]
     step: Option<u32>,
-    /// FILE.png (a row a face, the first column the input), FILE.gif (an animation), or a folder for one strip a face.
+    /// FILE.png (each row a face, the first column the input), FILE.gif (an animation), or a folder for one strip of each face.
     #[arg(long)]
     out: PathBuf,
     /// last, best, or a step.

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
 
-/// Faces at every age group: a row a face, a column a group, the first column the input.
+/// A picture of faces at every age group: each row is a face, each column a group, the first column the input.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AgeingGrid {

@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 
-/// Writes the numbers of training to a CSV file in the run folder: a line a number, `step,name,value`. A resumed run
+/// Writes the numbers of training to a CSV file in the run folder, each on a line `step,name,value`. A resumed run
 /// adds to the file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

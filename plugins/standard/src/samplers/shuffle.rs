@@ -3,7 +3,7 @@ use mtl_component::{OpenDataset, Result, Sampler, SamplerConfig, register};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Every sample once an epoch, in an order that the seed and the epoch decide. Batches cross from one epoch to
+/// Every sample once per epoch, in an order that the seed and the epoch decide. Batches cross from one epoch to
 /// the next, so that no sample is left out.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
