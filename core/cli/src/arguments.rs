@@ -306,7 +306,7 @@ pub struct Compare {
     /// Group runs by the value at this path of their recipes; without it by all values that differ, but for seeds
     #[arg(long, value_name = "PATH")]
     pub by: Vec<String>,
-    /// The variant, by its name in the table, that differences are told from; without it the first
+    /// The variant, by its name in the table, that differences are measured from; without it the first
     #[arg(long, value_name = "VARIANT")]
     pub against: Option<String>,
     /// How the table is written

@@ -336,7 +336,7 @@ fn variants<'a>(runs: &'a [Record], by: &[String]) -> Vec<Variant<'a>> {
             }
         }
     }
-    // Where names do not tell variants apart, everything that differs does.
+    // Where names do not distinguish variants, everything that differs is spelled out.
     let labels: Vec<String> = out.iter().map(|(_, v)| v.label.clone()).collect();
     out.into_iter()
         .map(|(key, mut variant)| {

@@ -29,7 +29,7 @@ const FIRST: i32 = 50;
 const LINE: i32 = 20;
 /// Lines with at most so many values show each of them.
 const FEW: usize = 12;
-/// Colours that the colour-blind tell apart (Okabe and Ito 2008), without the yellow that white paper swallows.
+/// Colours that the colour-blind can distinguish (Okabe and Ito 2008), without the yellow that white paper swallows.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

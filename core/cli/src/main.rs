@@ -30,7 +30,7 @@ use std::sync::Arc;
 fn main() -> ExitCode {
     mtl_torch::tune_malloc();
     messages::listen();
-    // A panic is a fault of the program: it is told as such, in one place, below.
+    // A panic is a fault of the program: it is reported as such, in one place, below.
     std::panic::set_hook(Box::new(|_| {}));
     match std::panic::catch_unwind(run) {
         Ok(Ok(code)) => ExitCode::from(code),

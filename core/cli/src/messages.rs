@@ -1,4 +1,4 @@
-//! What the program tells on stderr: notes, warnings, errors, and the progress of training between them.
+//! What the program writes to stderr: notes, warnings, errors, and the progress of training between them.
 
 use indicatif::ProgressBar;
 use mtl_recipe::{Code, Diagnostics, Error};
@@ -17,7 +17,7 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// The bar that is on the terminal; other lines go above it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Shows what libraries tell through `tracing`.
+/// Shows what libraries report through `tracing`.
 struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -49,7 +49,7 @@ impl Visit for Message {
     }
 }
 
-/// Starts showing what libraries tell.
+/// Starts showing what libraries report.
 pub fn listen() {
     tracing_subscriber::registry().with(Lines).init();
 }
@@ -97,7 +97,7 @@ pub fn error(error: &Error) {
     }
 }
 
-/// libtorch adds the frames of its own code, which tell a user nothing.
+/// libtorch adds the frames of its own code, which mean nothing to a user.
 fn without_frames(text: &str) -> String {
     let lines = text.lines().take_while(|line| !line.starts_with("Exception raised from"));
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()

@@ -2,8 +2,8 @@
 //!
 //! In every draw the same cases are picked with repetition for all runs, and the mean over the runs of each variant is
 //! taken on them; the interval holds the middle 95 % of the differences so found (Efron and Tibshirani, An Introduction
-//! to the Bootstrap, 1993, chapters 8 and 13). It tells what other cases would have changed, not other seeds: of those
-//! there are too few to draw from, and their deviation is told beside it. Pairs that share a person are not
+//! to the Bootstrap, 1993, chapters 8 and 13). It says what other cases would have changed, not other seeds: of those
+//! there are too few to draw from, and their deviation stands beside it. Pairs that share a person are not
 //! independent, so that the interval is rather too narrow than too wide.
 
 use crate::figures::{Difference, Figure};
@@ -84,7 +84,7 @@ pub fn direction(recipe: &Recipe, metric: &str) -> Option<Better> {
     (found != Better::Neither).then_some(found)
 }
 
-/// The difference between two groups of runs. None where too few draws tell something.
+/// The difference between two groups of runs. None where too few draws determine it.
 ///
 /// # Errors
 /// If the runs were not measured on the same cases, in words.
@@ -101,7 +101,7 @@ pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Differe
     let apart = |of: &dyn Fn(&Resample) -> f64| mean(to, of) - mean(from, of);
     let mut found: Vec<f64> =
         (0..DRAWS).map(|draw| apart(&|run| run.draws[draw])).filter(|difference| difference.is_finite()).collect();
-    // A draw without a pair of different people, say, tells nothing.
+    // A draw without a pair of different people, say, determines nothing.
     if found.len() < DRAWS * 9 / 10 {
         return Ok(None);
     }

@@ -37,7 +37,7 @@ pub struct RunInfo<'a> {
 
 /// An observer of a training run.
 pub trait Hook {
-    /// Is told what happened.
+    /// Takes note of what happened.
     ///
     /// # Errors
     /// An error is shown as a warning and ends the hook, not the run.

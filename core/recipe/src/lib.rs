@@ -5,7 +5,7 @@
 //! JSON schema of a configuration type, and [`decode()`] turns it into that type. What is wrong is a [`Diagnostic`] with
 //! a place.
 //!
-//! This crate knows no component and no tensor: what a table may hold is told by a [`Catalog`].
+//! This crate knows no component and no tensor: a [`Catalog`] says what a table may hold.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

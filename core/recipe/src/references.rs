@@ -3,7 +3,7 @@
 //!
 //! A string that is one reference becomes the value referred to, with its type; within a longer string a reference
 //! becomes text. An environment variable is text, which is read as a number or a boolean where one is wanted. References
-//! are resolved before any data is opened: sizes that only the data tells reach components without them.
+//! are resolved before any data is opened: sizes that only the data decides reach components without them.
 
 use crate::diagnostic::{Diagnostic, Id};
 use crate::ids;
@@ -265,7 +265,7 @@ impl Resolver<'_> {
             .at(origin, "refers to nothing")
             .help(suggestion(missing, valid));
         if matches!(path.split('.').collect::<Vec<_>>()[..], ["dims", _] | ["data", _, _]) {
-            d = d.help("a size that only the data tells cannot be referred to: components receive it without a key");
+            d = d.help("a size that only the data decides cannot be referred to: components receive it without a key");
         }
         d = if path.contains('.') {
             d.help("only what a recipe or an override writes can be referred to, not defaults")

@@ -18,7 +18,7 @@ pub(crate) fn newer_syntax(text: &str) -> Vec<Flaw> {
     scan.flaws
 }
 
-/// The text is known to be valid: its errors are told elsewhere.
+/// The text is known to be valid: its errors are reported elsewhere.
 struct Silent;
 
 impl ErrorSink for Silent {

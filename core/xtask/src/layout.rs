@@ -113,7 +113,7 @@ pub fn seal(layout: &Path) -> Result<()> {
     Manifest { version, files, include }.write(layout)
 }
 
-/// Writes the file that tells which build of torch the layout is.
+/// Writes the file that says which build of torch the layout is.
 pub fn write_build_version(layout: &Path, version: &str) -> Result<()> {
     let path = layout.join(BUILD_VERSION);
     fs::write(&path, format!("{version}\n")).with_context(|| format!("cannot write {}", path.display()))
@@ -189,7 +189,7 @@ fn modified_ns(metadata: &Metadata) -> i64 {
 fn sha256(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     hash_into(path, &mut hasher)?;
-    Ok(hex(hasher))
+    Ok(hex::encode(hasher.finalize()))
 }
 
 fn hash_into(path: &Path, hasher: &mut Sha256) -> Result<()> {
@@ -211,10 +211,6 @@ impl io::Write for HashWriter<'_> {
     }
 }
 
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Counts and adds up the files below `top`; reads them only where `hash` asks for it.
 fn tree_record(top: &Path, hash: bool) -> Result<TreeRecord> {
     let mut found = Vec::new();
@@ -231,7 +227,11 @@ fn tree_record(top: &Path, hash: bool) -> Result<TreeRecord> {
             hash_into(path, &mut hasher)?;
         }
     }
-    Ok(TreeRecord { files: found.len() as u64, bytes: found.iter().map(|(_, bytes)| bytes).sum(), sha256: hex(hasher) })
+    Ok(TreeRecord {
+        files: found.len() as u64,
+        bytes: found.iter().map(|(_, bytes)| bytes).sum(),
+        sha256: hex::encode(hasher.finalize()),
+    })
 }
 
 fn walk(folder: &Path, found: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {

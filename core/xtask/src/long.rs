@@ -26,7 +26,7 @@ fn ignored(name: &str) -> Vec<String> {
     words(&["cargo", "test", "--locked", "-p", "mtlrun", "--test", "system", "--", "--ignored", "--exact", name])
 }
 
-/// Runs all of them; one that lacks a tool is told and left out.
+/// Runs all of them; one that lacks a tool is skipped with the reason.
 ///
 /// # Errors
 /// After the last one, if any has failed.

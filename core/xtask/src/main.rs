@@ -78,7 +78,7 @@ fn run(chore: Chore) -> Result<()> {
         }
         Chore::Cycles => cycles::check(&root),
         Chore::Test { long: false } => {
-            // A missing component is told before a download that may take minutes.
+            // A missing component is reported before a download that may take minutes.
             checks::require_components()?;
             setup::run(&root, false)?;
             let validators = validators::ensure(&cache::root()?)?;

@@ -50,7 +50,7 @@ fn step(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     let failed = format!("{program} {} failed ({status})", arguments.join(" "));
     match status.code() {
         Some(0) => Ok(()),
-        // The program has told the user's mistake already; the exit code says so too.
+        // The program has already explained the user's mistake; the exit code says so too.
         Some(2) => Err(UserFault(failed).into()),
         _ => bail!(failed),
     }

@@ -49,7 +49,7 @@ pub struct Render {
     capture: Option<u64>,
 }
 
-/// Is told how many of how many pictures are done, from several threads.
+/// Called with how many of how many pictures are done, from several threads.
 pub type Progress<'p> = &'p (dyn Fn(u64, u64) + Sync);
 
 impl Render {

@@ -65,7 +65,7 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
         .zip(&recipes)
         .map(|(point, recipe)| {
             let folder = RunFolder::at(out.join(&point.name));
-            // A finished run of another recipe is no result of this sweep: going on with it tells what differs.
+            // A finished run of another recipe is no result of this sweep: going on with it reports what differs.
             let same = || folder.allow(recipe, false).is_ok_and(|c| !c.iter().any(|c| c.path == "run.steps"));
             let kept = folder.state() == State::Finished && same();
             Job { point, kept, threads: recipe.run.threads.is_some() }

@@ -4,7 +4,7 @@ use super::layout::{Layout, place};
 use super::{Item, Role, Sketch};
 use std::fmt::Write;
 
-/// A colour a phase (Wong 2011, "Points of view: Color blindness"): told apart with every kind of sight.
+/// A colour for each phase (Wong 2011, "Points of view: Color blindness"), which every kind of sight can distinguish.
 const PHASES: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
 const MARGIN: f32 = 24.0;
 /// Height of a line of text, and width of a letter of the names and of the small print.

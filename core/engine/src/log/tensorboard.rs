@@ -520,7 +520,7 @@ fn histogram_of(values: &[f32]) -> HistogramProto {
     histogram.set_num(values.len() as f64);
     histogram.set_sum(sum);
     histogram.set_sum_squares(sum_squares);
-    // The format has only the right edge of each bin: an empty bin in front tells the left edge of the first.
+    // The format has only the right edge of each bin: an empty bin in front gives the left edge of the first.
     histogram.set_bucket_limit(edges[first..=last + 1].to_vec());
     histogram.set_bucket([0].iter().chain(&counts[first..=last]).map(|count| *count as f64).collect());
     histogram

@@ -40,7 +40,7 @@ impl Record {
             Ok(recipe) => recipe,
             Err(e) => mistake!("{} is not TOML: {e}", path.display()),
         };
-        // Keys that this version no longer has would tell old and new runs of one recipe apart.
+        // Keys that this version no longer has would make old and new runs of one recipe look different.
         for path in RETIRED {
             let Some((above, key)) = path.rsplit_once('.') else { continue };
             let table = above.split('.').try_fold(&mut recipe, |value, key| value.get_mut(key));

@@ -248,9 +248,12 @@ impl<'r> Run<'r> {
             trainer,
             folder,
         };
-        run.observers.extend(observers);
+        // Hooks ask themselves which process they are in; what is shown is shown once.
+        if world.leads() {
+            run.observers.extend(observers);
+        }
         run.observers.extend(hooks);
-        run.observers.tell(&Event::Started { recipe, folder: &run.folder, step });
+        run.observers.notify(&Event::Started { recipe, folder: &run.folder, step });
         Ok(run)
     }
 
@@ -264,7 +267,7 @@ impl<'r> Run<'r> {
             let feed = self.saving(feed)?;
             self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
             self.state.step = step;
-            self.observers.tell(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
+            self.observers.notify(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
             drop(feed);
             if log {
                 self.log(step)?;
@@ -314,7 +317,7 @@ impl<'r> Run<'r> {
         Ok(feed)
     }
 
-    /// Reads the numbers of a step and tells the observers.
+    /// Reads the numbers of a step and notifies the observers.
     fn log(&mut self, step: u64) -> Result<()> {
         let world = self.trainer.model.context().world;
         let mut numbers: Vec<(String, f64)> = Vec::new();
@@ -341,11 +344,11 @@ impl<'r> Run<'r> {
         }
         let (since, steps) = (self.logged.0.elapsed().as_secs_f64(), (step - self.logged.1).max(1) as f64);
         self.logged = (Instant::now(), step);
-        self.observers.tell(&Event::Logged { step, numbers: &numbers, seconds_per_step: since / steps });
+        self.observers.notify(&Event::Logged { step, numbers: &numbers, seconds_per_step: since / steps });
         Ok(())
     }
 
-    /// Measures with the evaluators that are due, and tells the observers.
+    /// Measures with the evaluators that are due, and notifies the observers.
     fn evaluate(&mut self, step: u64) -> Result<()> {
         let last = step == self.recipe.run.steps;
         let due = self.evaluators.entries().filter(|(_, entry)| last || is_due(entry.slot.common.every, step));
@@ -369,7 +372,7 @@ impl<'r> Run<'r> {
             if let Some(best) = &mut self.best {
                 best.on(&event);
             }
-            self.observers.tell(&event);
+            self.observers.notify(&event);
         }
         Ok(())
     }
@@ -406,8 +409,10 @@ impl<'r> Run<'r> {
             },
         };
         self.saved_at = Some(step);
-        self.writer.save(snapshot, best)?;
-        self.observers.tell(&Event::Saved { step });
+        if self.trainer.model.context().world.leads() {
+            self.writer.save(snapshot, best)?;
+        }
+        self.observers.notify(&Event::Saved { step });
         Ok(())
     }
 
@@ -420,7 +425,7 @@ impl<'r> Run<'r> {
             Ok(code) if *code != 0 && saved.is_ok() => Ending::Stopped,
             _ => Ending::Failed,
         };
-        self.observers.tell(&Event::Ended { step: self.state.step, ending });
+        self.observers.notify(&Event::Ended { step: self.state.step, ending });
         let code = result?;
         saved.and(written)?;
         Ok(code)

@@ -26,7 +26,7 @@ const MAX_NAME: usize = 1024;
 /// A value: small, or the number of an object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Value {
-    /// Numbers, flags and nothing: what weights do not need to tell apart.
+    /// Numbers, flags and nothing: which weights do not need to distinguish.
     Plain,
     Int(i64),
     /// A range of the input.

@@ -164,7 +164,7 @@ impl Evaluator for Aged {
         let judged = estimator.dim("age_groups");
         if judged != Some(groups as i64) {
             mistake!(
-                "the run {} tells {} age groups apart and this one has {groups}: judge by a run of as many",
+                "the run {} distinguishes {} age groups and this one has {groups}: judge by a run with as many",
                 config.estimator.run.display(),
                 judged.map_or("no".into(), |n| n.to_string())
             );

@@ -62,7 +62,7 @@ struct Verification {
     batch_size: usize,
 }
 
-/// As many different pairs have to lie beyond a threshold for draws of the pairs to tell how sure it is.
+/// As many different pairs have to lie beyond a threshold for draws of the pairs to show how sure it is.
 const FEWEST: f64 = 10.0;
 
 fn gap() -> f32 {
@@ -195,7 +195,7 @@ fn on_cases(metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
     }
     let similarity: Vec<f64> = pick("distance")?.iter().map(|d| -d).collect();
     let same: Vec<bool> = pick("same")?.iter().map(|s| *s == 1.0).collect();
-    // A sample without one of both kinds tells nothing.
+    // A sample without one of both kinds determines nothing.
     let roc = || protocol::roc(&similarity, &same).ok();
     match (metric, far) {
         ("auc", _) => Some(roc()?.auc()),

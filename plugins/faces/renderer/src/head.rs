@@ -253,7 +253,7 @@ pub fn mean(list: &[usize], positions: &[Vec3]) -> Vec3 {
     list.iter().map(|v| positions[*v]).sum::<Vec3>() / list.len() as f32
 }
 
-/// Pairs of opposite morphs that tell people apart. What age, pose and expression do is not among them.
+/// Pairs of opposite morphs by which people differ. What age, pose and expression do is not among them.
 fn modifiers(morphs: &BTreeMap<String, Morph>) -> Vec<Modifier> {
     const OPPOSITES: [(&str, &str); 6] = [
         ("decr", "incr"),

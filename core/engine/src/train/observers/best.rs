@@ -23,7 +23,7 @@ impl BestTracker {
         Some(Self { metric: (evaluator.to_owned(), name.to_owned()), better, best: best.filter(same), found: None })
     }
 
-    /// Is told what happened.
+    /// Takes note of what happened.
     pub fn on(&mut self, event: &Event<'_>) {
         let Event::Evaluated { step, evaluator, report, .. } = *event else { return };
         let (decides, metric) = &self.metric;

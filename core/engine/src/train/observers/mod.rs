@@ -22,7 +22,7 @@ pub trait Observer {
     /// What it is, for the warning when it fails.
     fn name(&self) -> String;
 
-    /// Is told what happened.
+    /// Takes note of what happened.
     ///
     /// # Errors
     /// An error is shown as a warning and ends the observer, not the run.
@@ -124,8 +124,8 @@ impl Observers {
         self.list.extend(others);
     }
 
-    /// Tells all of them; one that fails is told of and is not asked again.
-    pub fn tell(&mut self, event: &Event<'_>) {
+    /// Hands an event to all of them; one that fails is reported and dropped.
+    pub fn notify(&mut self, event: &Event<'_>) {
         self.list.retain_mut(|observer| match observer.on(event) {
             Ok(()) => true,
             Err(e) => {
@@ -160,8 +160,8 @@ mod tests {
         let asked = Rc::new(Cell::new(0));
         let mut observers = Observers::default();
         observers.extend(vec![Box::new(Failing(asked.clone()))]);
-        observers.tell(&Event::Saved { step: 1 });
-        observers.tell(&Event::Saved { step: 2 });
+        observers.notify(&Event::Saved { step: 1 });
+        observers.notify(&Event::Saved { step: 2 });
         assert_eq!(asked.get(), 1);
     }
 }
