@@ -1,5 +1,6 @@
 //! Training: the step, loss scaling, moving averages, and the run around the steps with its observers.
 
+mod capture;
 mod ema;
 mod observers;
 mod phase;
@@ -8,9 +9,10 @@ mod scaler;
 mod signals;
 mod step;
 
+pub use capture::Captured;
 pub use ema::Averages;
 pub use observers::{Ending, Event, Observer};
 pub use run::{TrainOptions, train};
 pub use scaler::Scaler;
 pub use signals::Signals;
-pub use step::{Captured, LossValue, Trainer};
+pub use step::{LossValue, Trainer};

@@ -1,7 +1,7 @@
 //! A phase at work: its parameters, its optimizer, and the update at the end of its batches.
 
+use super::capture::Captured;
 use super::scaler::Scaler;
-use super::step::Captured;
 use crate::model::Model;
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;

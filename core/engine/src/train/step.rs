@@ -1,6 +1,7 @@
 //! One training step: the instructions of its plan, one after the other.
 
-use super::Averages;
+use super::capture::Captured;
+use super::ema::Averages;
 use super::phase::PhaseState;
 use crate::graph::{Op, Plan};
 use crate::model::{Feed, Known, Mode, Model, Values};
@@ -23,23 +24,6 @@ pub struct LossValue {
     pub weight: f64,
     /// The mean over the batches of the step.
     pub value: Tensor,
-}
-
-/// Numbers that a trace wants of a step, by parameter name.
-#[derive(Default)]
-pub struct Captured {
-    /// Also the gradient of each loss alone.
-    pub per_loss: bool,
-    /// Gradients before decay and clipping, by phase.
-    pub grad: IndexMap<String, IndexMap<String, Tensor>>,
-    /// Gradients with coupled decay added, by phase.
-    pub decayed: IndexMap<String, IndexMap<String, Tensor>>,
-    /// Gradients of single losses.
-    pub alone: IndexMap<String, IndexMap<String, Tensor>>,
-    /// Outputs of the nodes.
-    pub outputs: IndexMap<String, Tensor>,
-    /// Every output is computed, also those that nothing reads.
-    pub everything: bool,
 }
 
 /// Everything that training changes: weights, optimizers, scales, averages.
