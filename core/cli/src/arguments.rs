@@ -21,7 +21,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check recipes without opening data: every mistake at once, with file and line
+    /// Check recipes without opening data: all mistakes in the tables, then all in the wiring, with file and line
     Check(Check),
     /// List the components, or those of one kind
     List(List),

@@ -4,7 +4,7 @@ use crate::fault::UserFault;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Builds the program, trains the quickstart recipe with `arguments` added, and draws a contact sheet.
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
@@ -15,8 +15,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let run = match given {
         Some(folder) => folder.to_owned(),
         None => {
-            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            format!("runs/quickstart/{seconds}")
+            // Named as the program names its runs, so that the newest is the last one.
+            format!("runs/quickstart/{}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ"))
         }
     };
     let mut train = vec!["recipes/quickstart.toml"];
