@@ -47,7 +47,7 @@ fn random_recipes_are_judged_without_a_panic() {
         let text = std::fs::read_to_string(&recipe).unwrap();
         let folder = recipe.parent().unwrap();
         let path = folder.join(format!(".random-{}-{number}.toml", std::process::id()));
-        for round in 0..60 {
+        for round in 0..1000 {
             let mut draw = Draw::new(&[number as u64, round]);
             let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
             for _ in 0..1 + draw.below(4) {
