@@ -1,21 +1,23 @@
 //! Random draws that are pure functions of what they are for.
 
+use rand_core::{Rng, SeedableRng};
+use rand_xoshiro::SplitMix64;
+
 /// A generator for one sample or one step: SplitMix64 (Steele, Lea, Flood 2014), which any seed starts well.
 ///
 /// Its stream is part of the meaning of a recipe: it must never change.
 #[derive(Debug, Clone)]
-pub struct Draw(u64);
+pub struct Draw(SplitMix64);
 
 impl Draw {
     /// The generator for these words, such as seed, stream and position.
     pub fn new(words: &[u64]) -> Self {
-        Self(hash_words(words))
+        Self(SplitMix64::seed_from_u64(hash_words(words)))
     }
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        self.0.next_u64()
     }
 
     /// Uniform in [0, 1).
@@ -49,16 +51,12 @@ impl Draw {
     }
 }
 
-/// The finalizer of SplitMix64.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 /// One number out of several; every word and their order matter.
 pub fn hash_words(words: &[u64]) -> u64 {
-    words.iter().fold(0x6a09_e667_f3bc_c908, |h, w| mix(h ^ mix(w.wrapping_add(0x9e37_79b9_7f4a_7c15))))
+    let first = |seed: u64| SplitMix64::seed_from_u64(seed).next_u64();
+    // What the generator adds to its state before it mixes it.
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    words.iter().fold(0x6a09_e667_f3bc_c908, |h, word| first((h ^ first(*word)).wrapping_sub(STEP)))
 }
 
 #[cfg(test)]
