@@ -25,7 +25,7 @@ fn read(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result
     Ok(Recipe::read(registry, path, overrides)?)
 }
 
-/// A recipe and its checked graph; what is valid but probably not meant is shown.
+/// A recipe and its checked graph.
 fn checked(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<(Recipe, Graph)> {
     let recipe = read(registry, path, overrides)?;
     let graph = Graph::new(&recipe)?;

@@ -3,7 +3,7 @@
 use crate::arguments::{Compare, Format, Runs};
 use crate::curves::{self, Chart, Curve};
 use crate::figures::{Difference, Figure};
-use crate::resampling::{DRAWS, Judge, Resample, difference, direction};
+use crate::resampling::{DRAWS, Resample, difference, direction, resample};
 use crate::table::{aligned, markdown};
 use indexmap::IndexMap;
 use mtl_component::{Better, Registry, Result, mistake};
@@ -51,14 +51,17 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
         return Ok(0);
     }
     let metrics = metrics(&found, &args.metric)?;
-    let recipes = recipes(registry, &variants);
+    // One variant alone is neither best nor different.
+    let recipes = if variants.len() > 1 { recipes(registry, &variants) } else { Vec::new() };
     let mut comparison = Comparison::new(&variants, against, &metrics, &recipes);
+    // Comma-separated values have no place for differences.
+    if args.format != Format::Csv {
+        comparison.measure_differences(&recipes);
+    }
     match args.format {
-        // It has no place for differences.
         Format::Csv => comparison.csv()?,
         Format::Svg => {}
         Format::Table => {
-            comparison.measure_differences(&recipes);
             let (head, rows) = comparison.figures_table(&|text| format!("{text} *"));
             print!("{}", aligned(&head, &rows));
             if let Some((head, rows)) = comparison.differences_table() {
@@ -66,7 +69,6 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
             }
         }
         Format::Md => {
-            comparison.measure_differences(&recipes);
             let (head, rows) = comparison.figures_table(&|text| format!("**{text}**"));
             print!("{}", markdown(&head, &rows));
             if let Some((head, rows)) = comparison.differences_table() {
@@ -74,7 +76,6 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
             }
         }
         Format::Json => {
-            comparison.measure_differences(&recipes);
             println!("{}", serde_json::to_string_pretty(&comparison.json())?);
         }
     }
@@ -161,7 +162,6 @@ impl<'a> Comparison<'a> {
                 Better::Smaller => means.min_by(f64::total_cmp),
                 Better::Neither => None,
             }
-            .filter(|_| variants.len() > 1)
         };
         let best = metrics.iter().enumerate().map(best).collect();
         let apart = vec![vec![None; metrics.len()]; variants.len()];
@@ -171,12 +171,9 @@ impl<'a> Comparison<'a> {
     /// Fills in the differences, where the runs have kept what they measured case by case. What stands in the way is
     /// told.
     fn measure_differences(&mut self, recipes: &[Vec<Option<Recipe>>]) {
-        if self.variants.len() < 2 {
-            return;
-        }
         for (m, metric) in self.metrics.iter().enumerate() {
             let draw = |(run, recipe): (&&Record, &Option<Recipe>)| {
-                Judge::new(run, recipe.as_ref()?).draw(metric).unwrap_or_else(|reason| {
+                resample(run, recipe.as_ref()?, metric).unwrap_or_else(|reason| {
                     tracing::info!("no interval of `{metric}`: {reason}");
                     None
                 })

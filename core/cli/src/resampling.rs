@@ -30,51 +30,39 @@ pub struct Resample {
     draws: Vec<f64>,
 }
 
-/// The evaluators of a run, to measure again on some of their cases.
-pub struct Judge<'r> {
-    run: &'r Record,
-    recipe: &'r Recipe,
-}
-
-impl<'r> Judge<'r> {
-    /// Of a run and its recipe.
-    pub fn new(run: &'r Record, recipe: &'r Recipe) -> Self {
-        Self { run, recipe }
+/// Draws a metric of a run, whose recipe knows the evaluators; none if the run has kept no cases, or they do not
+/// determine the metric.
+///
+/// # Errors
+/// If the cases are not those of the measured metric, in words.
+pub fn resample(run: &Record, recipe: &Recipe, metric: &str) -> Result<Option<Resample>, String> {
+    let Some((evaluator, name)) = metric.split_once('.') else { return Ok(None) };
+    let Some(measured) = run.metrics.get(metric) else { return Ok(None) };
+    let step = run.curves.get(metric).and_then(|curve| curve.last()).map(|(step, _)| *step);
+    let path = run.folder.cases(evaluator, step.unwrap_or_default());
+    let Ok(cases) = read_cases(&path) else { return Ok(None) };
+    let Some(entry) = recipe.evaluate.get(evaluator) else { return Ok(None) };
+    let config = &*entry.slot.config;
+    let on = |picked: &[usize]| config.on_cases(name, &cases, picked).map_err(|e| format!("{e:#}"));
+    let all: Vec<usize> = (0..cases.len()).collect();
+    let Some(whole) = on(&all)?.filter(|_| !all.is_empty()) else { return Ok(None) };
+    // A later evaluation with other settings writes its cases over those of the run.
+    let same = (whole - measured).abs() <= SAME * measured.abs().max(1.0);
+    if !same {
+        return Err(format!("{} gives {whole}, and {measured} was measured in training", path.display()));
     }
-
-    /// Draws a metric; none if the run has kept no cases, or they do not determine the metric.
-    ///
-    /// # Errors
-    /// If the cases are not those of the measured metric, in words.
-    pub fn draw(&self, metric: &str) -> Result<Option<Resample>, String> {
-        let Some((evaluator, name)) = metric.split_once('.') else { return Ok(None) };
-        let Some(measured) = self.run.metrics.get(metric) else { return Ok(None) };
-        let step = self.run.curves.get(metric).and_then(|curve| curve.last()).map(|(step, _)| *step);
-        let path = self.run.folder.cases(evaluator, step.unwrap_or_default());
-        let Ok(cases) = read_cases(&path) else { return Ok(None) };
-        let Some(entry) = self.recipe.evaluate.get(evaluator) else { return Ok(None) };
-        let config = &*entry.slot.config;
-        let on = |picked: &[usize]| config.on_cases(name, &cases, picked).map_err(|e| format!("{e:#}"));
-        let all: Vec<usize> = (0..cases.len()).collect();
-        let Some(whole) = on(&all)?.filter(|_| !all.is_empty()) else { return Ok(None) };
-        // A later evaluation with other settings writes its cases over those of the run.
-        let same = (whole - measured).abs() <= SAME * measured.abs().max(1.0);
-        if !same {
-            return Err(format!("{} gives {whole}, and {measured} was measured in training", path.display()));
-        }
-        let draw = |draw: usize| {
-            // The same cases in every run: only the number of the draw and of the cases decide.
-            let mut source = Draw::new(&[draw as u64, cases.len() as u64]);
-            let picked: Vec<usize> = all.iter().map(|_| source.below(all.len() as u64) as usize).collect();
-            Ok(on(&picked)?.unwrap_or(f64::NAN))
-        };
-        Ok(Some(Resample {
-            seed: self.recipe.run.seed,
-            whole,
-            draws: (0..DRAWS).into_par_iter().map(draw).collect::<Result<_, String>>()?,
-            of: format!("{} of {}", cases.len(), cases.of),
-        }))
-    }
+    let draw = |draw: usize| {
+        // The same cases in every run: only the number of the draw and of the cases decide.
+        let mut source = Draw::new(&[draw as u64, cases.len() as u64]);
+        let picked: Vec<usize> = all.iter().map(|_| source.below(all.len() as u64) as usize).collect();
+        Ok(on(&picked)?.unwrap_or(f64::NAN))
+    };
+    Ok(Some(Resample {
+        seed: recipe.run.seed,
+        whole,
+        draws: (0..DRAWS).into_par_iter().map(draw).collect::<Result<_, String>>()?,
+        of: format!("{} of {}", cases.len(), cases.of),
+    }))
 }
 
 /// Which way a figure of a run is better, as its evaluator says; none where that is not known.
@@ -117,7 +105,7 @@ pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Differe
 mod tests {
     use super::*;
 
-    fn resample(seed: i64, whole: f64, of: impl Fn(&mut Draw) -> f64) -> Resample {
+    fn drawn(seed: i64, whole: f64, of: impl Fn(&mut Draw) -> f64) -> Resample {
         let draws = (0..DRAWS).map(|draw| of(&mut Draw::new(&[draw as u64, 9]))).collect();
         Resample { seed, whole, of: "pairs".into(), draws }
     }
@@ -125,7 +113,7 @@ mod tests {
     #[test]
     fn what_moves_together_has_no_interval_of_its_own() {
         // Both runs swing with the drawn cases by 1, and one is better by 0.1 in every draw.
-        let (a, b) = (resample(1, 0.5, Draw::uniform), resample(1, 0.6, |d| d.uniform() + 0.1));
+        let (a, b) = (drawn(1, 0.5, Draw::uniform), drawn(1, 0.6, |d| d.uniform() + 0.1));
         let found = difference(&[&a], &[&b]).unwrap().unwrap();
         assert!((found.low - 0.1).abs() < 1e-12 && (found.high - 0.1).abs() < 1e-12, "{found:?}");
         assert_eq!(found.deviation, None, "one seed has none");
@@ -133,14 +121,14 @@ mod tests {
 
     #[test]
     fn the_interval_holds_the_middle_of_the_draws() {
-        let (a, b) = (resample(1, 0.0, |_| 0.0), resample(2, 0.5, Draw::uniform));
+        let (a, b) = (drawn(1, 0.0, |_| 0.0), drawn(2, 0.5, Draw::uniform));
         let found = difference(&[&a], &[&b]).unwrap().unwrap();
         assert!((found.low - 0.025).abs() < 0.02 && (found.high - 0.975).abs() < 0.02, "{found:?}");
     }
 
     #[test]
     fn seeds_are_compared_with_themselves_in_any_order() {
-        let run = |seed, value: f64| resample(seed, value, move |_| value);
+        let run = |seed, value: f64| drawn(seed, value, move |_| value);
         // Seeds matter as much as 1.0; the second variant is better by 0.1 and 0.3 with its seeds, whose order differs.
         let first = [run(1, 0.0), run(2, 1.0)];
         let second = [run(2, 1.1), run(1, 0.3), run(5, 7.0)];
@@ -152,9 +140,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_compared_is_not() {
-        let (a, half) = (resample(1, 0.0, |_| 0.0), resample(1, 0.0, |d| if d.chance(0.5) { f64::NAN } else { 0.0 }));
+        let (a, half) = (drawn(1, 0.0, |_| 0.0), drawn(1, 0.0, |d| if d.chance(0.5) { f64::NAN } else { 0.0 }));
         assert_eq!(difference(&[&a], &[&half]), Ok(None));
-        let other = Resample { of: "others".into(), ..resample(1, 0.0, |_| 0.0) };
+        let other = Resample { of: "others".into(), ..drawn(1, 0.0, |_| 0.0) };
         assert!(difference(&[&a], &[&other]).unwrap_err().contains("pairs and others"));
     }
 }
