@@ -97,8 +97,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
 /// A phase whose learning rate depends on the length of the run.
 fn of_length(recipe: &Recipe) -> Result<Option<&str>> {
     for (name, phase) in &recipe.phase {
-        let Some(slot) = &phase.scheduler else { continue };
-        if slot.registration.called("describe", slot.config.describe(recipe.run.steps))?.depends_on_length {
+        if phase.schedule(recipe.run.steps)?.depends_on_length {
             return Ok(Some(name));
         }
     }

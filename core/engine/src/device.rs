@@ -47,23 +47,18 @@ pub fn weight_kind(precision: Precision) -> Kind {
     }
 }
 
-/// Where a recipe computes, on its own device.
+/// Where a recipe computes.
 ///
 /// # Errors
 /// As [`device`].
 pub fn context(recipe: &Recipe) -> Result<Arc<Context>> {
-    Ok(Arc::new(Context { device: device(&recipe.run.device)?, ..host_context(recipe) }))
-}
-
-/// Where a recipe computes, on the CPU whatever its device.
-pub fn host_context(recipe: &Recipe) -> Context {
-    Context {
-        device: Device::Cpu,
+    Ok(Arc::new(Context {
+        device: device(&recipe.run.device)?,
         kind: weight_kind(recipe.run.precision),
         channels_last: recipe.run.channels_last,
         winograd: recipe.run.winograd(),
         seed: recipe.run.seed as u64,
         world: World::alone(),
         shapes_only: false,
-    }
+    }))
 }

@@ -122,9 +122,8 @@ fn phases_run(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
                 .at(&recipe.place(&format!("phase.{name}.from")), "steps are counted from 0 here"),
             );
         }
-        let Some(scheduler) = &entry.scheduler else { continue };
         let place = recipe.place(&format!("phase.{name}.scheduler"));
-        match scheduler.registration.called("describe", scheduler.config.describe(steps)) {
+        match entry.schedule(steps) {
             Ok(description) => found.extend(description.warnings.into_iter().map(|warning| {
                 Diagnostic::warning(&ids::SCHEDULE, format!("`phase.{name}.scheduler`: {warning}")).at(&place, "")
             })),

@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 use mtl_component::{
     DatasetConfig, Description, EvaluatorConfig, EvaluatorDescription, HookConfig, Metric, MetricConfig, ModuleConfig,
     Normalization, OptimizerConfig, OptimizerDescription, Placed, RecipeView, Registration, Registry, SamplerConfig,
-    Scheduler, TransformConfig, TransformDescription,
+    Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
 };
 use mtl_recipe::{
     ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, suggestion,
@@ -123,6 +123,19 @@ impl Data {
     /// The normalisation that the transforms set, if they set one.
     pub fn normalization(&self) -> Option<Normalization> {
         self.transforms.iter().filter_map(|(_, t)| t.normalization).next_back()
+    }
+}
+
+impl PhaseEntry {
+    /// What the scheduler says of itself for a run of that many steps; a constant rate has nothing to say.
+    ///
+    /// # Errors
+    /// If it cannot be described.
+    pub fn schedule(&self, steps: u64) -> mtl_recipe::Result<SchedulerDescription> {
+        match &self.scheduler {
+            Some(slot) => slot.registration.called("describe", slot.config.describe(steps)),
+            None => Ok(SchedulerDescription::default()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A whole run: data, steps, evaluation, checkpoints, and the observers around them.
 
-use super::observers::{BestTracker, Ending, Event, Observer, Observers, open_hooks};
+use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, open_hooks};
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Best, Retention, Saved, Snapshot, State, Writer, copies, shared};
 use crate::data::{self, Batch, BatchOrder, Loader, OpenedData};
@@ -9,11 +9,11 @@ use crate::graph::Graph;
 use crate::inference::{Evaluators, Judges, ModelInference};
 use crate::initial_weights::{load_initial, pin};
 use crate::model::{Feed, Model};
-use crate::recipe::{EvaluateEntry, Recipe};
+use crate::recipe::Recipe;
 use crate::runs::{Existing, RunFolder, environment};
 use crate::weights::{load_into, write};
 use indexmap::IndexMap;
-use mtl_component::{Report, Result, RunInfo, World, bail, mistake};
+use mtl_component::{Report, Result, RunInfo, bail, mistake};
 use mtl_recipe::Context;
 use mtl_recipe::files::write_atomically;
 use serde_json::json;
@@ -76,8 +76,7 @@ fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Res
     }
     if changes.iter().any(|change| change.path == "run.steps") {
         for (name, phase) in &recipe.phase {
-            let Some(slot) = &phase.scheduler else { continue };
-            if slot.registration.called("describe", slot.config.describe(recipe.run.steps))?.depends_on_length {
+            if phase.schedule(recipe.run.steps)?.depends_on_length {
                 tracing::warn!("the learning rate of the phase `{name}` depends on run.steps, which has changed");
             }
         }
@@ -241,15 +240,16 @@ impl<'r> Run<'r> {
             batches,
             state,
             writer,
-            observers: observe(recipe, &trainer.model.graph, &folder, step, world),
+            observers: Observers::default(),
             best: BestTracker::new(recipe, best),
             logged: (Instant::now(), step),
             saved_at: saved.map(|s| s.state.step),
             trainer,
             folder,
         };
-        // Hooks ask themselves which process they are in; what is shown is shown once.
+        // Hooks ask themselves which process they are in; what the others write and show, one process does.
         if world.leads() {
+            run.observers = Observers::of_run(recipe, &run.trainer.model.graph, &run.folder, step);
             run.observers.extend(observers);
         }
         run.observers.extend(hooks);
@@ -352,7 +352,7 @@ impl<'r> Run<'r> {
     fn evaluate(&mut self, step: u64) -> Result<()> {
         let last = step == self.recipe.run.steps;
         let due = self.evaluators.entries().filter(|(_, entry)| last || is_due(entry.slot.common.every, step));
-        let due: Vec<(&str, &EvaluateEntry)> = due.collect();
+        let due: Vec<&'r str> = due.map(|(name, _)| name).collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -364,11 +364,11 @@ impl<'r> Run<'r> {
         if let Some(averages) = averages {
             averages.swap(&self.trainer.model)?;
         }
-        for ((evaluator, entry), report) in due.into_iter().zip(&measured?) {
+        for (evaluator, report) in &measured? {
             for (metric, value) in &report.metrics {
                 self.state.metrics.insert(format!("{evaluator}.{metric}"), *value);
             }
-            let event = Event::Evaluated { step, evaluator, entry, report };
+            let event = Event::Evaluated { step, evaluator, report };
             if let Some(best) = &mut self.best {
                 best.on(&event);
             }
@@ -377,11 +377,11 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    fn measure(&self, due: &[(&str, &EvaluateEntry)], step: u64) -> Result<Vec<Report>> {
+    fn measure(&self, due: &[&'r str], step: u64) -> Result<Vec<(&'r str, Report)>> {
         let model = ModelInference::new(&self.trainer.model, self.recipe, &self.judges)?;
-        let measure = |(name, _): &(&str, &EvaluateEntry)| {
+        let measure = |name: &&'r str| {
             let report = self.evaluators.measure(name, &model);
-            report.with_context(|| format!("in `evaluate.{name}` at step {step}"))
+            Ok((*name, report.with_context(|| format!("in `evaluate.{name}` at step {step}"))?))
         };
         due.iter().map(measure).collect()
     }
@@ -398,18 +398,18 @@ impl<'r> Run<'r> {
                 bail!("`loss/{}` is {value} at step {step}: nothing is saved", loss.name);
             }
         }
-        let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
-        let snapshot = Snapshot {
-            state: self.state.clone(),
-            weights: take(self.trainer.model.tensors())?,
-            optimizer: take(self.trainer.state()?)?,
-            averages: match &self.trainer.averages {
-                Some(averages) => take(averages.state())?,
-                None => Vec::new(),
-            },
-        };
         self.saved_at = Some(step);
         if self.trainer.model.context().world.leads() {
+            let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
+            let snapshot = Snapshot {
+                state: self.state.clone(),
+                weights: take(self.trainer.model.tensors())?,
+                optimizer: take(self.trainer.state()?)?,
+                averages: match &self.trainer.averages {
+                    Some(averages) => take(averages.state())?,
+                    None => Vec::new(),
+                },
+            };
             self.writer.save(snapshot, best)?;
         }
         self.observers.notify(&Event::Saved { step });
@@ -441,14 +441,4 @@ impl<'r> Run<'r> {
             None => Ok(()),
         }
     }
-}
-
-/// The observers of the engine itself, in the process that writes files.
-fn observe(recipe: &Recipe, graph: &Graph, folder: &RunFolder, step: u64, world: World) -> Observers {
-    if world.leads() { Observers::of_run(recipe, graph, folder, step) } else { Observers::default() }
-}
-
-/// Whether something is due that happens every so many steps, or never for 0.
-fn is_due(every: u64, step: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
 }

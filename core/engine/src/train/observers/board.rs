@@ -1,6 +1,6 @@
 //! TensorBoard: curves, the graph, sheets of input pictures, histograms of weights.
 
-use super::{Ending, Event, Observer};
+use super::{Ending, Event, Observer, is_due};
 use crate::data::Batch;
 use crate::drawing::draw;
 use crate::graph::{Graph, Wire};
@@ -18,7 +18,8 @@ use tch::{Device, Kind};
 const SHEET: (i64, usize) = (16, 8);
 
 pub(super) struct Board {
-    board: TensorBoard,
+    /// None once the run has ended.
+    board: Option<TensorBoard>,
     images_every: u64,
     histogram_every: u64,
 }
@@ -35,37 +36,38 @@ impl Board {
                 recipe.run.checkpoint.best.iter().map(|m| format!("eval/{}", m.replace('.', "/"))).collect();
             board.hparams(&hparams(recipe), &watched)?;
         }
-        Ok(Self { board, images_every: recipe.run.images_every, histogram_every: recipe.run.histogram_every })
-    }
-
-    fn pictures(&self, model: &Model, feed: &[Vec<Batch>], step: u64) -> Result<()> {
-        for (n, (stream, batches)) in model.graph.streams().iter().zip(feed).enumerate() {
-            let Some(batch) = batches.first() else { continue };
-            for (port, (field, tensor)) in stream.ports.outputs.iter().zip(&batch.tensors).enumerate() {
-                if let Some(normalization) = model.graph.normalization(Wire::Data { stream: n, port }) {
-                    let first = tensor.f_narrow(0, 0, tensor.size()[0].min(SHEET.0))?;
-                    let sheet = sheet(&first, &normalization, SHEET.1)?;
-                    self.board.image(&format!("{}/{}", stream.name, field.name), &sheet, step as i64)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn histograms(&self, model: &Model, step: u64) -> Result<()> {
-        for (name, tensor) in model.tensors() {
-            if tensor.dim() > 0 && tensor.kind() != Kind::Int64 {
-                let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
-                self.board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step as i64)?;
-            }
-        }
-        Ok(())
+        Ok(Self {
+            board: Some(board),
+            images_every: recipe.run.images_every,
+            histogram_every: recipe.run.histogram_every,
+        })
     }
 }
 
-/// Whether something is due that happens every so many steps, or never for 0.
-fn due(every: u64, step: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
+/// Sheets of the input pictures of a step.
+fn pictures(board: &TensorBoard, model: &Model, feed: &[Vec<Batch>], step: i64) -> Result<()> {
+    for (n, (stream, batches)) in model.graph.streams().iter().zip(feed).enumerate() {
+        let Some(batch) = batches.first() else { continue };
+        for (port, (field, tensor)) in stream.ports.outputs.iter().zip(&batch.tensors).enumerate() {
+            if let Some(normalization) = model.graph.normalization(Wire::Data { stream: n, port }) {
+                let first = tensor.f_narrow(0, 0, tensor.size()[0].min(SHEET.0))?;
+                let sheet = sheet(&first, &normalization, SHEET.1)?;
+                board.image(&format!("{}/{}", stream.name, field.name), &sheet, step)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The distributions of all weights.
+fn histograms(board: &TensorBoard, model: &Model, step: i64) -> Result<()> {
+    for (name, tensor) in model.tensors() {
+        if tensor.dim() > 0 && tensor.kind() != Kind::Int64 {
+            let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
+            board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step)?;
+        }
+    }
+    Ok(())
 }
 
 impl Observer for Board {
@@ -74,34 +76,36 @@ impl Observer for Board {
     }
 
     fn on(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::Ended { ending, .. } = *event {
+            let Some(board) = self.board.take() else { return Ok(()) };
+            if ending == Ending::Finished {
+                board.session_end(true)?;
+            }
+            return Ok(board.finish()?);
+        }
+        let Some(board) = &self.board else { return Ok(()) };
         match *event {
             Event::Stepped { step, model, feed } => {
-                if step == 1 || due(self.images_every, step) {
-                    self.pictures(model, feed, step)?;
+                if step == 1 || is_due(self.images_every, step) {
+                    pictures(board, model, feed, step as i64)?;
                 }
-                if due(self.histogram_every, step) {
-                    self.histograms(model, step)?;
+                if is_due(self.histogram_every, step) {
+                    histograms(board, model, step as i64)?;
                 }
             }
             Event::Logged { step, numbers, seconds_per_step } => {
                 for (name, value) in numbers {
-                    self.board.scalar(name, *value, step as i64)?;
+                    board.scalar(name, *value, step as i64)?;
                 }
-                self.board.scalar("time/seconds_per_step", seconds_per_step, step as i64)?;
+                board.scalar("time/seconds_per_step", seconds_per_step, step as i64)?;
             }
-            Event::Evaluated { step, evaluator, report, .. } => {
+            Event::Evaluated { step, evaluator, report } => {
                 for (picture, pixels) in &report.pictures {
-                    self.board.image(&format!("eval/{evaluator}/{picture}"), pixels, step as i64)?;
+                    board.image(&format!("eval/{evaluator}/{picture}"), pixels, step as i64)?;
                 }
                 for (metric, value) in &report.metrics {
-                    self.board.scalar(&format!("eval/{evaluator}/{metric}"), *value, step as i64)?;
+                    board.scalar(&format!("eval/{evaluator}/{metric}"), *value, step as i64)?;
                 }
-            }
-            Event::Ended { ending, .. } => {
-                if ending == Ending::Finished {
-                    self.board.session_end(true)?;
-                }
-                self.board.flush()?;
             }
             _ => {}
         }

@@ -12,7 +12,7 @@ pub(super) use hooks::open_hooks;
 use crate::data::Batch;
 use crate::graph::Graph;
 use crate::model::Model;
-use crate::recipe::{EvaluateEntry, Recipe};
+use crate::recipe::Recipe;
 use crate::runs::RunFolder;
 use mtl_component::Report;
 use mtl_recipe::Result;
@@ -66,8 +66,6 @@ pub enum Event<'e> {
         step: u64,
         /// The evaluator's name in the recipe.
         evaluator: &'e str,
-        /// The evaluator.
-        entry: &'e EvaluateEntry,
         /// What it found.
         report: &'e Report,
     },
@@ -94,6 +92,11 @@ pub enum Ending {
     Stopped,
     /// An error ended it.
     Failed,
+}
+
+/// Whether something is due that happens every so many steps, or never for 0.
+pub(super) fn is_due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// The observers of a run that still work.
