@@ -1,20 +1,11 @@
 //! Commands that explain, draw, sweep and compare.
 
-use crate::support::{self, REGISTRY, mtlrun, outcome};
+use crate::support::{self, REGISTRY, mtlrun, outcome, told};
 use mtl_engine::inference::read_cases;
 use mtl_engine::runs::RunFolder;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use tempfile::TempDir;
-
-/// What a command prints; it must succeed.
-#[track_caller]
-fn told(args: &[&str]) -> String {
-    let output = mtlrun(args).output().unwrap();
-    let (code, text) = outcome(&output);
-    assert_eq!(code, 0, "{text}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[track_caller]
 fn refused(args: &[&str], words: &[&str]) {

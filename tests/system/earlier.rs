@@ -3,7 +3,7 @@
 //! `reference/earlier` holds two that commit 8020988 has trained, without optimizer states and logs: recognition
 //! (`tests/recipes/made.toml`) and ageing on its weights (`tests/recipes/tiny_age.toml`), as narrow as they can be.
 
-use crate::support::{mtlrun, outcome, reference, refused};
+use crate::support::{mtlrun, outcome, reference, refused, told};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -38,14 +38,6 @@ fn earlier(dir: &TempDir, name: &str) -> PathBuf {
     let run = dir.path().join(name);
     copy(&reference("earlier").join(name), &run);
     run
-}
-
-#[track_caller]
-fn told(args: &[&str]) -> String {
-    let output = mtlrun(args).output().unwrap();
-    let (code, text) = outcome(&output);
-    assert_eq!(code, 0, "{text}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]

@@ -50,6 +50,15 @@ pub fn outcome(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// What a command prints; it must succeed.
+#[track_caller]
+pub fn told(args: &[&str]) -> String {
+    let output = mtlrun(args).output().unwrap();
+    let (code, text) = outcome(&output);
+    assert_eq!(code, 0, "{text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// A folder with `identities` x `pictures` made JPEG files and `list.txt`, `pairs.txt`.
 pub struct Faces {
     pub folder: TempDir,

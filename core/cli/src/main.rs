@@ -22,7 +22,7 @@ use mtl_synthesis as _;
 use arguments::{Cli, Command, Data};
 use clap::{CommandFactory, Parser};
 use mtl_component::{Registry, Result, mistake};
-use mtl_recipe::nearest;
+use mtl_recipe::{nearest, panic_text};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,10 +39,9 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_status())
         }
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
             messages::line(&format!(
-                "error: mtlrun met a fault of its own: {text}\nPlease report it with the recipe and the command."
+                "error: mtlrun met a fault of its own: {}\nPlease report it with the recipe and the command.",
+                panic_text(&*panic)
             ));
             ExitCode::FAILURE
         }

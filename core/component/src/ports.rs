@@ -65,6 +65,13 @@ pub struct Port {
     pub pixels: Pixels,
 }
 
+impl Port {
+    /// A port that is wired and carries no pictures.
+    fn new(name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
+        Self { name: name.into(), dtype, pattern: pattern.into(), optional: false, pixels: Pixels::None }
+    }
+}
+
 /// Which numbers of a port stand for which colours.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Pixels {
@@ -104,37 +111,19 @@ impl Ports {
 
     /// Adds an input.
     pub fn input(mut self, name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
-        self.inputs.push(Port {
-            name: name.into(),
-            dtype,
-            pattern: pattern.into(),
-            optional: false,
-            pixels: Pixels::None,
-        });
+        self.inputs.push(Port::new(name, dtype, pattern));
         self
     }
 
     /// Adds an input that may be left unwired.
     pub fn optional(mut self, name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
-        self.inputs.push(Port {
-            name: name.into(),
-            dtype,
-            pattern: pattern.into(),
-            optional: true,
-            pixels: Pixels::None,
-        });
+        self.inputs.push(Port { optional: true, ..Port::new(name, dtype, pattern) });
         self
     }
 
     /// Adds an output.
     pub fn output(mut self, name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
-        self.outputs.push(Port {
-            name: name.into(),
-            dtype,
-            pattern: pattern.into(),
-            optional: false,
-            pixels: Pixels::None,
-        });
+        self.outputs.push(Port::new(name, dtype, pattern));
         self
     }
 

@@ -5,6 +5,7 @@
 //! an error that the user can mend.
 
 use crate::diagnostic::Diagnostics;
+use std::any::Any;
 use std::fmt;
 
 /// The result of everything that can fail.
@@ -115,12 +116,12 @@ impl Error {
         self.0.site.get_or_insert_with(site);
         self
     }
+}
 
-    /// The same error as one that the user can mend.
-    pub fn into_mistake(mut self) -> Self {
-        self.0.code = Code::Mistake;
-        self
-    }
+/// What a caught panic says.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 impl fmt::Display for Error {

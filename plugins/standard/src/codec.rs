@@ -3,7 +3,7 @@
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use mozjpeg::{ColorSpace, Decompress};
-use mtl_component::{ErrorContext as _, Picture, Result, bail};
+use mtl_component::{ErrorContext as _, Picture, Result, bail, panic_text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -74,12 +74,6 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png).write_image(&picture.data, width, height, ExtendedColorType::Rgb8)?;
     Ok(png)
-}
-
-/// What a caught panic says.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use super::order::BatchOrder;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use mtl_recipe::{Code, Context, Error, Result, bail};
+use mtl_recipe::{Code, Context, Error, Result, bail, panic_text};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -94,10 +94,4 @@ impl Drop for Loader {
             let _ = thread.join();
         }
     }
-}
-
-/// What a caught panic says.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
