@@ -1,6 +1,7 @@
 //! Where a run computes, and which of its processes this one is.
 
 use mtl_recipe::{Result, ensure};
+use mtl_torch::ScalarOps;
 use tch::{Device, Tensor};
 
 /// What holds for all tensors, draws, files and messages of one process of a run.
@@ -97,7 +98,7 @@ impl World {
     /// # Errors
     /// As [`mean`](Self::mean).
     pub fn divisor(self, count: &Tensor) -> Result<Tensor> {
-        Ok(self.mean(count)?.f_clamp_min(1.0 / self.size as f64)?)
+        Ok(self.mean(count)?.try_clamp_min(1.0 / self.size as f64)?)
     }
 }
 

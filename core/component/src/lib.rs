@@ -53,6 +53,7 @@ pub use scheduler::{Scheduler, SchedulerDescription};
 pub use mtl_recipe::error::Context as ErrorContext;
 pub use mtl_recipe::{Code, Error, Result, bail, ensure, ids, mistake, panic_text};
 pub use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, RecipePath};
+pub use mtl_torch::{Number, ScalarOps, arange, full};
 
 /// Re-exported for the registration macros.
 pub use inventory;

@@ -9,7 +9,9 @@ use tch::Tensor;
 /// The configuration of a module, function or loss.
 ///
 /// ```
-/// use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+/// use mtl_component::{
+///     Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register, single,
+/// };
 /// use schemars::JsonSchema;
 /// use serde::Deserialize;
 /// use tch::Tensor;
@@ -34,7 +36,7 @@ use tch::Tensor;
 ///
 /// impl Module for ScaledMse {
 ///     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-///         let apart = call.get("input")?.f_sub(call.get("target")?)?.f_div_scalar(self.scale)?;
+///         let apart = call.get("input")?.f_sub(call.get("target")?)?.try_div_scalar(self.scale)?;
 ///         single(apart.f_square()?.f_mean(None)?)
 ///     }
 /// }

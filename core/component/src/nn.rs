@@ -3,6 +3,7 @@
 use crate::context::World;
 use crate::params::{Init, Params, Role};
 use mtl_recipe::{Result, bail};
+use mtl_torch::ScalarOps;
 use tch::{Reduction, Tensor};
 
 /// `torch.nn.Conv2d`, square kernel and no dilation.
@@ -122,7 +123,7 @@ impl SpectralConv2d {
 
 /// A vector divided by its 2-norm, of at least 1e-12.
 fn unit(v: &Tensor) -> Result<Tensor> {
-    Ok(v.f_div(&v.f_norm()?.f_clamp_min(1e-12)?)?)
+    Ok(v.f_div(&v.f_norm()?.try_clamp_min(1e-12)?)?)
 }
 
 /// `torch.nn.Linear`.
@@ -194,7 +195,7 @@ impl BatchNorm {
             if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
                 bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
             }
-            let _ = tch::no_grad(|| self.batches.shallow_clone().f_add_scalar_(1))?;
+            let _ = tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
         }
         Ok(x.f_batch_norm(
             Some(&self.weight),
@@ -236,7 +237,7 @@ impl PRelu {
 
 /// Rows divided by their 2-norm, of at least 1e-12, as `torch.nn.functional.normalize`.
 pub fn normalize_rows(x: &Tensor) -> Result<Tensor> {
-    let norm = x.f_norm_scalaropt_dim(2.0, [1], true)?.f_clamp_min(1e-12)?;
+    let norm = x.try_norm_along(1)?.try_clamp_min(1e-12)?;
     Ok(x.f_div(&norm)?)
 }
 
@@ -246,8 +247,8 @@ pub fn normalize_rows(x: &Tensor) -> Result<Tensor> {
 /// `label_smoothing` is the share of the target that is spread over all classes (Szegedy et al. 2016, section 7). The
 /// mean is that over all processes of `world`.
 pub fn cross_entropy(logits: &Tensor, target: &Tensor, label_smoothing: f64, world: World) -> Result<Tensor> {
-    let target = target.f_clamp_min(-1)?;
+    let target = target.try_clamp_min(-1)?;
     let sum = logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Sum, -1, label_smoothing)?;
-    let known = target.f_ge(0)?.f_sum(logits.kind())?;
+    let known = target.try_ge(0)?.f_sum(logits.kind())?;
     Ok(sum.f_div(&world.divisor(&known)?)?)
 }

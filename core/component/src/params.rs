@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::draw::hash_words;
 use indexmap::IndexMap;
 use mtl_recipe::{Result, bail};
+use mtl_torch::full;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::Range;
@@ -207,7 +208,7 @@ impl Distribution {
             Ok(Tensor::f_empty(shape, cpu)?)
         };
         Ok(match self {
-            Self::Const(value) => Tensor::f_full(shape, value, cpu)?,
+            Self::Const(value) => full(shape, value, cpu)?,
             Self::Uniform(bound) => empty()?.f_uniform_(-bound, bound)?,
             Self::Normal(deviation) => empty()?.f_normal_(0.0, deviation)?,
         })

@@ -2,6 +2,7 @@
 
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image as FirImage};
 use mtl_recipe::{Result, bail};
+use mtl_torch::ScalarOps;
 use std::cell::RefCell;
 use tch::{Device, Kind, Tensor};
 
@@ -128,7 +129,7 @@ pub fn pixels(batch: &Tensor, normalization: &Normalization) -> Result<Vec<u8>> 
         .f_to_kind(Kind::Float)?
         .f_mul(&per_channel(normalization.deviation)?)?
         .f_add(&per_channel(normalization.mean)?)?
-        .f_clamp(0.0, 255.0)?
+        .try_clamp(0.0, 255.0)?
         .f_round()?
         .f_to_kind(Kind::Uint8)?
         .f_reshape([-1])?;

@@ -8,7 +8,7 @@ use crate::module::ModuleConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::scheduler::Scheduler;
 use mtl_recipe::error::Site;
-use mtl_recipe::{ConfigValue, DecodeError, Result, decode, schema_of};
+use mtl_recipe::{ConfigValue, DecodeError, Result, decode, guarded, schema_of};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -173,9 +173,13 @@ impl Registration {
         (self.schema)().get("description").and_then(|d| d.as_str()).unwrap_or_default().to_owned()
     }
 
-    /// Fills in which component failed, in which method.
-    pub fn called<T>(&self, method: &str, result: Result<T>) -> Result<T> {
-        result.map_err(|error| {
+    /// Calls a method of the component, and fills into its error which component failed, in which method. A panic
+    /// becomes an error.
+    ///
+    /// # Errors
+    /// That of the call.
+    pub fn call<T>(&self, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        guarded(call).map_err(|error| {
             error.at(|| Site {
                 origin: self.origin.to_owned(),
                 component: format!("{}/{}", self.family, self.name),

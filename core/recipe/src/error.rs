@@ -7,6 +7,7 @@
 use crate::diagnostic::Diagnostics;
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -111,11 +112,46 @@ impl Error {
         self
     }
 
+    /// The same error, with each of its messages in other words where `words` has some.
+    pub fn rephrase(mut self, words: impl Fn(&str) -> Option<String>) -> Self {
+        for text in std::iter::once(&mut self.0.message).chain(&mut self.0.causes) {
+            if let Some(other) = words(text) {
+                *text = other;
+            }
+        }
+        self
+    }
+
     /// The same error, with the call of a component that it came from. The innermost call is kept.
     pub fn at(mut self, site: impl FnOnce() -> Site) -> Self {
         self.0.site.get_or_insert_with(site);
         self
     }
+}
+
+/// Runs a call; a panic in it becomes an error.
+///
+/// tch panics with the error of libtorch in the operators that have no other way to report it, such as `a + b`: that is
+/// a failure like any other, and has its words.
+///
+/// # Errors
+/// That of the call.
+pub fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    // Whoever called gives up what the panic may have left half-done: a run ends, and an observer is dropped.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic_text(&*panic);
+        Err(match unwrapped(text) {
+            Some(reason) => Error::failure(reason),
+            None => Error::new(Code::Panic, text),
+        })
+    })
+}
+
+/// The error of libtorch in the text of a panic by which tch has unwrapped it.
+fn unwrapped(text: &str) -> Option<String> {
+    let quoted = text.split_once("called `Result::unwrap()` on an `Err` value: Torch(")?.1.strip_suffix(')')?;
+    // What Rust quotes for debugging, JSON reads, but for characters that libtorch does not write.
+    Some(serde_json::from_str(quoted).unwrap_or_else(|_| quoted.trim_matches('"').to_owned()))
 }
 
 /// What a caught panic says.
@@ -241,6 +277,25 @@ mod tests {
         let site = |component: &str| Site { origin: "a".into(), component: component.into(), method: "open".into() };
         let error = Error::failure("x").at(|| site("loss/inner")).at(|| site("loss/outer"));
         assert_eq!(error.site().unwrap().component, "loss/inner");
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded::<()>(|| panic!("no such case")).unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Panic, "no such case"));
+        // As tch unwraps an error of libtorch.
+        #[derive(Debug)]
+        #[allow(dead_code, reason = "read by Debug")]
+        struct Torch(String);
+        let error = guarded(|| Ok(Err::<(), _>(Torch("index 5 is\n\"out\" of bounds".into())).unwrap())).unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Failure, "index 5 is\n\"out\" of bounds"));
+    }
+
+    #[test]
+    fn an_error_can_be_told_in_other_words() {
+        let error = Error::failure("frame #0").context("in step 1");
+        let error = error.rephrase(|text| text.starts_with("frame").then(|| "no memory".to_owned()));
+        assert_eq!(format!("{error:#}"), "in step 1: no memory");
     }
 
     #[test]

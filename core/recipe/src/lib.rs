@@ -25,7 +25,7 @@ pub mod value;
 pub use decode::{DecodeError, decode};
 pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity};
 pub use emit::{Change, difference, to_toml};
-pub use error::{Code, Context, Error, Result, panic_text};
+pub use error::{Code, Context, Error, Result, guarded, panic_text};
 pub use load::{Catalog, Merged, Override, load};
 pub use schema::{RecipePath, Walk, schema_of};
 pub use suggestion::{nearest, suggestion};

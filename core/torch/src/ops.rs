@@ -1,6 +1,7 @@
 //! Operations on tensors and lists of tensors.
 
 use crate::ffi::{self, Raw, check, one, raw};
+use crate::scalars::ScalarOps;
 use anyhow::{Result, bail};
 use tch::{Device, Kind, Tensor};
 
@@ -218,7 +219,7 @@ pub fn fused_adam(
     let n = params.len();
     assert!([grads.len(), first.len(), second.len(), steps.len()].iter().all(|l| *l == n), "lists of one length");
     for step in steps {
-        let _ = tch::no_grad(|| step.shallow_clone().f_add_scalar_(1))?;
+        let _ = tch::no_grad(|| step.shallow_clone().try_add_scalar_(1))?;
     }
     let (p, g, m, v, t) = (raw(params), raw(grads), raw(first), raw(second), raw(steps));
     // SAFETY: all lists hold live tensors of the given count.

@@ -1,6 +1,6 @@
 //! How alike two pictures are, pixel by pixel and in structure.
 
-use mtl_component::{Picture, Result, ensure};
+use mtl_component::{Picture, Result, ScalarOps, ensure};
 use tch::{Device, Kind, Tensor};
 
 /// The ratio of pictures that are the same within rounding, in decibels.
@@ -21,7 +21,7 @@ pub fn ssim(a: &Picture, b: &Picture) -> Result<f64> {
     ensure!(a.width >= 11 && a.height >= 11, "structural similarity needs pictures of at least 11 pixels a side");
     let weights: Vec<f64> = (-5..=5).map(|i| (-f64::from(i * i) / (2.0 * 1.5 * 1.5)).exp()).collect();
     let total: f64 = weights.iter().sum();
-    let line = Tensor::f_from_slice(&weights)?.f_div_scalar(total)?;
+    let line = Tensor::f_from_slice(&weights)?.try_div_scalar(total)?;
     let window = line.f_view([11, 1])?.f_matmul(&line.f_view([1, 11])?)?.f_view([1, 1, 11, 11])?;
     let (x, y) = (channels(a)?, channels(b)?);
     let mean = |t: &Tensor| t.f_conv2d(&window, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1);
@@ -32,10 +32,10 @@ pub fn ssim(a: &Picture, b: &Picture) -> Result<f64> {
     let (xx, yy) = (covariance(&x, &x, &mx, &mx)?, covariance(&y, &y, &my, &my)?);
     let xy = covariance(&x, &y, &mx, &my)?;
     let (c1, c2) = ((0.01f64 * 255.0).powi(2), (0.03f64 * 255.0).powi(2));
-    let twice = |t: &Tensor, c: f64| t.f_mul_scalar(2.0)?.f_add_scalar(c);
+    let twice = |t: &Tensor, c: f64| -> Result<Tensor> { Ok(t.try_mul_scalar(2.0)?.try_add_scalar(c)?) };
     let top = twice(&mx.f_mul(&my)?, c1)?.f_mul(&twice(&xy, c2)?)?;
-    let means = mx.f_square()?.f_add(&my.f_square()?)?.f_add_scalar(c1)?;
-    let bottom = means.f_mul(&xx.f_add(&yy)?.f_add_scalar(c2)?)?;
+    let means = mx.f_square()?.f_add(&my.f_square()?)?.try_add_scalar(c1)?;
+    let bottom = means.f_mul(&xx.f_add(&yy)?.try_add_scalar(c2)?)?;
     Ok(top.f_div(&bottom)?.f_mean(Kind::Double)?.f_double_value(&[])?)
 }
 

@@ -1,6 +1,6 @@
 //! Ages as classes, and their expectation (DEX, Rothe et al. 2018).
 
-use mtl_component::Result;
+use mtl_component::{Result, arange};
 use tch::{Kind, Tensor};
 
 /// Ages 0 to 100.
@@ -9,7 +9,7 @@ pub(crate) const BINS: i64 = 101;
 /// The expectation of the age over the softmax of `[batch, ages]` logits, in years: `[batch]`
 /// (Rothe et al. 2018, eq. 1).
 pub(crate) fn expected_age(logits: &Tensor) -> Result<Tensor> {
-    let ages = Tensor::f_arange(logits.size()[1], (logits.kind(), logits.device()))?;
+    let ages = arange(logits.size()[1], (logits.kind(), logits.device()))?;
     Ok(logits.f_softmax(1, None::<Kind>)?.f_mul(&ages)?.f_sum_dim_intlist([1].as_slice(), false, None::<Kind>)?)
 }
 

@@ -3,9 +3,8 @@
 use super::batch::Batch;
 use super::order::BatchOrder;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use mtl_recipe::{Code, Context, Error, Result, bail, panic_text};
+use mtl_recipe::{Context, Result, bail, guarded};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -37,10 +36,7 @@ impl Loader {
                     if stopped.load(Ordering::Relaxed) {
                         return;
                     }
-                    let batch = catch_unwind(AssertUnwindSafe(|| order.load(number))).unwrap_or_else(|panic| {
-                        Err(Error::new(Code::Panic, format!("the loader panicked: {}", panic_text(&*panic))))
-                    });
-                    if done.send((number, batch)).is_err() {
+                    if done.send((number, guarded(|| order.load(number)))).is_err() {
                         return;
                     }
                 }
@@ -63,7 +59,7 @@ impl Loader {
 
     fn ask(&mut self) -> Result<()> {
         let Some(jobs) = &self.jobs else { bail!("the loader has ended") };
-        while self.asked < self.next + self.prefetch {
+        while self.asked - self.next < self.prefetch {
             jobs.send(self.asked).context("the loader's threads have ended")?;
             self.asked += 1;
         }

@@ -29,7 +29,7 @@ impl<'r> Evaluators<'r> {
                     file.display()
                 ),
                 None => {
-                    let evaluator = slot.registration.called("open", slot.config.open());
+                    let evaluator = slot.registration.call("open", || slot.config.open());
                     let opening = || format!("opening `evaluate.{name}` ({})", slot.registration.name);
                     open.insert(name.as_str(), (entry, evaluator.with_context(opening)?));
                 }
@@ -49,12 +49,12 @@ impl<'r> Evaluators<'r> {
     /// If there is none of that name, or the model or the cases cannot be measured.
     pub fn measure(&self, name: &str, model: &dyn Inference) -> Result<Report> {
         let Some((entry, evaluator)) = self.open.get(name) else { bail!("the evaluator `{name}` is not open") };
-        let mut report = entry.slot.registration.called("evaluate", evaluator.evaluate(model))?;
+        let mut report = entry.slot.registration.call("evaluate", || evaluator.evaluate(model))?;
         for (slot, metric) in &entry.metrics {
             let Some(cases) = &report.cases else {
                 bail!("`{}` keeps no cases to compute `{}` from", entry.slot.registration.name, metric.name);
             };
-            let value = slot.registration.called("measure", slot.config.measure(cases))?;
+            let value = slot.registration.call("measure", || slot.config.measure(cases))?;
             report.metrics.insert(metric.name.clone(), value);
         }
         Ok(report)

@@ -230,12 +230,12 @@ impl Checker<'_> {
     fn described<T>(
         &mut self,
         registration: &Registration,
-        described: Result<T>,
+        describe: impl FnOnce() -> Result<T>,
         problems: impl FnOnce(&T) -> &[String],
         origin: &Origin,
         what: &str,
     ) -> Option<T> {
-        match registration.called("describe", described) {
+        match registration.call("describe", describe) {
             Ok(description) => {
                 for problem in problems(&description) {
                     let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
@@ -253,7 +253,7 @@ impl Checker<'_> {
 
     /// A module, function or loss describes itself.
     fn ports(&mut self, r: &Registration, config: &dyn ModuleConfig, at: &Origin, what: &str) -> Option<Description> {
-        self.described(r, config.describe(), |d: &Description| &d.problems, at, what)
+        self.described(r, || config.describe(), |d: &Description| &d.problems, at, what)
     }
 
     pub(super) fn module(&mut self, name: &str, node: &mut ConfigValue) -> Option<ModuleEntry> {
@@ -275,13 +275,14 @@ impl Checker<'_> {
         let what = format!("evaluate.{name}");
         let nested = &["metrics"];
         let slot = self.slot::<EvaluateSlot, dyn EvaluatorConfig>(ComponentKind::Evaluator, node, &what, nested)?;
-        let described = slot.config.describe();
-        let description = self.described(slot.registration, described, |d| &d.problems, &node.origin, &what)?;
+        let describe = || slot.config.describe();
+        let description = self.described(slot.registration, describe, |d| &d.problems, &node.origin, &what)?;
         let metrics = self.list::<dyn MetricConfig>(ComponentKind::Metric, node, "metrics", &what)?;
         let mut described = Vec::new();
         for (i, metric) in metrics.iter().enumerate() {
             let what = format!("{what}.metrics[{i}]");
-            let own = self.described(metric.registration, metric.config.describe(), |_| &[], &metric.origin, &what)?;
+            let own =
+                self.described(metric.registration, || metric.config.describe(), |_| &[], &metric.origin, &what)?;
             let known = description.metrics.iter().chain(&described);
             if known.into_iter().any(|other: &mtl_component::Metric| other.name == own.name) {
                 let message = format!("`{what}`: there is another metric `{}` already", own.name);
@@ -297,7 +298,7 @@ impl Checker<'_> {
     pub(super) fn hook(&mut self, name: &str, node: &mut ConfigValue) -> Option<HookEntry> {
         let what = format!("hook.{name}");
         let slot = self.slot::<Named, dyn HookConfig>(ComponentKind::Hook, node, &what, &[])?;
-        self.described(slot.registration, slot.config.problems(), |problems| problems, &node.origin, &what)?;
+        self.described(slot.registration, || slot.config.problems(), |problems| problems, &node.origin, &what)?;
         Some(slot)
     }
 
@@ -330,9 +331,8 @@ impl Checker<'_> {
         let nested = &["sampler", "transforms"];
         let slot = self.slot(ComponentKind::Dataset, node, &what, nested)?;
         let Slot { ref config, registration, .. } = slot;
-        let described = mtl_component::DatasetConfig::describe(&**config);
-        let description =
-            self.described(registration, described, |d: &Description| &d.problems, &node.origin, &what)?;
+        let describe = || mtl_component::DatasetConfig::describe(&**config);
+        let description = self.described(registration, describe, |d: &Description| &d.problems, &node.origin, &what)?;
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -350,7 +350,7 @@ impl Checker<'_> {
         let mut described = Vec::new();
         for (i, t) in transforms.iter().enumerate() {
             let what = format!("{what}.transforms[{i}]");
-            described.push(self.described(t.registration, t.config.describe(), |_| &[], &t.origin, &what)?);
+            described.push(self.described(t.registration, || t.config.describe(), |_| &[], &t.origin, &what)?);
         }
         let transforms = transforms.into_iter().zip(described).collect();
         Some(Data { slot, description, sampler: sampler?, transforms })
@@ -458,8 +458,8 @@ impl Checker<'_> {
             let what = format!("{what}.optimizer");
             let slot = self.slot(ComponentKind::Optimizer, &mut entry.node, &what, &[])?;
             let Slot { ref config, registration, .. } = slot;
-            let described = mtl_component::OptimizerConfig::describe(&**config);
-            let description = self.described(registration, described, |d| &d.problems, &entry.node.origin, &what)?;
+            let describe = || mtl_component::OptimizerConfig::describe(&**config);
+            let description = self.described(registration, describe, |d| &d.problems, &entry.node.origin, &what)?;
             Some((slot, description))
         });
         let scheduler = match table.get_mut("scheduler") {

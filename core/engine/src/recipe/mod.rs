@@ -133,7 +133,7 @@ impl PhaseEntry {
     /// If it cannot be described.
     pub fn schedule(&self, steps: u64) -> mtl_recipe::Result<SchedulerDescription> {
         match &self.scheduler {
-            Some(slot) => slot.registration.called("describe", slot.config.describe(steps)),
+            Some(slot) => slot.registration.call("describe", || slot.config.describe(steps)),
             None => Ok(SchedulerDescription::default()),
         }
     }

@@ -7,6 +7,7 @@ use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
 use mtl_component::{Optimizer, Result, Role, Update};
 use mtl_recipe::Context;
+use mtl_torch::ScalarOps;
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -88,7 +89,7 @@ impl<'r> PhaseState<'r> {
             }
         }
         let slot = &entry.optimizer;
-        let optimizer = slot.registration.called("open", slot.config.open());
+        let optimizer = slot.registration.call("open", || slot.config.open());
         Ok(Self {
             name,
             entry,
@@ -113,7 +114,7 @@ impl<'r> PhaseState<'r> {
     pub fn set_lr(&mut self, step: u64, total: u64) -> Result<()> {
         let base = self.entry.optimizer.common.lr;
         self.lr = match &self.entry.scheduler {
-            Some(slot) => slot.registration.called("lr", slot.config.lr(base, step, total))?,
+            Some(slot) => slot.registration.call("lr", || slot.config.lr(base, step, total))?,
             None => base,
         };
         Ok(())
@@ -157,7 +158,7 @@ impl<'r> PhaseState<'r> {
             for l in &live {
                 for ((name, param), grad) in l.names.iter().zip(&l.params).zip(&l.grads) {
                     let decay = if coupled { l.weight_decay } else { 0.0 };
-                    let with = tch::no_grad(|| grad.f_add(&param.f_mul_scalar(decay)?))?;
+                    let with = tch::no_grad(|| -> Result<Tensor> { Ok(grad.f_add(&param.try_mul_scalar(decay)?)?) })?;
                     raw.insert((*name).to_owned(), tch::no_grad(|| grad.f_detach_copy())?);
                     decayed.insert((*name).to_owned(), with.detach());
                 }
@@ -184,7 +185,7 @@ impl<'r> PhaseState<'r> {
                 weight_decay: l.weight_decay,
                 found_inf: found_inf.as_ref(),
             };
-            self.entry.optimizer.registration.called("step", self.optimizer.step(&update))?;
+            self.entry.optimizer.registration.call("step", || self.optimizer.step(&update))?;
         }
         if let Some(scaler) = &mut self.scaler {
             scaler.update()?;
@@ -194,7 +195,7 @@ impl<'r> PhaseState<'r> {
 
     /// The state of optimizer and scaler as `phase/slot/…`.
     pub fn state(&self) -> Result<Vec<(String, &Tensor)>> {
-        let state = self.entry.optimizer.registration.called("state", self.optimizer.state())?;
+        let state = self.entry.optimizer.registration.call("state", || self.optimizer.state())?;
         let mut out: Vec<_> = state.into_iter().map(|(key, t)| (format!("{}/optimizer/{key}", self.name), t)).collect();
         if let Some(scaler) = &self.scaler {
             out.extend(scaler.state().into_iter().map(|(key, t)| (format!("{}/scaler/{key}", self.name), t)));
@@ -223,6 +224,6 @@ impl<'r> PhaseState<'r> {
                 *tensor = like;
             }
         }
-        self.entry.optimizer.registration.called("load", self.optimizer.load(optimizer))
+        self.entry.optimizer.registration.call("load", || self.optimizer.load(optimizer))
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::recipe::LossScaling;
 use mtl_recipe::Result;
+use mtl_torch::full;
 use tch::{Device, Kind, Tensor};
 
 /// The scale and how long it has held. Nothing here waits for the device.
@@ -15,7 +16,7 @@ pub struct Scaler {
 impl Scaler {
     /// A scaler at its first scale.
     pub fn new(config: LossScaling, device: Device) -> Result<Self> {
-        let scale = Tensor::f_full([1], config.initial, (Kind::Float, device))?;
+        let scale = full(&[1], config.initial, (Kind::Float, device))?;
         let growth_tracker = Tensor::f_zeros([1], (Kind::Int, device))?;
         let found_inf = Tensor::f_zeros([1], (Kind::Float, device))?;
         Ok(Self { config, scale, growth_tracker, found_inf })

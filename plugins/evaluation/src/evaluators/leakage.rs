@@ -2,7 +2,7 @@ use crate::defaults;
 use crate::evaluators::rows;
 use mtl_component::{
     Better, Cases, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath, Report, Result,
-    mistake, register,
+    ScalarOps, mistake, register,
 };
 use mtl_faces::made::MadeFaces;
 use mtl_faces::label::Label;
@@ -199,7 +199,7 @@ fn probe_identity(x: &Tensor, people: &[i64]) -> Result<f64> {
 }
 
 fn squared_error(found: &Tensor, truth: &Tensor) -> Result<f64> {
-    Ok((found - truth).f_square()?.f_mean(Kind::Double)?.f_double_value(&[])?)
+    Ok(found.f_sub(truth)?.f_square()?.f_mean(Kind::Double)?.f_double_value(&[])?)
 }
 
 /// Predictions for `test` of a ridge regression with intercept on standardised features, fitted on `fit`; the samples
@@ -213,15 +213,17 @@ fn ridge(x: &Tensor, y: &Tensor, fit: &[usize], test: &[usize], held: impl Fn(us
     let solve = |fit: &[usize], test: &[usize], penalty: f64| -> Result<Tensor> {
         let (x_fit, y_fit) = (pick(x, fit)?, pick(y, fit)?);
         let mean = x_fit.f_mean_dim(&[0i64][..], true, Kind::Double)?;
-        let deviation = x_fit.f_std_dim(&[0i64][..], false, true)?.f_clamp_min(1e-9)?;
+        let deviation = x_fit.f_std_dim(&[0i64][..], false, true)?.try_clamp_min(1e-9)?;
         let centre = y_fit.f_mean_dim(&[0i64][..], true, Kind::Double)?;
-        let z = (&x_fit - &mean) / &deviation;
+        let standard = |x: &Tensor| x.f_sub(&mean)?.f_div(&deviation);
+        let z = standard(&x_fit)?;
         let n = fit.len() as f64;
         let width = z.size()[1];
-        let normal = z.f_tr()?.f_mm(&z)? / n + Tensor::f_eye(width, (Kind::Double, z.device()))? * penalty;
-        let right = z.f_tr()?.f_mm(&(&y_fit - &centre))? / n;
+        let penalty = Tensor::f_eye(width, (Kind::Double, z.device()))?.try_mul_scalar(penalty)?;
+        let normal = z.f_tr()?.f_mm(&z)?.try_div_scalar(n)?.f_add(&penalty)?;
+        let right = z.f_tr()?.f_mm(&y_fit.f_sub(&centre)?)?.try_div_scalar(n)?;
         let weights = Tensor::f_linalg_solve(&normal, &right, true)?;
-        Ok(((pick(x, test)? - &mean) / &deviation).f_mm(&weights)? + centre)
+        Ok(standard(&pick(x, test)?)?.f_mm(&weights)?.f_add(&centre)?)
     };
     let mut best = (f64::INFINITY, 1.0);
     if !inner_test.is_empty() && !inner_fit.is_empty() {

@@ -1,4 +1,4 @@
-use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register};
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register};
 use mtl_component::nn::{BatchNorm, Conv, Conv2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ impl Module for Decomposition {
             }
             (Some(channel), Some(spatial)) => {
                 let (c, s) = (channel.gate(x, call.train)?, spatial.gate(x, call.train)?);
-                x.f_mul(&c)?.f_add(&x.f_mul(&s)?)?.f_mul_scalar(0.5)?
+                x.f_mul(&c)?.f_add(&x.f_mul(&s)?)?.try_mul_scalar(0.5)?
             }
             (Some(channel), None) => x.f_mul(&channel.gate(x, call.train)?)?,
             (None, Some(spatial)) => x.f_mul(&spatial.gate(x, call.train)?)?,

@@ -1,5 +1,5 @@
 use crate::cosines::{Cosines, classifier, scale};
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -58,15 +58,15 @@ impl Module for Head {
         let target = cosines.f_gather(1, &label, false)?;
         let m = self.config.margin;
         // sin θ has no derivative at cos θ = ±1: the clamp keeps gradients finite there.
-        let sine = (target.f_mul(&target)?.f_neg()?.f_add_scalar(1.0)?).f_clamp_min(1e-12)?.f_sqrt()?;
-        let shifted = target.f_mul_scalar(m.cos())?.f_sub(&sine.f_mul_scalar(m.sin())?)?;
-        let past = target.f_sub(&Tensor::f_full_like(&target, m * m.sin())?)?;
-        let with_margin = shifted.f_where_self(&target.f_gt(-m.cos())?, &past)?;
+        let sine = (target.f_mul(&target)?.f_neg()?.try_add_scalar(1.0)?).try_clamp_min(1e-12)?.f_sqrt()?;
+        let shifted = target.try_mul_scalar(m.cos())?.f_sub(&sine.try_mul_scalar(m.sin())?)?;
+        let past = target.f_sub(&target.try_full_like(m * m.sin())?)?;
+        let with_margin = shifted.f_where_self(&target.try_gt(-m.cos())?, &past)?;
         let with_margin = match self.config.gradient {
             MarginGradient::Exact => with_margin,
             MarginGradient::StraightThrough => target.f_add(&with_margin.f_sub(&target)?.f_detach()?)?,
         };
-        single(cosines.f_scatter(1, &label, &with_margin)?.f_mul_scalar(self.config.scale)?)
+        single(cosines.f_scatter(1, &label, &with_margin)?.try_mul_scalar(self.config.scale)?)
     }
 }
 

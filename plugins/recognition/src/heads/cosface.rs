@@ -1,5 +1,5 @@
 use crate::cosines::{Cosines, classifier, scale};
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -42,9 +42,9 @@ impl Module for Head {
         let cosines = self.cosines.forward(call.get("embedding")?)?;
         let label = call.get("label")?.f_unsqueeze(1)?;
         let margin = tch::no_grad(|| {
-            cosines.detach().f_zeros_like()?.f_scatter_value_(1, &label, 1.0)?.f_mul_scalar(self.config.margin)
+            cosines.detach().f_zeros_like()?.try_scatter_value(1, &label, 1.0)?.try_mul_scalar(self.config.margin)
         })?;
-        single(cosines.f_sub(&margin)?.f_mul_scalar(self.config.scale)?)
+        single(cosines.f_sub(&margin)?.try_mul_scalar(self.config.scale)?)
     }
 }
 

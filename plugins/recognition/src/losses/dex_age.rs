@@ -1,4 +1,4 @@
-use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register, single};
 use crate::ages::{BINS, expected_age};
 use mtl_component::nn::cross_entropy;
 use mtl_faces::age_groups;
@@ -46,7 +46,7 @@ struct Loss {
 impl Module for Loss {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let (logits, groups, age) = (call.get("logits")?, call.get("groups")?, call.get("target")?);
-        let known = age.f_ge(0.0)?;
+        let known = age.try_ge(0.0)?;
         let world = call.context.world;
         let count = world.divisor(&known.f_sum(logits.kind())?)?;
         let error = expected_age(logits)?.f_sub(age)?;
@@ -54,9 +54,9 @@ impl Module for Loss {
         let mse = squares.f_sum(logits.kind())?.f_div(&count)?;
         let edges = self.edges.f_to_device(age.device())?.f_to_kind(age.kind())?;
         let group = age.f_unsqueeze(1)?.f_gt_tensor(&edges)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
-        let group = group.f_masked_fill(&known.f_logical_not()?, -1)?;
+        let group = group.try_masked_fill(&known.f_logical_not()?, -1)?;
         let ce = cross_entropy(groups, &group, 0.0, world)?;
-        let scaled = |t: Tensor, w: f64| if w == 1.0 { Ok(t) } else { t.f_mul_scalar(w) };
+        let scaled = |t: Tensor, w: f64| if w == 1.0 { Ok(t) } else { t.try_mul_scalar(w) };
         single(scaled(mse, self.config.regression)?.f_add(&scaled(ce, self.config.classification)?)?)
     }
 }

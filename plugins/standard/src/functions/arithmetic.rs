@@ -1,4 +1,4 @@
-use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -69,7 +69,7 @@ impl ModuleConfig for Scale {
 
 impl Module for Scale {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        single(call.get("input")?.f_mul_scalar(self.factor)?)
+        single(call.get("input")?.try_mul_scalar(self.factor)?)
     }
 }
 

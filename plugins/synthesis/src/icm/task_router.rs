@@ -1,4 +1,4 @@
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
 use crate::network::{Network, conditional};
 use crate::condition;
 use crate::layers::{Activation, Norm};
@@ -67,7 +67,7 @@ impl ModuleConfig for TaskRouter {
         let masks = Tensor::f_zeros([groups, width], (kind, device))?;
         for (group, start) in starts.iter().enumerate() {
             let end = (start + self.units).min(width);
-            let _ = masks.f_get(group as i64)?.f_narrow(0, *start, end - start)?.f_fill_(1.0)?;
+            let _ = masks.f_get(group as i64)?.f_narrow(0, *start, end - start)?.try_fill_(1.0)?;
         }
         // Released weights hold the masks at every place where they are used.
         p.pp("router").constant("_unit_mapping", &masks);

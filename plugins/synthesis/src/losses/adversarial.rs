@@ -1,4 +1,4 @@
-use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
+use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register, single};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -52,7 +52,7 @@ macro_rules! adversarial {
 
 /// Half the mean squared distance of judgements from `target`.
 fn half_square(x: &Tensor, target: f64) -> Result<Tensor> {
-    Ok(mean(&x.f_sub_scalar(target)?.f_square()?)?.f_mul_scalar(0.5)?)
+    Ok(mean(&x.try_sub_scalar(target)?.f_square()?)?.try_mul_scalar(0.5)?)
 }
 
 adversarial!(
@@ -68,8 +68,8 @@ adversarial!(
     Hinge,
     "The hinge loss (Lim and Ye 2017, section 3): judgements above 1 for real and below -1 for fake pictures are enough.",
     |real, fake| {
-        let real = mean(&real.f_neg()?.f_add_scalar(1.0)?.f_relu()?)?;
-        Ok(real.f_add(&mean(&fake.f_add_scalar(1.0)?.f_relu()?)?)?)
+        let real = mean(&real.f_neg()?.try_add_scalar(1.0)?.f_relu()?)?;
+        Ok(real.f_add(&mean(&fake.try_add_scalar(1.0)?.f_relu()?)?)?)
     },
     |fake| Ok(mean(fake)?.f_neg()?)
 );

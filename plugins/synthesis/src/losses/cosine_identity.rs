@@ -1,4 +1,4 @@
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
 use crate::losses::against_reference;
 use mtl_component::nn::normalize_rows;
 use schemars::JsonSchema;
@@ -25,7 +25,7 @@ impl Module for CosineIdentity {
         let (own, reference) = (call.get("embedding")?, call.get("reference")?.f_detach()?);
         let product = normalize_rows(own)?.f_mul(&normalize_rows(&reference)?)?;
         let cosine = product.f_sum_dim_intlist([1].as_slice(), false, None::<Kind>)?;
-        single(cosine.f_mean(None::<Kind>)?.f_neg()?.f_add_scalar(1.0)?)
+        single(cosine.f_mean(None::<Kind>)?.f_neg()?.try_add_scalar(1.0)?)
     }
 }
 

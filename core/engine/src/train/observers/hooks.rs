@@ -17,7 +17,7 @@ struct Named {
 /// If one cannot be opened: a recipe that asks for it should not train without it.
 pub(in crate::train) fn open_hooks(recipe: &Recipe, run: &RunInfo<'_>) -> Result<Vec<Box<dyn Observer>>> {
     let open = |(name, slot): (&String, &crate::recipe::HookEntry)| {
-        let hook = slot.registration.called("open", slot.config.open(run));
+        let hook = slot.registration.call("open", || slot.config.open(run));
         let hook = hook.with_context(|| format!("opening `hook.{name}` ({})", slot.registration.name))?;
         Ok(Box::new(Named { name: name.clone(), registration: slot.registration, hook }) as Box<dyn Observer>)
     };
@@ -38,6 +38,6 @@ impl Observer for Named {
             Event::Saved { step } => HookEvent::Saved { step },
             Event::Ended { step, ending } => HookEvent::Ended { step, finished: ending == Ending::Finished },
         };
-        self.registration.called("on", self.hook.on(&event))
+        self.registration.call("on", || self.hook.on(&event))
     }
 }
