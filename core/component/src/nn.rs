@@ -6,6 +6,37 @@ use mtl_recipe::{Result, bail};
 use mtl_torch::ScalarOps;
 use tch::{Reduction, Tensor};
 
+/// The channels that oneDNN's kernels take at once with AVX-512.
+const VECTOR: i64 = 16;
+
+/// `torch.nn.functional.conv2d` of `[batch, input, h, w]` with `[output, input, kernel, kernel]`, without dilation.
+///
+/// # Errors
+/// If shapes or types do not fit, or memory runs out.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: i64, padding: i64) -> Result<Tensor> {
+    let (pixels, stride, padding) = safe_form(x, weight, stride, padding)?;
+    #[allow(clippy::disallowed_methods, reason = "the one place that has made sure of the form")]
+    Ok(pixels.f_conv2d(weight, bias, [stride; 2], [padding; 2], [1, 1], 1)?)
+}
+
+/// A convolution in a form that oneDNN computes within its memory: input, stride and padding.
+///
+/// The weights' gradient of a 1x1 convolution with stride, of fewer input channels than a vector holds, writes past
+/// oneDNN's work space with AVX-512 (uxlfoundation/oneDNN, issue 6035). The pixels that it reads are taken first, so
+/// that its stride is 1. With more channels the same values come from oneDNN, which then does so itself.
+fn safe_form(x: &Tensor, weight: &Tensor, stride: i64, padding: i64) -> Result<(Tensor, i64, i64)> {
+    let [_, input, 1, 1] = weight.size()[..] else { return Ok((x.shallow_clone(), stride, padding)) };
+    if stride == 1 || input >= VECTOR || x.dim() != 4 {
+        return Ok((x.shallow_clone(), stride, padding));
+    }
+    let padded = if padding > 0 { x.f_zero_pad2d(padding, padding, padding, padding)? } else { x.shallow_clone() };
+    let (height, width) = (padded.size()[2], padded.size()[3]);
+    let taken = padded.f_slice(2, 0, height, stride)?.f_slice(3, 0, width, stride)?;
+    // The memory of the input, so that what follows stays in it.
+    let channels_last = x.stride()[1] == 1;
+    Ok((if channels_last { mtl_torch::channels_last(&taken)? } else { taken.f_contiguous()? }, 1, 0))
+}
+
 /// `torch.nn.Conv2d`, square kernel and no dilation.
 #[derive(Debug)]
 pub struct Conv2d {
@@ -68,8 +99,7 @@ impl Conv2d {
                 None => Ok(y),
             };
         }
-        let (s, p) = (self.stride, self.padding);
-        Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [1, 1], 1)?)
+        conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 }
 
@@ -116,8 +146,7 @@ impl SpectralConv2d {
         let (u, v) = (copy(&self.u)?, copy(&self.v)?);
         let sigma = u.f_dot(&matrix.f_mv(&v)?)?;
         let weight = self.weight.f_div(&sigma)?;
-        let (s, p) = (self.stride, self.padding);
-        Ok(x.f_conv2d(&weight, Some(&self.bias), [s, s], [p, p], [1, 1], 1)?)
+        conv2d(x, &weight, Some(&self.bias), self.stride, self.padding)
     }
 }
 
@@ -251,4 +280,59 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, label_smoothing: f64, wor
     let sum = logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Sum, -1, label_smoothing)?;
     let known = target.try_ge(0)?.f_sum(logits.kind())?;
     Ok(sum.f_div(&world.divisor(&known)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// What is handed to the library has no stride where the kernel is 1x1 and the channels do not fill vectors. The
+    /// crash shows with AVX-512 only, this everywhere.
+    #[test]
+    fn a_strided_1x1_convolution_of_few_channels_takes_its_pixels_first() {
+        let x = |channels: i64| Tensor::randn([2, channels, 9, 7], (Kind::Float, Device::Cpu));
+        let weight = |channels: i64, side: i64| Tensor::randn([4, channels, side, side], (Kind::Float, Device::Cpu));
+        for channels in [3, 4, 8, 10, 12, 15] {
+            for stride in [2, 3] {
+                let x = mtl_torch::channels_last(&x(channels)).unwrap();
+                let (taken, s, p) = safe_form(&x, &weight(channels, 1), stride, 0).unwrap();
+                assert_eq!((s, p), (1, 0), "{channels} channels, stride {stride}");
+                assert_eq!(taken.size(), [2, channels, (9 - 1) / stride + 1, (7 - 1) / stride + 1]);
+                assert_eq!(taken.stride()[1], 1, "channels stay innermost");
+            }
+        }
+        for (channels, side, stride) in [(16, 1, 2), (24, 1, 2), (8, 3, 2), (8, 1, 1)] {
+            let (same, s, p) = safe_form(&x(channels), &weight(channels, side), stride, side / 2).unwrap();
+            assert_eq!((same.size(), s, p), (x(channels).size(), stride, side / 2));
+        }
+    }
+
+    /// Values and gradients against those of double precision, with padding too.
+    #[test]
+    fn its_values_and_gradients_are_those_of_the_convolution() {
+        mtl_torch::seed(3).unwrap();
+        for (channels, stride, padding) in [(8, 2, 0), (5, 3, 1), (24, 2, 0)] {
+            let x = Tensor::randn([3, channels, 9, 11], (Kind::Double, Device::Cpu));
+            let weight = Tensor::randn([6, channels, 1, 1], (Kind::Double, Device::Cpu));
+            let bias = Tensor::randn([6], (Kind::Double, Device::Cpu));
+            let run = |kind: Kind, own: bool| {
+                let [x, weight] = [&x, &weight].map(|t| t.to_kind(kind).set_requires_grad(true));
+                let bias = bias.to_kind(kind);
+                let input = mtl_torch::channels_last(&x).unwrap();
+                let y = if own {
+                    conv2d(&input, &weight, Some(&bias), stride, padding).unwrap()
+                } else {
+                    input.conv2d(&weight, Some(&bias), [stride; 2], [padding; 2], [1, 1], 1)
+                };
+                y.square().sum(kind).backward();
+                [y.detach(), x.grad(), weight.grad()].map(|t| t.to_kind(Kind::Double))
+            };
+            for (own, exact) in run(Kind::Float, true).iter().zip(run(Kind::Double, false)) {
+                assert_eq!(own.size(), exact.size());
+                let apart = (own - &exact).abs().max().double_value(&[]) / exact.abs().max().double_value(&[]);
+                assert!(apart < 1e-5, "{channels} channels, stride {stride}: {apart:e}");
+            }
+        }
+    }
 }

@@ -41,6 +41,21 @@ pub fn run(root: &Path) -> Result<()> {
             command: ignored("long::random_recipes_are_judged_without_a_panic"),
         },
         Long {
+            name: "small convolutions",
+            skipped: None,
+            command: vec![
+                "cargo",
+                "test",
+                "--locked",
+                "-p",
+                "mtl-component",
+                "--test",
+                "convolutions",
+                "--",
+                "--ignored",
+            ],
+        },
+        Long {
             name: "foreign clients",
             skipped: no_clients,
             command: ignored("long::other_programs_read_what_a_run_writes"),

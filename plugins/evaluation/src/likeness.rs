@@ -1,5 +1,6 @@
 //! How alike two pictures are, pixel by pixel and in structure.
 
+use mtl_component::nn::conv2d;
 use mtl_component::{Picture, Result, ScalarOps, ensure};
 use tch::{Device, Kind, Tensor};
 
@@ -24,7 +25,7 @@ pub fn ssim(a: &Picture, b: &Picture) -> Result<f64> {
     let line = Tensor::f_from_slice(&weights)?.try_div_scalar(total)?;
     let window = line.f_view([11, 1])?.f_matmul(&line.f_view([1, 11])?)?.f_view([1, 1, 11, 11])?;
     let (x, y) = (channels(a)?, channels(b)?);
-    let mean = |t: &Tensor| t.f_conv2d(&window, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1);
+    let mean = |t: &Tensor| conv2d(t, &window, None, 1, 0);
     let (mx, my) = (mean(&x)?, mean(&y)?);
     let covariance = |p: &Tensor, q: &Tensor, mp: &Tensor, mq: &Tensor| -> Result<Tensor> {
         Ok(mean(&p.f_mul(q)?)?.f_sub(&mp.f_mul(mq)?)?)
