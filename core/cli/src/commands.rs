@@ -121,6 +121,7 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
             }
         }
         data::orders(&recipe, &data, mtl_component::World::alone())?;
+        data::labels_fit(&graph.resolved(&data.dims), &data)?;
     }
     let warnings = recipe.diagnostics(graph.warnings().to_vec());
     let losses = graph.nodes().len() - recipe.graph.len();

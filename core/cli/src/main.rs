@@ -22,28 +22,23 @@ use mtl_synthesis as _;
 use arguments::{Cli, Command, Data};
 use clap::{CommandFactory, Parser};
 use mtl_component::{Registry, Result, mistake};
-use mtl_recipe::{nearest, panic_text};
+use mtl_recipe::{guarded, nearest};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
     mtl_torch::tune_malloc();
+    mtl_torch::fatal::listen();
     messages::listen();
-    // A panic is a fault of the program: it is reported as such, in one place, below.
+    // A panic is a fault of the program, and reported as such with the other errors.
     std::panic::set_hook(Box::new(|_| {}));
-    match std::panic::catch_unwind(run) {
-        Ok(Ok(code)) => ExitCode::from(code),
-        Ok(Err(error)) => {
+    match guarded(run) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let error = mtl_engine::memory::told(error);
             messages::error(&error);
             ExitCode::from(error.exit_status())
-        }
-        Err(panic) => {
-            messages::line(&format!(
-                "error: mtlrun met a fault of its own: {}\nPlease report it with the recipe and the command.",
-                panic_text(&*panic)
-            ));
-            ExitCode::FAILURE
         }
     }
 }

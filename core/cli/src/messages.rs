@@ -90,7 +90,13 @@ pub fn error(error: &Error) {
         line(&format!("{n} error{}", if n == 1 { "" } else { "s" }));
         return;
     }
-    line(&format!("error: {}", without_frames(&format!("{error:#}"))));
+    let text = without_frames(&format!("{error:#}"));
+    if error.code() != Code::Panic {
+        line(&format!("error: {text}"));
+    } else {
+        line(&format!("error: mtlrun met a fault of its own: {text}"));
+        line("Please report it with the recipe and the command.");
+    }
     // Who can mend a failure depends on whose component it was.
     if let Some(site) = error.site().filter(|_| error.code() != Code::Mistake) {
         line(&format!("note: {} of {} failed in `{}`", site.component, site.origin, site.method));

@@ -75,6 +75,11 @@ pub trait Dataset: Send + Sync {
         let _ = name;
         Ok(None)
     }
+
+    /// Where a sample is from, such as a line of a list, for messages.
+    fn place(&self, index: usize) -> String {
+        format!("sample {index}")
+    }
 }
 
 /// A label of every sample.

@@ -63,12 +63,14 @@ pub struct Port {
     pub optional: bool,
     /// For pictures: which numbers stand for which colours.
     pub pixels: Pixels,
+    /// For labels: the size that they are below, such as `identities`.
+    pub below: Option<String>,
 }
 
 impl Port {
     /// A port that is wired and carries no pictures.
     fn new(name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
-        Self { name: name.into(), dtype, pattern: pattern.into(), optional: false, pixels: Pixels::None }
+        Self { name: name.into(), dtype, pattern: pattern.into(), optional: false, pixels: Pixels::None, below: None }
     }
 }
 
@@ -124,6 +126,15 @@ impl Ports {
     /// Adds an output.
     pub fn output(mut self, name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
         self.outputs.push(Port::new(name, dtype, pattern));
+        self
+    }
+
+    /// Says that the input added last takes labels from 0 to below a size: one that the inputs bind, or one of the
+    /// recipe. Labels of the data that go beyond are then reported when it is opened.
+    pub fn below(mut self, size: &str) -> Self {
+        if let Some(port) = self.inputs.last_mut() {
+            port.below = Some(size.to_owned());
+        }
         self
     }
 

@@ -16,6 +16,7 @@ pub mod inference;
 mod initial_weights;
 pub mod log;
 pub mod machine;
+pub mod memory;
 pub mod model;
 pub mod png;
 pub mod recipe;

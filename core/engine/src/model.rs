@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use mtl_component::{Call, Context, Dim, Module as Computation, Parameters, Params, Registration, Result, bail};
 use mtl_recipe::Context as _;
 use mtl_torch::Autocast;
+use mtl_torch::fatal::{self, Place};
 use std::cell::Cell;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -33,7 +34,7 @@ struct Built {
 
 impl Built {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        self.registration.called("forward", self.computation.forward(call))
+        self.registration.call("forward", || self.computation.forward(call))
     }
 }
 
@@ -107,7 +108,7 @@ impl Model {
             let registration = entry.slot.registration;
             let computation = match &module.sizes {
                 Some(sizes) => {
-                    let built = registration.called("build", entry.slot.config.build(&params, sizes));
+                    let built = registration.call("build", || entry.slot.config.build(&params, sizes));
                     let computation = built.with_context(|| format!("building the module `{}`", module.name))?;
                     Some(Built { registration, computation })
                 }
@@ -132,7 +133,7 @@ impl Model {
                 Some((registration, config)) => {
                     let label = node.label();
                     let params = Params::new(&label, context.clone());
-                    let built = registration.called("build", config.build(&params, &node.sizes));
+                    let built = registration.call("build", || config.build(&params, &node.sizes));
                     let computation = built.with_context(|| format!("building `{label}`"))?;
                     if !params.take().is_empty() {
                         bail!("`{label}` ({}) makes parameters, which only modules may", node.component);
@@ -258,6 +259,7 @@ impl Model {
             total,
             context: &self.context,
         };
+        fatal::note(Place::Part, &format!(", in the node `{}` ({})", node.label(), node.component));
         let _no_grad = (!instance.record).then(tch::no_grad_guard);
         let outputs = match node.target {
             Target::Module(m) => {

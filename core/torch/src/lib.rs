@@ -1,19 +1,23 @@
 //! What tch lacks of libtorch: autocast per device and dtype, fused optimizer steps on lists of tensors,
 //! memory formats, gradients into chosen leaves, seeds, threads and a few autograd functions.
 //!
-//! Unsafe code lives here, apart from the map of weight files in `mtl-engine`. The C++ side catches every exception and returns it as text;
-//! the Rust side turns that into [`anyhow::Error`].
+//! The C++ side catches every exception and returns it as text; the Rust side turns that into [`anyhow::Error`].
 
+pub mod fatal;
 mod ffi;
 mod kernels;
+mod memory;
 mod ops;
+mod scalars;
 mod system;
 
 pub use kernels::{conv3x3, prelu, reverse_gradient};
+pub use memory::memory_asked;
 pub use ops::{
     Adam, Autocast, Sgd, add_decay, backward, channels_last, clip, fused_adam, fused_sgd, gradients, lerp, scale,
     set_requires_grad, take_grad, total_norm, unscale,
 };
+pub use scalars::{Number, ScalarOps, arange, full};
 pub use system::{
     build_config, cpu_capability, deterministic, disable_intra_op_threads, libtorch_folder, load_cuda, restore_sigpipe,
     seed, set_threads, tune_malloc, version,

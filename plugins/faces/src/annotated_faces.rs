@@ -180,6 +180,10 @@ impl Dataset for Faces {
     fn column(&self, name: &str) -> Result<Option<Column>> {
         Ok(Label::column(&self.labels, name, self.edges))
     }
+
+    fn place(&self, index: usize) -> String {
+        format!("{}:{}", self.part(index).1.display(), self.faces[index].line)
+    }
 }
 
 register!(Dataset, "annotated_faces", AnnotatedFaces);

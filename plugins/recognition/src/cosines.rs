@@ -7,6 +7,7 @@ use tch::Tensor;
 /// Embeddings and labels in, a logit of each identity out.
 pub(crate) fn classifier() -> Description {
     let ports = Ports::new().input("embedding", DType::Float, "batch size").input("label", DType::Int, "batch");
+    let ports = ports.below("identities");
     ports.output("logits", DType::Float, "batch $identities").into()
 }
 

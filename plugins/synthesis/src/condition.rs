@@ -1,12 +1,12 @@
 //! The wanted age, as a group or in years.
 
-use mtl_component::{Call, DType, Description, Ports, Result, bail};
+use mtl_component::{Call, DType, Description, Ports, Result, ScalarOps, arange, bail};
 use mtl_faces::age_groups;
 use tch::{Kind, Tensor};
 
 /// Adds the two inputs of which a node wires one: `group`, the number of the age group, or `age` in years.
 pub fn inputs(ports: Ports) -> Ports {
-    ports.optional("group", DType::Int, "batch").optional("age", DType::Float, "batch")
+    ports.optional("group", DType::Int, "batch").below("age_groups").optional("age", DType::Float, "batch")
 }
 
 /// Requires exactly one of them.
@@ -21,7 +21,7 @@ pub fn required(ports: Ports) -> Description {
 /// centre it is that group alone.
 pub fn shares(call: &Call<'_>, groups: i64, kind: Kind) -> Result<Tensor> {
     if let Some(group) = call.optional("group") {
-        let all = Tensor::f_arange(groups, (Kind::Int64, group.device()))?;
+        let all = arange(groups, (Kind::Int64, group.device()))?;
         return Ok(group.f_unsqueeze(1)?.f_eq_tensor(&all)?.f_to_kind(kind)?);
     }
     let Some(age) = call.optional("age") else { bail!("neither `group` nor `age` is wired") };
@@ -31,16 +31,16 @@ pub fn shares(call: &Call<'_>, groups: i64, kind: Kind) -> Result<Tensor> {
 fn of_years(age: &Tensor, groups: i64, kind: Kind) -> Result<Tensor> {
     let centres = age_groups::centres(age_groups::edges(groups)?);
     let age = age.f_to_kind(Kind::Double)?.f_unsqueeze(1)?;
-    let age = age.f_clamp(f64::from(centres[0]), f64::from(centres[centres.len() - 1]))?;
+    let age = age.try_clamp(f64::from(centres[0]), f64::from(centres[centres.len() - 1]))?;
     let mut columns = Vec::with_capacity(centres.len());
     for (g, centre) in centres.iter().enumerate() {
         let mut share = Tensor::f_ones_like(&age)?;
         for next in [g.checked_sub(1), Some(g + 1)].into_iter().flatten().filter_map(|n| centres.get(n)) {
             // The distance from the neighbour's centre in units of the distance between the two.
-            let way = age.f_sub_scalar(f64::from(*next))?.f_div_scalar(f64::from(centre - next))?;
+            let way = age.try_sub_scalar(f64::from(*next))?.try_div_scalar(f64::from(centre - next))?;
             share = share.f_minimum(&way)?;
         }
-        columns.push(share.f_clamp_min(0.0)?);
+        columns.push(share.try_clamp_min(0.0)?);
     }
     Ok(Tensor::f_cat(&columns, 1)?.f_to_kind(kind)?)
 }

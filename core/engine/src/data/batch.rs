@@ -1,5 +1,6 @@
 //! Batches: samples written side by side and made into tensors.
 
+use crate::memory::bytes_text;
 use mtl_component::{Draw, Field, Layout, OpenDataset, Result, SampleOut, bail};
 use tch::{Kind, Tensor};
 
@@ -14,10 +15,10 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
     for field in fields {
         if field.layout == Layout::Int {
             at.push(ints.len());
-            ints.push(vec![0; n * size(field)]);
+            ints.push(room(n, size(field))?);
         } else {
             at.push(floats.len());
-            floats.push(vec![0.0; n * size(field)]);
+            floats.push(room(n, size(field))?);
         }
     }
     let mut skipped = 0;
@@ -47,6 +48,20 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
         });
     }
     Ok(Batch { tensors, skipped })
+}
+
+/// Room for `n` samples of that many numbers, which a batch that is too large does not find.
+fn room<T: Default + Clone>(n: usize, size: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    let numbers = n.checked_mul(size).filter(|numbers| out.try_reserve_exact(*numbers).is_ok());
+    let Some(numbers) = numbers else {
+        bail!(
+            "not enough memory for a batch of {n} samples of {} each: lower batch_size or the size of pictures",
+            bytes_text(size as u64 * size_of::<T>() as u64)
+        );
+    };
+    out.resize(numbers, T::default());
+    Ok(out)
 }
 
 fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {

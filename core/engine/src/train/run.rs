@@ -54,6 +54,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let context = device::context(&recipe)?;
     let data = data::open(&recipe)?;
     let graph = graph.resolved(&data.dims);
+    data::labels_fit(&graph, &data)?;
     let orders = data::orders(&recipe, &data, context.world)?;
     let folder = RunFolder::choose(options.out.as_deref(), &recipe.name(), options.existing)?;
     let saved = if resume { resumable(&folder, &recipe, options)? } else { None };

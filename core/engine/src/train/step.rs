@@ -10,6 +10,8 @@ use indexmap::IndexMap;
 use mtl_component::Result;
 use mtl_component::draw::hash_words;
 use mtl_recipe::Context;
+use mtl_torch::ScalarOps;
+use mtl_torch::fatal::{self, Place};
 use std::collections::HashMap;
 use std::rc::Rc;
 use tch::Tensor;
@@ -112,7 +114,12 @@ impl<'r> Trainer<'r> {
                 Op::Backward { phase, losses, keep_graph, .. } => {
                     self.backward(&plan, *phase, losses, &values, *keep_graph, step)?;
                 }
-                Op::Update(phase) => self.phases[*phase].update(self.wants_norms, self.capture.as_mut())?,
+                Op::Update(phase) => {
+                    let name = self.phases[*phase].name;
+                    fatal::note(Place::Part, &format!(", in the update of the phase `{name}`"));
+                    let updated = self.phases[*phase].update(self.wants_norms, self.capture.as_mut());
+                    updated.with_context(|| format!("in the update of the phase `{name}`"))?;
+                }
                 Op::Free(at) => values[*at] = None,
             }
         }
@@ -157,13 +164,13 @@ impl<'r> Trainer<'r> {
         }
         let mut total: Option<Tensor> = None;
         for (name, weight, value) in named {
-            let part = if weight == 1.0 { value.shallow_clone() } else { value.f_mul_scalar(weight)? };
+            let part = if weight == 1.0 { value.shallow_clone() } else { value.try_mul_scalar(weight)? };
             total = Some(match total {
                 Some(sum) => sum.f_add(&part)?,
                 None => part,
             });
             let value = value.f_detach()?;
-            let value = if share == 1.0 { value } else { value.f_mul_scalar(share)? };
+            let value = if share == 1.0 { value } else { value.try_mul_scalar(share)? };
             match self.losses.iter_mut().find(|l| l.phase == phase && l.name == *name) {
                 Some(known) => known.value = known.value.f_add(&value)?,
                 None => self.losses.push(LossValue { phase, name: name.clone(), weight, value }),
@@ -171,12 +178,14 @@ impl<'r> Trainer<'r> {
         }
         let mut total = total.context("the phase minimizes nothing")?;
         if share != 1.0 {
-            total = total.f_mul_scalar(share)?;
+            total = total.try_mul_scalar(share)?;
         }
         if let Some(scaler) = &state.scaler {
             total = scaler.scale(&total)?;
         }
-        Ok(mtl_torch::backward(&total, &leaves, keep_graph)?)
+        fatal::note(Place::Part, &format!(", in the backward pass of the phase `{}`", state.name));
+        let passed = mtl_torch::backward(&total, &leaves, keep_graph);
+        passed.with_context(|| format!("in the backward pass of the phase `{}`", state.name))
     }
 
     /// Keeps the outputs of a node for a trace.

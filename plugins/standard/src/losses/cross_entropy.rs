@@ -15,11 +15,8 @@ struct CrossEntropy {
 
 impl ModuleConfig for CrossEntropy {
     fn describe(&self) -> Result<Description> {
-        Ok(Ports::new().input("logits", DType::Float, "batch classes").input("target", DType::Int, "batch").output(
-            "loss",
-            DType::Float,
-            "",
-        ).into())
+        let ports = Ports::new().input("logits", DType::Float, "batch classes").input("target", DType::Int, "batch");
+        Ok(ports.below("classes").output("loss", DType::Float, "").into())
     }
     fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
         Ok(Box::new(self.clone()))

@@ -1,0 +1,44 @@
+//! Labels of the data against the sizes of what reads them.
+
+use super::OpenedData;
+use crate::graph::{Graph, Wire};
+use mtl_recipe::{Result, mistake};
+
+/// Checks that the labels of opened data are below the sizes that nodes expect of them. All sizes of the graph are
+/// known. Labels that reach a node through others are checked by the node, when it computes.
+///
+/// # Errors
+/// A mistake that names the sample, its label, and the node with its size.
+pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
+    for node in graph.nodes() {
+        for (input, wire) in node.ports.inputs.iter().zip(&node.inputs) {
+            let (Some(size), Some(Wire::Data { stream, port })) = (&input.below, wire) else { continue };
+            let stream = &graph.streams()[*stream];
+            let (Some(port), Some(opened)) = (stream.ports.outputs.get(*port), data.streams.get(&stream.name)) else {
+                continue;
+            };
+            let Ok(classes) = node.sizes.get(size).or_else(|_| node.sizes.global(size)) else { continue };
+            let Some(column) = opened.samples.column(&port.name)? else { continue };
+            let largest = column.labels.iter().enumerate().max_by_key(|(index, label)| (**label, usize::MAX - index));
+            let Some((index, label)) = largest.filter(|(_, label)| **label >= classes) else { continue };
+            let beyond = column.labels.iter().filter(|label| **label >= classes).count();
+            mistake!(
+                "`data.{}.{}` has labels up to {label}, such as at {}, but `{}` ({}) has {classes} {size}: its labels \
+                 are 0 to {}, and {beyond} of {} samples lie beyond. {}, or give it the data that it was made for",
+                stream.name,
+                port.name,
+                opened.samples.place(index),
+                node.label(),
+                node.component,
+                classes - 1,
+                column.labels.len(),
+                if node.sizes.global(size).is_ok() {
+                    format!("Raise `dims.{size}` to {}", label + 1)
+                } else {
+                    format!("Let it have {} {size}", label + 1)
+                }
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Memory that is not there, in the words of somebody who can do something about it.
+
+use crate::machine;
+use mtl_recipe::Error;
+
+/// A number of bytes for people, such as `1.5 GiB`.
+pub fn bytes_text(bytes: u64) -> String {
+    let (mut amount, mut unit) = (bytes as f64, "bytes");
+    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+        if amount < 1024.0 {
+            break;
+        }
+        (amount, unit) = (amount / 1024.0, larger);
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{amount:.1} {unit}") }
+}
+
+/// The same error; what libtorch says of missing memory is replaced by how much was asked for and what to lower.
+pub fn told(error: Error) -> Error {
+    error.rephrase(|text| {
+        let asked = match mtl_torch::memory_asked(text)? {
+            0 => "an operation asked for more than there is".to_owned(),
+            bytes => format!("{} were asked for at once", bytes_text(bytes)),
+        };
+        let there = machine::available_mib().filter(|_| !text.contains("CUDA"));
+        let there = there.map_or_else(String::new, |mib| format!(", and {} are free", bytes_text(mib << 20)));
+        Some(format!(
+            "not enough memory: {asked}{there}. Lower batch_size, the size of pictures, the width of the network, or \
+             the number of classes"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_memory_is_told_with_its_amount() {
+        let text = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to \
+                    allocate 36864000000 bytes. Error code 12 (Cannot allocate memory)\nframe #0: c10::ThrowEnforce";
+        let error = told(Error::failure(text).context("in the node `identity` (cosface)"));
+        let said = format!("{error:#}");
+        assert!(said.starts_with("in the node `identity` (cosface): not enough memory: 34.3 GiB were asked"), "{said}");
+        assert!(said.contains("batch_size") && !said.contains("frame #0"), "{said}");
+        assert_eq!(format!("{:#}", told(Error::failure("shape mismatch"))), "shape mismatch");
+        assert_eq!(bytes_text(1023), "1023 bytes");
+    }
+}
