@@ -51,6 +51,7 @@ pub use rule::{Placed, RecipeView, Rule};
 pub use scheduler::{Scheduler, SchedulerDescription};
 
 pub use mtl_recipe::error::Context as ErrorContext;
+pub use mtl_recipe::files;
 pub use mtl_recipe::{Code, Error, Result, bail, ensure, ids, mistake, panic_text};
 pub use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, RecipePath};
 pub use mtl_torch::{Number, ScalarOps, arange, full};

@@ -1,6 +1,7 @@
 //! Reading a recipe file with what it extends, and the overrides of the command line.
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Id, Severity};
+use crate::files;
 use crate::ids;
 use crate::references;
 use crate::schema::normalise;
@@ -14,6 +15,8 @@ const MAX_EXTENDS: usize = 16;
 /// Most files that one recipe reads; one that is extended twice is read twice.
 const MAX_FILES: usize = 256;
 /// Largest recipe file in bytes.
+/// Most keys of a path in an override.
+const MAX_KEYS: usize = 64;
 const MAX_BYTES: u64 = 4 << 20;
 
 /// What the merge has to know of components: it happens before any table is checked.
@@ -74,6 +77,29 @@ pub fn load(
     catalog: &dyn Catalog,
     sections: &[&str],
 ) -> Result<Merged, Diagnostics> {
+    load_with(path, overrides, catalog, sections, false)
+}
+
+/// As [`load`], for the record of a recipe: a reference to an environment variable that is not set here stays as it is.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_record(
+    path: &Path,
+    overrides: &[Override],
+    catalog: &dyn Catalog,
+    sections: &[&str],
+) -> Result<Merged, Diagnostics> {
+    load_with(path, overrides, catalog, sections, true)
+}
+
+fn load_with(
+    path: &Path,
+    overrides: &[Override],
+    catalog: &dyn Catalog,
+    sections: &[&str],
+    unset_stay: bool,
+) -> Result<Merged, Diagnostics> {
     let mut reader = Reader {
         catalog,
         sources: Sources::default(),
@@ -92,7 +118,7 @@ pub fn load(
     if found.iter().any(|d| d.severity == Severity::Error) {
         return Err(Diagnostics { list: found, sources });
     }
-    let failed = references::resolve(&mut root, &mut sources, sections, &mut found);
+    let failed = references::resolve(&mut root, &mut sources, sections, &mut found, unset_stay);
     Ok(Merged { sources, root, found, files, order, failed })
 }
 
@@ -229,8 +255,7 @@ fn read_text(path: &Path) -> Result<String, String> {
     if size.len() > MAX_BYTES {
         return Err(format!("{} bytes are more than the {MAX_BYTES} of a recipe", size.len()));
     }
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-    String::from_utf8(bytes).map_err(|e| format!("it is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+    files::read_text(path, MAX_BYTES).map_err(|e| e.to_string())
 }
 
 fn strings(entry: Option<&Entry>, key: &str, found: &mut Vec<Diagnostic>) -> Vec<(String, Origin)> {
@@ -382,6 +407,11 @@ fn apply(
     };
     let (path, offset) = (path.trim(), path.len() + 1);
     let keys: Vec<&str> = path.split('.').collect();
+    if keys.len() > MAX_KEYS {
+        let message = format!("a path of {} keys is longer than the {MAX_KEYS} that are allowed", keys.len());
+        found.push(Diagnostic::error(&ids::BAD_OVERRIDE, message).at(&Origin { file, span: 0..0 }, "too long"));
+        return;
+    }
     if keys.iter().any(|k| k.is_empty()) {
         found.push(
             Diagnostic::error(&ids::BAD_OVERRIDE, format!("`{path}` is not a path of keys")).at(&whole, "an empty key"),

@@ -157,7 +157,7 @@ impl Walk<'_> {
         }
         // One number has one spelling, so that equal recipes are equal.
         if let Value::Integer(v) = node.value
-            && v.abs() <= WHOLE
+            && v.unsigned_abs() <= WHOLE.unsigned_abs()
             && types(schema).contains(&"number")
             && !types(schema).contains(&"integer")
         {

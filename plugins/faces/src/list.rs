@@ -4,12 +4,15 @@
 //! 1 for male and 0 for female. An age or a gender that is not known is `-`.
 
 use crate::label::Label;
+use mtl_component::files::{read_bounded, read_text};
 use mtl_component::{ErrorContext as _, Result, mistake};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Oldest age that a list may hold.
 pub const MAX_AGE: f32 = 120.0;
+/// The largest list that is read.
+pub const MAX_BYTES: u64 = 4 << 30;
 /// How many faulty lines an error shows.
 const SHOWN: usize = 10;
 
@@ -33,13 +36,9 @@ pub struct Face {
 /// # Errors
 /// A mistake that shows every faulty line, up to ten of them.
 pub fn read(path: &Path, root: &Path) -> Result<Vec<Face>> {
-    let text = match std::fs::read(path) {
+    let text = match read_text(path, MAX_BYTES) {
         Ok(text) => text,
         Err(e) => mistake!("cannot read the list {}: {e}", path.display()),
-    };
-    let text = match String::from_utf8(text) {
-        Ok(text) => text,
-        Err(e) => mistake!("the list {} is not UTF-8 text (byte {})", path.display(), e.utf8_error().valid_up_to()),
     };
     let mut faces = Vec::new();
     let mut faults = Vec::new();
@@ -83,12 +82,13 @@ pub fn missing(faces: &[Face], list: &Path) -> Vec<String> {
 fn parse(line: &str, root: &Path, number: usize) -> Result<Face, String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [identity, file, age, gender] = fields[..] else {
-        return Err(format!("expected 4 fields `id filename age gender`, found {}: {line:?}", fields.len()));
+        return Err(format!("expected 4 fields `id filename age gender`, found {}: {:?}", fields.len(), start(line)));
     };
     let age = match age {
         "-" => None,
         text => {
-            let age: f32 = text.parse().map_err(|_| format!("expected an age in years or `-`, found {text:?}"))?;
+            let age: f32 =
+                text.parse().map_err(|_| format!("expected an age in years or `-`, found {:?}", start(text)))?;
             if !(0.0..=MAX_AGE).contains(&age) {
                 return Err(format!("expected an age from 0 to {MAX_AGE}, found {text}"));
             }
@@ -99,9 +99,16 @@ fn parse(line: &str, root: &Path, number: usize) -> Result<Face, String> {
         "0" => 0,
         "1" => 1,
         "-" => -1,
-        other => return Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {other:?}")),
+        other => return Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {:?}", start(other))),
     };
     Ok(Face { identity: identity.to_owned(), file: root.join(file), age, gender, line: number })
+}
+
+/// As much of a faulty text as a message shows.
+fn start(text: &str) -> String {
+    const MOST: usize = 100;
+    let cut: String = text.chars().take(MOST).collect();
+    if cut.len() < text.len() { format!("{cut}…") } else { cut }
 }
 
 /// The identities in the order of their labels: numbers by value if all are numbers, else names by letter.
@@ -137,7 +144,7 @@ pub fn fingerprint(paths: &[&Path]) -> Result<String> {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     for path in paths {
-        hash.update(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?);
+        hash.update(read_bounded(path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))?);
     }
     Ok(hex::encode(hash.finalize()))
 }

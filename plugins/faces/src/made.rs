@@ -88,6 +88,11 @@ fn oldest() -> f32 {
     84.0
 }
 
+/// Most pictures of a collection.
+const MOST_PICTURES: u64 = 20_000_000;
+/// People have numbers up to here.
+const MOST_PEOPLE: u64 = 1 << 53;
+
 impl MadeFaces {
     /// Rules between keys.
     pub fn problems(&self) -> Vec<String> {
@@ -101,9 +106,13 @@ impl MadeFaces {
         if (self.cache == Cache::Disk) != self.cache_folder.is_some() {
             out.push("cache = \"disk\" and cache_folder go together".into());
         }
-        let pictures = self.identities * self.captures * self.ages_of(self.first).len() as u64;
-        if pictures > 1 << 40 {
-            out.push(format!("{pictures} pictures are more than can be numbered"));
+        if self.first.checked_add(self.identities).is_none_or(|end| end > MOST_PEOPLE) {
+            out.push(format!("people are numbered from 0 to {MOST_PEOPLE}"));
+        }
+        let ages = if self.ages.is_empty() { self.ages_each as u64 } else { self.ages.len() as u64 };
+        let pictures = self.identities.saturating_mul(self.captures).saturating_mul(ages);
+        if pictures > MOST_PICTURES {
+            out.push(format!("{pictures} pictures are more than {MOST_PICTURES}: fewer people, ages or captures"));
         }
         out
     }

@@ -75,6 +75,7 @@ impl Render {
         for (what, value, most) in [
             ("identities", self.identities, 1_000_000),
             ("captures", self.captures, 10_000),
+            ("pairs", self.pairs.max(1) as u64, 10_000_000),
             ("size", self.size.max(0) as u64, 1024),
         ] {
             if value == 0 || value > most {

@@ -2,13 +2,15 @@
 
 use indexmap::IndexMap;
 use mtl_component::Cases;
-use mtl_recipe::files::write_atomically;
+use mtl_recipe::files::{read_bounded, write_atomically};
 use mtl_recipe::{Context, Result, bail};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// The largest file of cases that is read.
+const MAX_BYTES: u64 = 4 << 30;
 /// The key of [`Cases::of`] in a file's metadata.
 const OF: &str = "cases";
 
@@ -35,7 +37,7 @@ pub fn write_cases(cases: &Cases, path: &Path) -> Result<()> {
 /// # Errors
 /// If the file does not exist, or is none of these.
 pub fn read_cases(path: &Path) -> Result<Cases> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = read_bounded(path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))?;
     let wrong = || format!("{} holds no cases of an evaluation", path.display());
     let (_, about) = SafeTensors::read_metadata(&bytes).with_context(wrong)?;
     let of = about.metadata().as_ref().and_then(|m| m.get(OF)).cloned().with_context(wrong)?;

@@ -3,12 +3,15 @@
 pub mod outline;
 pub mod tensorboard;
 
-use mtl_recipe::files::write_atomically;
+use mtl_recipe::files::{read_bounded, write_atomically};
 use mtl_recipe::{Context, Result};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// The largest file that is gone on with.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// `metrics.jsonl`: one JSON object a line, with the step.
 pub struct MetricsFile {
@@ -22,7 +25,9 @@ impl MetricsFile {
     /// # Errors
     /// If the file cannot be written.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        if let Ok(text) = std::fs::read_to_string(path) {
+        // A byte that is no text costs its line, and not the file.
+        if let Ok(bytes) = read_bounded(path, MAX_BYTES) {
+            let text = String::from_utf8_lossy(&bytes);
             let kept: Vec<&str> = text
                 .lines()
                 .filter(|line| {

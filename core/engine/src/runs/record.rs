@@ -2,6 +2,7 @@
 
 use super::{RETIRED, RunFolder, State};
 use indexmap::IndexMap;
+use mtl_recipe::files::{read_bounded, read_text};
 use mtl_recipe::{Context, Result, mistake};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// The file in which a sweep lists its points, in order; each is a run folder beside it.
 pub const SWEEP: &str = "sweep.json";
+
+/// The largest record that is read.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// A run as it was recorded.
 pub struct Record {
@@ -35,7 +39,7 @@ impl Record {
     /// If its recipe cannot be read.
     pub fn read(folder: &RunFolder) -> Result<Self> {
         let path = folder.recipe_path();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = read_text(&path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))?;
         let mut recipe: toml::Value = match toml::from_str(&text) {
             Ok(recipe) => recipe,
             Err(e) => mistake!("{} is not TOML: {e}", path.display()),
@@ -47,7 +51,9 @@ impl Record {
             table.and_then(toml::Value::as_table_mut).and_then(|table| table.remove(key));
         }
         let (mut step, mut metrics, mut curves) = (0, IndexMap::new(), IndexMap::<String, Vec<(u64, f64)>>::new());
-        for line in std::fs::read_to_string(folder.metrics()).unwrap_or_default().lines() {
+        // A byte that is no text costs its line, and not the file.
+        let lines = read_bounded(&folder.metrics(), MAX_BYTES).unwrap_or_default();
+        for line in String::from_utf8_lossy(&lines).lines() {
             // The last line of a run that was killed may be cut off.
             let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
             let at = line.get("step").and_then(Value::as_u64).unwrap_or(0);
@@ -105,7 +111,7 @@ impl Record {
 /// The places of the points in the sweep of a folder.
 fn points(folder: &Path) -> HashMap<String, usize> {
     let names: Option<Vec<String>> =
-        std::fs::read(folder.join(SWEEP)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        read_bounded(&folder.join(SWEEP), MAX_BYTES).ok().and_then(|text| serde_json::from_slice(&text).ok());
     names.unwrap_or_default().into_iter().zip(0..).collect()
 }
 

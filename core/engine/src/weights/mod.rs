@@ -7,7 +7,7 @@ mod rename;
 pub use rename::Rename;
 
 use indexmap::IndexMap;
-use mtl_recipe::files::stream_atomically;
+use mtl_recipe::files::{read_bounded, stream_atomically};
 use mtl_recipe::{Context, Error, Result, bail, mistake};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
@@ -23,27 +23,33 @@ pub type Tensors = IndexMap<String, Tensor>;
 /// # Errors
 /// A mistake that names the file and what is wrong with it: missing, cut off, or not of these formats.
 pub fn read(path: &Path) -> Result<Tensors> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
         Err(e) => mistake!("cannot open the weights {}: {e}", path.display()),
     };
-    // SAFETY: the map is read once, here. A file that another process cuts off meanwhile would end the program
-    // with SIGBUS; weights are written under another name and renamed, so that readers never see that.
-    let map = match unsafe { memmap2::Mmap::map(&file) } {
-        Ok(map) => map,
+    // The bytes are read, and not mapped: a file that is cut off meanwhile would end the program.
+    match read_bounded(path, found.len()) {
+        Ok(bytes) => parse(&bytes, path),
         Err(e) => mistake!("cannot read the weights {}: {e}", path.display()),
-    };
-    let mistaken = |what: &str, e: Error| {
-        Error::mistake(format!("{} ({} bytes) is not a {what}: {e:#}", path.display(), map.len()))
-    };
-    if map.starts_with(pytorch::MAGIC) {
-        return pytorch::parse(&map).map_err(|e| mistaken("file of weights that can be read here", e));
     }
-    if map.starts_with(pytorch::OLD_MAGIC) {
+}
+
+/// Reads the bytes of a file of weights; `path` is for messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Tensors> {
+    let mistaken = |what: &str, e: Error| {
+        Error::mistake(format!("{} ({} bytes) is not a {what}: {e:#}", path.display(), bytes.len()))
+    };
+    if bytes.starts_with(pytorch::MAGIC) {
+        return pytorch::parse(bytes).map_err(|e| mistaken("file of weights that can be read here", e));
+    }
+    if bytes.starts_with(pytorch::OLD_MAGIC) {
         let old = Error::failure("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
         return Err(mistaken("file of weights that can be read here", old));
     }
-    parse(&map).map_err(|e| mistaken("complete safetensors file", e))
+    parse_safetensors(bytes).map_err(|e| mistaken("complete safetensors file", e))
 }
 
 /// Reads the bytes of a file of `torch.save`; for tests that make such bytes.
@@ -54,7 +60,7 @@ pub fn parse_pytorch(bytes: &[u8]) -> Result<Tensors> {
     pytorch::parse(bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Tensors> {
+fn parse_safetensors(bytes: &[u8]) -> Result<Tensors> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| Error::failure(e.to_string()))?;
     let mut names = file.names();
     names.sort_unstable();

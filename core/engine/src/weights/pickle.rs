@@ -15,11 +15,11 @@ use tch::Kind;
 /// Pickles beyond this size are refused: it has room for the names and shapes of some hundred thousand tensors.
 const MAX_BYTES: usize = 32 << 20;
 /// More tensors than any network has.
-const MAX_TENSORS: usize = 1 << 20;
+const MAX_TENSORS: usize = 100_000;
 /// Nesting of dictionaries beyond this is not looked into.
 const MAX_DEPTH: usize = 8;
-/// Dimensions of a tensor, as PyTorch's own limit.
-const MAX_DIMENSIONS: usize = 64;
+/// Dimensions of a tensor; weights have five at most.
+const MAX_DIMENSIONS: usize = 16;
 /// Longest name of a tensor or a storage, in bytes.
 const MAX_NAME: usize = 1024;
 

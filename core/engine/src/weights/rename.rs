@@ -2,9 +2,13 @@
 
 use indexmap::IndexMap;
 use mtl_component::Registry;
+use mtl_recipe::files::read_text;
 use mtl_recipe::schema::NameOrPath;
-use mtl_recipe::{Context, Result, mistake, suggestion};
+use mtl_recipe::{Result, mistake, suggestion};
 use std::path::Path;
+
+/// The largest table of names that is read.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Prefixes of names that are replaced; the first that fits counts.
 #[derive(Debug, Clone)]
@@ -30,7 +34,10 @@ impl Rename {
         if !path.exists() {
             mistake!("there is no file {name}, which would hold a table of \"from\" = \"to\" lines");
         }
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
+        let text = match read_text(path, MAX_BYTES) {
+            Ok(text) => text,
+            Err(e) => mistake!("cannot read the table of names {name}: {e}"),
+        };
         match toml::from_str::<IndexMap<String, String>>(&text) {
             Ok(map) => Ok(Self(map.into_iter().collect())),
             Err(e) => mistake!("{name} is not a table of \"from\" = \"to\" lines: {e}"),

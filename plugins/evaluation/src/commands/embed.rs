@@ -1,11 +1,12 @@
 use mtl_component::{ErrorContext as _, Inference, Registry, Result, mistake};
 use mtl_engine::device::configure;
 use mtl_engine::inference::{Judges, ModelInference, Which, open_run};
+use mtl_engine::runs::{RunFolder, is_made};
 use mtl_engine::weights;
 use mtl_faces::list;
 use mtl_faces::source::{self, Pictures};
 use mtl_recipe::Override;
-use mtl_recipe::files::write_atomically;
+use mtl_recipe::files::{read_text, write_atomically};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tch::Tensor;
@@ -54,6 +55,12 @@ impl Embed {
             Some("safetensors") => false,
             _ => mistake!("--out must end in .safetensors or .csv, found {}", self.out.display()),
         };
+        if let Some((folder, name)) = self.out.parent().zip(self.out.file_name())
+            && RunFolder::at(folder).has_started()
+            && is_made(&name.to_string_lossy())
+        {
+            mistake!("{} is a file of a run: name another with --out", self.out.display());
+        }
         let files = self.files()?;
         let pictures = Pictures::Files(files.clone());
         let run = open_run(registry, &self.run, &self.checkpoint, overrides)?;
@@ -76,7 +83,10 @@ impl Embed {
             tensors.extend(age.map(|t| ("age".to_owned(), t)));
             tensors.extend(group.map(|t| ("group".to_owned(), t)));
             weights::write(&self.out, &tensors)?;
-            let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+            // One name a line, whatever the name holds.
+            let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+            let line = |file: &PathBuf| file.to_string_lossy().chars().map(plain).collect::<String>();
+            let names: Vec<String> = files.iter().map(line).collect();
             let beside = self.out.with_extension("files.txt");
             write_atomically(&beside, format!("{}\n", names.join("\n")).as_bytes())?;
         }
@@ -110,7 +120,7 @@ impl Embed {
             return source::files(std::slice::from_ref(&self.input));
         }
         let root = list::root(&self.input, self.root.as_deref());
-        let text = match std::fs::read_to_string(&self.input) {
+        let text = match read_text(&self.input, list::MAX_BYTES) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read {}: {e}", self.input.display()),
         };
