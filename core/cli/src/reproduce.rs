@@ -67,6 +67,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         out: Some(out.clone()),
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
         allow_recipe_change: false,
+        checkpoint: None,
         overrides: overrides.iter().map(|o| format!("--set {o}")).collect(),
     };
     if args.quiet {

@@ -5,26 +5,21 @@ use crate::device::threads;
 use crate::machine;
 use crate::recipe::Recipe;
 use serde_json::{Value, json};
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Program, machine and git state of this process, for a run of that recipe.
 pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
-    let git = |args: &[&str]| {
-        let out = Command::new("git").args(args).output().ok()?;
-        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
-    };
     json!({
         "started": timestamp(),
-        "argv": std::env::args().collect::<Vec<_>>(),
+        "argv": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "overrides": overrides,
-        "folder": std::env::current_dir().ok(),
+        "folder": std::env::current_dir().ok().map(|folder| folder.to_string_lossy().into_owned()),
         "mtlrun": env!("CARGO_PKG_VERSION"),
         "libtorch": mtl_torch::version().ok(),
         "cpu_capability": mtl_torch::cpu_capability().ok(),
-        "git": {
-            "commit": git(&["rev-parse", "HEAD"]),
-            "changed": git(&["status", "--porcelain"]).map(|s| s.lines().map(str::to_owned).collect::<Vec<_>>()),
-        },
+        "git": git_state(),
         "seed": recipe.run.seed,
         "device": recipe.run.device,
         "threads": threads(recipe),
@@ -35,4 +30,63 @@ pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
             "os": std::env::consts::OS,
         },
     })
+}
+
+/// How long git may take.
+const GIT_TIME: Duration = Duration::from_secs(3);
+/// The names of changed files that are recorded.
+const GIT_NAMES: usize = 100;
+/// What is read of what git writes.
+const GIT_BYTES: u64 = 1 << 20;
+
+/// The commit of the working folder, and which files differ from it.
+fn git_state() -> Value {
+    let commit = git(&["rev-parse", "HEAD"]);
+    let changed = commit.as_ref().and_then(|_| git(&["status", "--porcelain", "--untracked-files=no"]));
+    let names = changed.as_deref().map(|text| text.lines().collect::<Vec<_>>());
+    json!({
+        "commit": commit,
+        "changed": names.as_ref().map(|names| names.iter().take(GIT_NAMES).collect::<Vec<_>>()),
+        "changed_count": names.as_ref().map(Vec::len),
+    })
+}
+
+/// What git answers. The configuration of a repository names programs that git would start: nothing of it counts here.
+/// Locks are not taken, and a git that does not answer is given up.
+fn git(args: &[&str]) -> Option<String> {
+    const CONFIGURATION: [&str; 6] =
+        ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"];
+    let mut child = Command::new("git")
+        .args(["--no-optional-locks", "--no-pager"])
+        .args(CONFIGURATION)
+        .args(args)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_EXTERNAL_DIFF", "")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let out = child.stdout.take()?;
+    let (send, receive) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = out.take(GIT_BYTES).read_to_end(&mut bytes);
+        let _ = send.send(bytes);
+    });
+    let end = Instant::now() + GIT_TIME;
+    let bytes = receive.recv_timeout(GIT_TIME).ok();
+    while bytes.is_some() && Instant::now() < end {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => {
+                return bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
+            }
+            Ok(Some(_)) | Err(_) => return None,
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
 }

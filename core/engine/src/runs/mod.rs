@@ -4,15 +4,17 @@
 
 mod environment;
 mod lock;
+mod overwriting;
 mod record;
 
 pub use environment::environment;
 pub use lock::Lock;
+pub use overwriting::Overwritten;
 pub use record::{Record, SWEEP, find};
 
 use crate::recipe::Recipe;
 use mtl_component::Registry;
-use mtl_recipe::files::write_atomically;
+use mtl_recipe::files::{is_leftover, read_bounded, read_text, write_atomically};
 use mtl_recipe::{Change, Context, Override, Result, difference, mistake, to_toml};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ pub enum Existing {
     Refuse,
     /// Resume the run in it.
     Resume,
-    /// Empty it first.
+    /// Replace the run in it.
     Overwrite,
 }
 
@@ -63,6 +65,8 @@ pub struct RunFolder {
 const RECIPE: &str = "recipe.resolved.toml";
 /// The record of program, machine and data.
 const RECORD: &str = "run.json";
+/// The largest record that is read.
+const MAX_RECORD: u64 = 256 << 20;
 /// Keys of earlier versions that a record of a recipe may hold.
 const RETIRED: &[&str] = &["run.checkpoint.best_is_max"];
 
@@ -72,47 +76,112 @@ impl RunFolder {
         Self { path: path.into() }
     }
 
-    /// The folder of a run that starts or is resumed. Nothing is changed yet: see [`prepare`](Self::prepare).
+    /// Takes the folder of a run that starts or is resumed, and locks it; a new one is made. What stands in it stays as
+    /// it is: see [`overwrite`](Self::overwrite).
     ///
     /// # Errors
-    /// A mistake if the folder cannot be used so.
-    pub fn choose(out: Option<&Path>, name: &str, existing: Existing) -> Result<Self> {
-        let path = match (out, existing) {
-            (Some(out), _) => out.to_owned(),
+    /// A mistake if the folder cannot be used so, or another process trains in it.
+    pub fn take(out: Option<&Path>, name: &str, existing: Existing) -> Result<(Self, Lock)> {
+        let (path, made) = match (out, existing) {
+            (Some(out), Existing::Resume) => (out.to_owned(), false),
+            (Some(out), _) => (out.to_owned(), make(out)?),
             (None, Existing::Resume) => match newest(&Path::new("runs").join(name)) {
-                Some(path) => path,
+                Some(path) => (path, false),
                 None => mistake!("there is no run to resume under runs/{name}: name its folder with --out"),
             },
-            (None, _) => unused(&Path::new("runs").join(name), &timestamp()),
+            (None, _) => (unused(&Path::new("runs").join(name), &timestamp())?, true),
         };
         let run = Self::at(path);
         let path = &run.path;
-        if path.exists() && !path.is_dir() {
-            mistake!("the run folder {} is a file: name another with --out", path.display());
+        if !path.is_dir() {
+            if path.exists() {
+                mistake!("the run folder {} is a file: name another with --out", path.display());
+            }
+            mistake!("there is no run to resume in {}: the folder is not there", path.display());
         }
-        let filled = path.read_dir().is_ok_and(|d| d.flatten().any(|entry| entry.file_name() != lock::FILE));
+        let lock = Lock::acquire(path, made)?;
+        overwriting::recover(path)?;
+        let content = content(path)?;
         match existing {
             Existing::Resume if !run.has_started() => {
                 mistake!("there is no run to resume in {}: it holds no {RECIPE}", path.display())
             }
-            Existing::Refuse if filled => mistake!(
-                "the run folder {} is not empty: resume the run with --resume, empty the folder with --overwrite, or \
-                 name another with --out",
+            Existing::Refuse if !content.is_empty() => mistake!(
+                "the run folder {} is not empty: resume the run with --resume, replace it with --overwrite, or name \
+                 another with --out",
                 path.display()
             ),
-            Existing::Overwrite if filled && !run.has_started() && !run.record_path().exists() => {
-                mistake!("{} is not empty and is not a run folder: it is not emptied", path.display())
-            }
+            Existing::Overwrite => run.overwritable(&content)?,
             _ => {}
         }
-        let mut above = path.as_path();
-        while let Some(parent) = above.parent().filter(|p| !p.as_os_str().is_empty()) {
-            if parent.exists() && !parent.is_dir() {
-                mistake!("cannot make the run folder {}: {} is a file", path.display(), parent.display());
-            }
-            above = parent;
+        Ok((run, lock))
+    }
+
+    /// Checks that a folder holds a run and nothing else, so that it may be replaced.
+    fn overwritable(&self, content: &[String]) -> Result<()> {
+        if content.is_empty() {
+            return Ok(());
         }
-        Ok(run)
+        let path = self.path.display();
+        let record = self.record();
+        let recipe = read_text(&self.recipe_path(), MAX_RECORD).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let (Ok(record), Some(_)) = (&record, recipe) else {
+            mistake!("{path} is not empty and is not a run folder, or its record is damaged: it is not replaced");
+        };
+        if record.get("mtlrun").is_none_or(|version| !version.is_string()) {
+            mistake!("{path} is not empty, and its {RECORD} is not one of mtlrun: it is not replaced");
+        }
+        let made = record.get("made").and_then(Value::as_array).cloned().unwrap_or_default();
+        let foreign: Vec<&str> = content
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !is_made(name) && !made.iter().any(|m| m.as_str() == Some(name)))
+            .collect();
+        if !foreign.is_empty() {
+            mistake!(
+                "{path} holds what its run has not made: {}. Move it elsewhere, or name another folder with --out",
+                foreign.join(", ")
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that a recipe reads nothing from the folder, which is about to be replaced.
+    ///
+    /// # Errors
+    /// A mistake that names what it would read.
+    pub fn reads_nothing_of(&self, recipe: &Recipe) -> Result<()> {
+        let Ok(folder) = self.path.canonicalize() else { return Ok(()) };
+        let mut paths: Vec<PathBuf> = recipe.sources.iter().filter_map(|source| source.path.clone()).collect();
+        texts(&recipe.root.to_json(), &mut |text| paths.push(PathBuf::from(text)));
+        for path in paths.into_iter().filter(|path| path.is_absolute()) {
+            let path = path.canonicalize().unwrap_or(path);
+            if path.starts_with(&folder) {
+                mistake!(
+                    "the recipe reads {}, which lies in the run folder {} that is to be replaced: move it elsewhere, or \
+                     name another folder with --out",
+                    path.display(),
+                    self.path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of what stands in the folder, apart from its lock.
+    ///
+    /// # Errors
+    /// If it cannot be looked into.
+    pub fn names(&self) -> Result<Vec<String>> {
+        content(&self.path)
+    }
+
+    /// Moves the old run in the folder aside, until the new one has its first checkpoint.
+    ///
+    /// # Errors
+    /// If a file cannot be moved.
+    pub fn overwrite(&self) -> Result<Overwritten> {
+        Overwritten::begin(&self.path)
     }
 
     /// The run that a path means: a run folder itself, or the newest run in a folder of runs.
@@ -125,7 +194,10 @@ impl RunFolder {
             return Ok(run);
         }
         match newest(path) {
-            Some(path) => Ok(Self::at(path)),
+            Some(path) => {
+                tracing::info!("the newest run there is {}", path.display());
+                Ok(Self::at(path))
+            }
             None if path.exists() => mistake!(
                 "{} is not a run folder and holds none: there is no {RECIPE}. Train the run first, or name another",
                 path.display()
@@ -212,37 +284,12 @@ impl RunFolder {
         }
     }
 
-    /// Makes the folder and locks it, emptying it first where that was asked for.
-    ///
-    /// # Errors
-    /// A mistake if the folder cannot be made, or another process trains in it.
-    pub fn prepare(&self, existing: Existing) -> Result<Lock> {
-        let path = &self.path;
-        if let Err(e) = std::fs::create_dir_all(path) {
-            mistake!("cannot make the run folder {}: {e}", path.display());
-        }
-        let held = Lock::acquire(path)?;
-        if existing == Existing::Overwrite {
-            let emptying = || format!("emptying {}", path.display());
-            for entry in path.read_dir().with_context(emptying)? {
-                let entry = entry.with_context(emptying)?;
-                if entry.file_name() == lock::FILE {
-                    continue;
-                }
-                let folder = entry.file_type().with_context(emptying)?.is_dir();
-                let remove = if folder { std::fs::remove_dir_all::<PathBuf> } else { std::fs::remove_file };
-                remove(entry.path()).with_context(emptying)?;
-            }
-        }
-        Ok(held)
-    }
-
     /// The recipe that the run was started with.
     ///
     /// # Errors
     /// If it cannot be read, or this program does not know what it names.
     pub fn recipe(&self, registry: &Arc<Registry>, overrides: &[Override]) -> Result<Recipe> {
-        Ok(Recipe::read_without(registry, &self.recipe_path(), overrides, RETIRED)?)
+        Ok(Recipe::read_record(registry, &self.recipe_path(), overrides, RETIRED)?)
     }
 
     /// What differs in a recipe from the one that the run was started with.
@@ -252,7 +299,18 @@ impl RunFolder {
     pub fn changes(&self, recipe: &Recipe) -> Result<Vec<Change>> {
         let old = self.recipe(&recipe.registry, &[]);
         let old = old.with_context(|| format!("reading the recipe that {} was started with", self.path.display()))?;
-        Ok(difference(&old.root.to_json(), &recipe.root.to_json()))
+        let mut changes = difference(&old.root.to_json(), &recipe.root.to_json());
+        // What variables held is recorded as a hash only.
+        let now = held(recipe);
+        let then = self.record().ok().and_then(|record| record.get(VARIABLES).cloned()).unwrap_or_default();
+        for (name, hash) in now.iter().flat_map(|now| now.as_object()).flatten() {
+            if then.get(name).is_some_and(|before| before != hash) {
+                let text = |text: &str| Some(Value::String(text.into()));
+                let (old, new) = (text("another value"), text("the present one"));
+                changes.push(Change { path: format!("${{env:{name}}}"), old, new });
+            }
+        }
+        Ok(changes)
     }
 
     /// Checks that a run may be resumed with this recipe; returns what differs of what may.
@@ -280,7 +338,7 @@ impl RunFolder {
     /// A mistake if it cannot be read.
     pub fn record(&self) -> Result<Value> {
         let path = self.record_path();
-        let text = match std::fs::read(&path) {
+        let text = match read_bounded(&path, MAX_RECORD) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read the record {}: {e}", path.display()),
         };
@@ -296,7 +354,7 @@ impl RunFolder {
     /// If a file cannot be written.
     pub fn write_record(&self, recipe: &Recipe, record: &Value) -> Result<()> {
         let head = "# The recipe of this run with everything it extends, absolute paths and defaults.\n";
-        write_atomically(&self.recipe_path(), format!("{head}{}", to_toml(&recipe.root)?).as_bytes())?;
+        write_atomically(&self.recipe_path(), format!("{head}{}", to_toml(&recipe.recorded())?).as_bytes())?;
         for source in recipe.sources.iter() {
             let Some(path) = &source.path else { continue };
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -307,19 +365,103 @@ impl RunFolder {
             });
             write_atomically(&target, source.text.as_bytes())?;
         }
-        write_atomically(&self.record_path(), &serde_json::to_vec_pretty(record)?)
+        let mut record = record.clone();
+        if let Some(held) = held(recipe) {
+            record[VARIABLES] = held;
+        }
+        write_atomically(&self.record_path(), &serde_json::to_vec_pretty(&record)?)
     }
 }
 
-/// `folder/name`, numbered if runs were started in the same second.
-fn unused(folder: &Path, name: &str) -> PathBuf {
-    let numbered = (2..).map(|n| folder.join(format!("{name}-{n}")));
-    std::iter::once(folder.join(name)).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| folder.join(name))
+/// The key of a record that holds the environment variables of the recipe.
+const VARIABLES: &str = "environment_sha256";
+
+/// The environment variables that a recipe is made of, each with the SHA-256 of what it held; none if there is none.
+fn held(recipe: &Recipe) -> Option<Value> {
+    use sha2::{Digest, Sha256};
+    let hashed = recipe.sources.variables().into_iter().map(|(name, held)| (name, hex::encode(Sha256::digest(held))));
+    let hashed: serde_json::Map<String, Value> = hashed.map(|(name, hash)| (name, hash.into())).collect();
+    (!hashed.is_empty()).then(|| hashed.into())
 }
 
+/// Makes a folder and those above it; false if it was there.
+fn make(path: &Path) -> Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    if path.exists() {
+        mistake!("the run folder {} is a file: name another with --out", path.display());
+    }
+    match std::fs::create_dir_all(path) {
+        Ok(()) => Ok(true),
+        Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
+    }
+}
+
+/// Makes `folder/name`, numbered if runs were started in the same second.
+fn unused(folder: &Path, name: &str) -> Result<PathBuf> {
+    make(folder)?;
+    let numbered = (2..1000).map(|n| folder.join(format!("{name}-{n}")));
+    for path in std::iter::once(folder.join(name)).chain(numbered) {
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
+        }
+    }
+    mistake!("a thousand runs were started in one second under {}", folder.display())
+}
+
+/// What stands in a folder, apart from its lock and from what an interrupted write has left.
+fn content(path: &Path) -> Result<Vec<String>> {
+    let entries = match path.read_dir() {
+        Ok(entries) => entries,
+        Err(e) => mistake!("cannot look into the run folder {}: {e}", path.display()),
+    };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != lock::FILE && !is_leftover(name)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Whether every run makes a file or folder of that name.
+pub fn is_made(name: &str) -> bool {
+    const MADE: &[&str] = &[
+        RECIPE,
+        RECORD,
+        "recipe.source",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "averages.safetensors",
+        "checkpoints",
+        "tb",
+        "graph.svg",
+        "eval",
+        "reproduced",
+        // Runs of earlier versions do not record which files their data keeps.
+        "identities.json",
+    ];
+    MADE.contains(&name) || name.ends_with(".identities.json")
+}
+
+/// Calls `each` with every text in a value.
+fn texts(value: &Value, each: &mut dyn FnMut(&str)) {
+    match value {
+        Value::String(text) => each(text),
+        Value::Array(all) => all.iter().for_each(|value| texts(value, each)),
+        Value::Object(all) => all.values().for_each(|value| texts(value, each)),
+        _ => {}
+    }
+}
+
+/// The run in a folder that was started last, by its record; by name if two say the same.
 fn newest(folder: &Path) -> Option<PathBuf> {
-    let entries = folder.read_dir().ok()?.flatten().map(|entry| entry.path());
-    entries.filter(|path| RunFolder::at(path).has_started()).max()
+    let entries = folder.read_dir().ok()?.flatten().map(|entry| RunFolder::at(entry.path()));
+    let started = entries.filter(RunFolder::has_started).map(|run| {
+        let recorded = run.record().ok().and_then(|record| Some(record.get("started")?.as_str()?.to_owned()));
+        (recorded, run.path)
+    });
+    started.max().map(|(_, path)| path)
 }
 
 /// The time as `2026-01-31T12-30-59Z`, which sorts as time does.
@@ -351,19 +493,31 @@ fn may_change(path: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// A folder with a run of this program, as far as names and records go.
+    fn run_in(path: &Path) -> RunFolder {
+        let run = RunFolder::at(path);
+        std::fs::create_dir_all(run.checkpoints().join("step-1")).unwrap();
+        std::fs::write(run.recipe_path(), "[run]\nname = 'n'\n").unwrap();
+        std::fs::write(run.record_path(), r#"{"mtlrun": "0.1.0", "made": ["log.csv"]}"#).unwrap();
+        run
+    }
+
     #[test]
     fn a_folder_is_trained_in_by_one_process() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunFolder::at(dir.path().join("run"));
-        let held = run.prepare(Existing::Refuse).unwrap();
-        for existing in [Existing::Resume, Existing::Overwrite] {
-            let error = run.prepare(existing).unwrap_err();
+        let path = dir.path().join("run");
+        let (run, held) = RunFolder::take(Some(&path), "n", Existing::Refuse).unwrap();
+        for existing in [Existing::Refuse, Existing::Resume, Existing::Overwrite] {
+            let error = RunFolder::take(Some(&path), "n", existing).unwrap_err();
             assert!(error.to_string().contains("another process trains in"), "{error}");
         }
         drop(held);
-        assert_eq!(RunFolder::choose(Some(run.path()), "n", Existing::Refuse).unwrap(), run);
-        run.prepare(Existing::Overwrite).unwrap();
-        assert_eq!(unused(dir.path(), "run"), dir.path().join("run-2"));
+        // A folder in which nothing was done is not left behind.
+        assert!(!path.exists());
+        run_in(&path);
+        assert_eq!(RunFolder::take(Some(&path), "n", Existing::Resume).unwrap().0, run);
+        assert!(run.has_started());
+        assert_eq!(unused(dir.path(), "run").unwrap(), dir.path().join("run-2"));
     }
 
     #[test]
@@ -373,7 +527,7 @@ mod tests {
         assert_eq!(run.state(), State::Fresh);
         std::fs::write(run.recipe_path(), "").unwrap();
         assert_eq!(run.state(), State::Stopped);
-        let held = run.prepare(Existing::Resume).unwrap();
+        let held = RunFolder::take(Some(dir.path()), "n", Existing::Resume).unwrap();
         assert_eq!(run.state(), State::Running);
         drop(held);
         std::fs::write(run.weights(), "").unwrap();
@@ -384,19 +538,39 @@ mod tests {
     fn a_folder_with_something_in_it_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x"), "").unwrap();
-        let error = RunFolder::choose(Some(dir.path()), "n", Existing::Refuse).unwrap_err();
+        let error = RunFolder::take(Some(dir.path()), "n", Existing::Refuse).unwrap_err();
         assert!(error.to_string().contains("--resume"), "{error}");
-        // It is not ours to empty either.
-        assert!(RunFolder::choose(Some(dir.path()), "n", Existing::Overwrite).is_err());
-        assert!(dir.path().join("x").exists());
+        // It is not ours to replace either, whatever it says of itself.
+        assert!(RunFolder::take(Some(dir.path()), "n", Existing::Overwrite).is_err());
+        std::fs::write(dir.path().join("run.json"), "{}").unwrap();
+        assert!(RunFolder::take(Some(dir.path()), "n", Existing::Overwrite).is_err());
+        std::fs::write(dir.path().join("recipe.resolved.toml"), "").unwrap();
+        assert!(RunFolder::take(Some(dir.path()), "n", Existing::Overwrite).is_err());
+        let run = run_in(dir.path());
+        let error = RunFolder::take(Some(dir.path()), "n", Existing::Overwrite).unwrap_err().to_string();
+        assert!(error.contains("has not made: x."), "{error}");
+        std::fs::rename(dir.path().join("x"), dir.path().join("log.csv")).unwrap();
+        std::fs::write(dir.path().join(".run.json.tmp-abc"), "left over").unwrap();
+        assert_eq!(RunFolder::take(Some(dir.path()), "n", Existing::Overwrite).unwrap().0, run);
     }
 
     #[test]
     fn a_parent_that_is_a_file_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x"), "").unwrap();
-        let error = RunFolder::choose(Some(&dir.path().join("x/run")), "n", Existing::Refuse).unwrap_err();
+        let error = RunFolder::take(Some(&dir.path().join("x/run")), "n", Existing::Refuse).unwrap_err();
         assert_eq!(error.exit_status(), 2);
+    }
+
+    #[test]
+    fn the_newest_run_is_the_one_that_started_last() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, started) in [("run9", "2026-01-31T10-00-00Z"), ("run10", "2026-01-31T11-00-00Z"), ("a", "2025")] {
+            let run = run_in(&dir.path().join(name));
+            std::fs::write(run.record_path(), format!(r#"{{"started": "{started}"}}"#)).unwrap();
+        }
+        assert_eq!(newest(dir.path()), Some(dir.path().join("run10")));
+        assert_eq!(RunFolder::resolve(dir.path()).unwrap().path(), dir.path().join("run10"));
     }
 
     #[test]
