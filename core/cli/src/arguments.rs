@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 done, 1 a failure, 2 a mistake in the recipe, the data or the command line,\n\
-    130 and 143 stopped by a signal with the state saved.")]
+    3 left at a second signal without saving, 129, 130 and 143 stopped by a signal with the state saved.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -124,6 +124,9 @@ pub struct Train {
     /// Resume although the recipe has changed
     #[arg(long, requires = "resume")]
     pub allow_recipe_change: bool,
+    /// Resume from the checkpoint of this step, and not from the newest sound one
+    #[arg(long, requires = "resume", value_name = "STEP")]
+    pub checkpoint: Option<u64>,
     /// cpu, cuda or cuda:N
     #[arg(long)]
     pub device: Option<String>,

@@ -51,7 +51,9 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
     }
     let (recipe, graph) = checked(registry, path, &overrides)?;
     if !args.quiet {
-        messages::findings(&recipe.diagnostics(graph.warnings().to_vec()));
+        let mut warnings = graph.warnings().to_vec();
+        warnings.extend(mtl_engine::memory::warning(&recipe, &graph)?);
+        messages::findings(&recipe.diagnostics(warnings));
     }
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
@@ -62,6 +64,7 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
         out: args.out.clone(),
         existing,
         allow_recipe_change: args.allow_recipe_change,
+        checkpoint: args.checkpoint,
         overrides: texts,
     };
     run_train(recipe, graph, &options, observers(args.quiet))
@@ -107,14 +110,14 @@ fn as_json(path: &Path, found: Result<(String, Diagnostics), Error>) -> serde_js
             None => (false, serde_json::json!([{ "severity": "error", "message": format!("{error:#}") }])),
         },
     };
-    serde_json::json!({ "recipe": path, "good": good, "found": found })
+    serde_json::json!({ "recipe": path.to_string_lossy(), "good": good, "found": found })
 }
 
 fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(String, Diagnostics)> {
     let (recipe, graph) = checked(registry, path, &args.overrides.list())?;
     if args.data {
         let data = data::open(&recipe)?;
-        Evaluators::open(&recipe)?;
+        let evaluators = Evaluators::open(&recipe)?;
         if !args.json {
             for (name, dataset) in &data.streams {
                 println!("data.{name}: {} samples", dataset.len);
@@ -122,8 +125,12 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
         }
         data::orders(&recipe, &data, mtl_component::World::alone())?;
         data::labels_fit(&graph.resolved(&data.dims), &data)?;
+        let outline = Model::outline(&recipe, &graph.resolved(&data.dims), 1)?;
+        evaluators.check(&ModelInference::new(&outline, &recipe, &Judges::default())?)?;
     }
-    let warnings = recipe.diagnostics(graph.warnings().to_vec());
+    let mut warnings = graph.warnings().to_vec();
+    warnings.extend(mtl_engine::memory::warning(&recipe, &graph)?);
+    let warnings = recipe.diagnostics(warnings);
     let losses = graph.nodes().len() - recipe.graph.len();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let parts = [

@@ -4,13 +4,16 @@
 //! `averages.safetensors`, `state.json`, and `manifest.json`. The manifest holds the size and SHA-256 of the other
 //! files and is written last, in a folder of another name that is renamed when all of it is on the disk. So a
 //! folder `step-N` is complete, whatever happens.
+//!
+//! Whether its weights are any good shows in the next step only. A finite loss there *proves* a checkpoint, which a file
+//! `proven` in its folder says; a loss that is not finite makes it `unsound`.
 
 use crate::weights::{self, Tensors};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use indexmap::IndexMap;
-use mtl_recipe::files::{stream_durably, sync_folder, write_atomically};
-use mtl_recipe::{Context, Error, Result, bail, mistake};
-use serde::{Deserialize, Serialize};
+use mtl_recipe::files::{read_bounded, stream_durably, sync_folder, temporary_folder, write_atomically};
+use mtl_recipe::{Context, Error, Result, bail, guarded, mistake};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, Write};
@@ -35,8 +38,19 @@ pub struct State {
     pub skipped: u64,
     /// Sizes of the recipe, with those that the data decided.
     pub dims: IndexMap<String, i64>,
-    /// The newest evaluation, as `evaluator.metric`.
+    /// The newest evaluation, as `evaluator.metric`. What was measured and is no finite number is not kept.
+    #[serde(deserialize_with = "finite")]
     pub metrics: IndexMap<String, f64>,
+    /// The best step so far, by the metric that the recipe names.
+    pub best: Option<Best>,
+    /// Evaluators that were due at this step and could not measure.
+    pub due: Vec<String>,
+}
+
+/// Numbers by name, without those that are null: JSON has no other way to write what is not finite.
+fn finite<'de, D: Deserializer<'de>>(from: D) -> Result<IndexMap<String, f64>, D::Error> {
+    let all = IndexMap::<String, Option<f64>>::deserialize(from)?;
+    Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
 impl Default for State {
@@ -49,6 +63,8 @@ impl Default for State {
             skipped: 0,
             dims: IndexMap::new(),
             metrics: IndexMap::new(),
+            best: None,
+            due: Vec::new(),
         }
     }
 }
@@ -148,30 +164,52 @@ pub struct Retention {
     pub every: u64,
 }
 
-/// Writes one checkpoint into `folder` (the run's `checkpoints`).
+/// Writes one checkpoint into `folder` (the run's `checkpoints`), and reads its state back.
 pub fn write(folder: &Path, snapshot: &Snapshot) -> Result<PathBuf> {
-    let step = snapshot.state.step;
-    let target = folder.join(format!("step-{step}"));
-    let temporary = folder.join(format!("step-{step}.tmp-{}", std::process::id()));
-    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    let _ = fs::remove_dir_all(&temporary);
+    let target = folder.join(format!("step-{}", snapshot.state.step));
+    let saving = || format!("saving the checkpoint {}", target.display());
+    // Only in a run folder that is there: one that was moved away is not made again.
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::from(e).context(format!("making the folder {}", folder.display())));
+        }
+        _ => {}
+    }
+    let temporary = temporary_folder(folder, &format!("step-{}.tmp-", snapshot.state.step)).with_context(saving)?;
     let result = write_into(&temporary, snapshot).and_then(|()| {
+        // What cannot be read again replaces nothing.
+        state(&temporary)?;
         // Only a checkpoint of the same step can be in the way: a resumed run has come past it again.
         if target.exists() {
-            discard(&target)?;
+            exchange(&temporary, &target)?;
+            fs::remove_dir_all(&temporary).with_context(|| format!("removing {}", temporary.display()))?;
+        } else {
+            fs::rename(&temporary, &target).with_context(|| format!("renaming to {}", target.display()))?;
         }
-        fs::rename(&temporary, &target).with_context(|| format!("renaming to {}", target.display()))?;
         sync_folder(folder)
     });
     if result.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }
-    result.with_context(|| format!("saving the checkpoint {}", target.display()))?;
+    result.with_context(saving)?;
     Ok(target)
 }
 
+/// Exchanges two folders in one step, so that at no moment one of the names is missing.
+fn exchange(a: &Path, b: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    if renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    // Some network file systems cannot.
+    let aside = a.with_extension("tmp-old");
+    fs::rename(b, &aside)
+        .and_then(|()| fs::rename(a, b))
+        .and_then(|()| fs::rename(&aside, a))
+        .with_context(|| format!("renaming to {}", b.display()))
+}
+
 fn write_into(folder: &Path, snapshot: &Snapshot) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     let mut manifest = Manifest { step: snapshot.state.step, files: IndexMap::new() };
     let mut put = |name: &str, content: &dyn Fn(&mut dyn Write) -> Result<()>| -> Result<()> {
         let (mut bytes, mut digest) = (0, Sha256::new());
@@ -191,6 +229,7 @@ fn write_into(folder: &Path, snapshot: &Snapshot) -> Result<()> {
 }
 
 /// A checkpoint that was read and found whole.
+#[derive(Debug)]
 pub struct Saved {
     /// The state.
     pub state: State,
@@ -202,72 +241,168 @@ pub struct Saved {
     pub averages: Tensors,
 }
 
-/// Reads a checkpoint and checks it against its manifest.
-///
-/// # Errors
-/// A mistake that names the file and what was expected of it.
-pub fn read(folder: &Path) -> Result<Saved> {
-    let manifest_path = folder.join("manifest.json");
-    let text = match fs::read(&manifest_path) {
+/// The files of a checkpoint. Those of optimizers and averages may be absent: evaluation needs neither.
+const FILES: [&str; 4] = ["weights.safetensors", "optimizer.safetensors", "averages.safetensors", "state.json"];
+/// The largest manifest or state that is read.
+const MAX_TEXT: u64 = 64 << 20;
+
+fn manifest(folder: &Path) -> Result<Manifest> {
+    let path = folder.join("manifest.json");
+    let text = match read_bounded(&path, MAX_TEXT) {
         Ok(text) => text,
-        Err(e) => {
-            mistake!("{} is not a complete checkpoint: cannot read {}: {e}", folder.display(), manifest_path.display())
-        }
+        Err(e) => mistake!("{} is not a complete checkpoint: cannot read {}: {e}", folder.display(), path.display()),
     };
     let manifest: Manifest = match serde_json::from_slice(&text) {
         Ok(manifest) => manifest,
         Err(e) => mistake!("{} is not a complete checkpoint: its manifest is damaged: {e}", folder.display()),
     };
-    let mut state = None;
-    for (name, entry) in &manifest.files {
-        let path = folder.join(name);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) => mistake!("the checkpoint {} lacks {name}: {e}", folder.display()),
-        };
-        if bytes.len() as u64 != entry.bytes {
-            mistake!(
-                "the checkpoint file {} is damaged: expected {} bytes, found {}. Remove the folder to use an older one",
-                path.display(),
-                entry.bytes,
-                bytes.len()
-            );
-        }
-        if hex::encode(Sha256::digest(&bytes)) != entry.sha256 {
-            mistake!(
-                "the checkpoint file {} is damaged: its SHA-256 is not that of its manifest. Remove the folder to use \
-                 an older one",
-                path.display()
-            );
-        }
-        if name == "state.json" {
-            state = Some(serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?);
+    for name in manifest.files.keys() {
+        if !FILES.contains(&name.as_str()) {
+            mistake!("the checkpoint {} is damaged: its manifest names {name:?}", folder.display());
         }
     }
-    let tensors = |name: &str| {
-        if manifest.files.contains_key(name) { weights::read(&folder.join(name)) } else { Ok(Tensors::new()) }
+    for name in ["weights.safetensors", "state.json"] {
+        if !manifest.files.contains_key(name) {
+            mistake!("the checkpoint {} is damaged: its manifest lacks {name}", folder.display());
+        }
+    }
+    Ok(manifest)
+}
+
+/// The bytes of a file of a checkpoint, compared with its manifest.
+fn content(folder: &Path, name: &str, entry: &FileEntry) -> Result<Vec<u8>> {
+    let path = folder.join(name);
+    let found = match fs::symlink_metadata(&path) {
+        Ok(found) => found,
+        Err(e) => mistake!("the checkpoint {} lacks {name}: {e}", folder.display()),
+    };
+    // The length is compared first: a file that has grown without end is not read.
+    if !found.is_file() || found.len() != entry.bytes {
+        mistake!(
+            "the checkpoint file {} is damaged: expected {} bytes, found {}. Remove the folder to use an older one",
+            path.display(),
+            entry.bytes,
+            if found.is_file() { found.len().to_string() } else { "no regular file".into() }
+        );
+    }
+    let bytes = match read_bounded(&path, entry.bytes) {
+        Ok(bytes) => bytes,
+        Err(e) => mistake!("cannot read the checkpoint file {}: {e}", path.display()),
+    };
+    if bytes.len() as u64 != entry.bytes || hex::encode(Sha256::digest(&bytes)) != entry.sha256 {
+        mistake!(
+            "the checkpoint file {} is damaged: its SHA-256 is not that of its manifest. Remove the folder to use an \
+             older one",
+            path.display()
+        );
+    }
+    Ok(bytes)
+}
+
+fn parse_state(folder: &Path, manifest: &Manifest, bytes: &[u8]) -> Result<State> {
+    let state: State = match serde_json::from_slice(bytes) {
+        Ok(state) => state,
+        Err(e) => mistake!("the checkpoint {} is damaged: its state.json: {e}", folder.display()),
+    };
+    if state.step != manifest.step {
+        mistake!(
+            "the checkpoint {} is damaged: its manifest is of step {} and its state of step {}",
+            folder.display(),
+            manifest.step,
+            state.step
+        );
+    }
+    Ok(state)
+}
+
+/// The state of a checkpoint, without its tensors.
+///
+/// # Errors
+/// A mistake that names the file and what was expected of it.
+pub fn state(folder: &Path) -> Result<State> {
+    let manifest = manifest(folder)?;
+    let bytes = content(folder, "state.json", &manifest.files["state.json"])?;
+    parse_state(folder, &manifest, &bytes)
+}
+
+/// Reads a checkpoint and checks it against its manifest.
+///
+/// # Errors
+/// A mistake that names the file and what was expected of it.
+pub fn read(folder: &Path) -> Result<Saved> {
+    let manifest = manifest(folder)?;
+    if step_of(folder).is_some_and(|step| step != manifest.step) {
+        mistake!("the checkpoint {} is damaged: it holds step {}", folder.display(), manifest.step);
+    }
+    let bytes = content(folder, "state.json", &manifest.files["state.json"])?;
+    let state = parse_state(folder, &manifest, &bytes)?;
+    let tensors = |name: &str| match manifest.files.get(name) {
+        Some(entry) => weights::parse(&content(folder, name, entry)?, &folder.join(name)),
+        None => Ok(Tensors::new()),
     };
     Ok(Saved {
-        state: state.with_context(|| format!("{} has no state.json", folder.display()))?,
+        state,
         weights: tensors("weights.safetensors")?,
         optimizer: tensors("optimizer.safetensors")?,
         averages: tensors("averages.safetensors")?,
     })
 }
 
+/// The step of a folder `step-N`.
+fn step_of(folder: &Path) -> Option<u64> {
+    let text = folder.file_name()?.to_str()?.strip_prefix("step-")?;
+    text.parse().ok().filter(|step: &u64| step.to_string() == text)
+}
+
 /// The checkpoints of a run by step, oldest first; folders that are not finished are not among them.
 pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let mut found: Vec<(u64, PathBuf)> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
-            Some((step, entry.path()))
-        })
-        .collect();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<(u64, PathBuf)> = entries.filter_map(|path| Some((step_of(&path)?, path))).collect();
     found.sort();
     found
+}
+
+/// What the step after a checkpoint has shown of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next losses were finite.
+    Proven,
+    /// A loss was not finite before one was.
+    Unsound,
+}
+
+impl Verdict {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Unsound => "unsound",
+        }
+    }
+}
+
+/// What is known of the checkpoint in that folder.
+pub fn verdict(folder: &Path) -> Option<Verdict> {
+    [Verdict::Unsound, Verdict::Proven].into_iter().find(|verdict| folder.join(verdict.file()).exists())
+}
+
+/// The newest checkpoint that is proven, of those up to a step.
+pub fn newest_proven(folder: &Path, up_to: u64) -> Option<u64> {
+    let all = list(folder);
+    all.iter().rev().find(|(step, path)| *step <= up_to && verdict(path) == Some(Verdict::Proven)).map(|(s, _)| *s)
+}
+
+/// Takes the checkpoints after a step out of the way of a run that goes on from it; the next save removes them.
+///
+/// # Errors
+/// If one cannot be renamed.
+pub fn set_aside(folder: &Path, after: u64) -> Result<Vec<u64>> {
+    let mut moved = Vec::new();
+    for (step, path) in list(folder).into_iter().filter(|(step, _)| *step > after) {
+        fs::rename(&path, folder.join(format!("step-{step}.tmp-aside")))
+            .with_context(|| format!("renaming the checkpoint {}", path.display()))?;
+        moved.push(step);
+    }
+    Ok(moved)
 }
 
 /// The step that was best so far and by which number.
@@ -281,14 +416,18 @@ pub struct Best {
     pub value: f64,
 }
 
-/// Reads which checkpoint is best.
+/// Which checkpoint is best. The newest state says it; `best.json` is for readers, and for older states.
 pub fn best(folder: &Path) -> Option<Best> {
-    serde_json::from_slice(&fs::read(folder.join("best.json")).ok()?).ok()
+    let newest = list(folder).pop().and_then(|(_, path)| state(&path).ok()?.best);
+    newest.or_else(|| serde_json::from_slice(&read_bounded(&folder.join(BEST), MAX_TEXT).ok()?).ok())
 }
+
+/// The file that names the best checkpoint.
+const BEST: &str = "best.json";
 
 /// Removes a checkpoint under another name, so that no half of it is ever taken for a whole one.
 fn discard(path: &Path) -> Result<()> {
-    let aside = path.with_extension(format!("tmp-{}-old", std::process::id()));
+    let aside = path.with_extension("tmp-old");
     let _ = fs::remove_dir_all(&aside);
     fs::rename(path, &aside)
         .and_then(|()| fs::remove_dir_all(&aside))
@@ -297,38 +436,66 @@ fn discard(path: &Path) -> Result<()> {
 
 /// Removes checkpoints that need not be kept, and what an interrupted save has left. Those after the step that was
 /// just `written` do not count: they are of a run that went on from an older one since they were damaged.
-fn tidy(folder: &Path, retention: &Retention, written: u64) -> Result<()> {
+fn tidy(folder: &Path, retention: &Retention, written: u64, best: Option<u64>) -> Result<()> {
     let mut all = list(folder);
     all.retain(|(step, _)| *step <= written);
-    let best = best(folder).map(|b| b.step);
+    let proven = newest_proven(folder, written);
     let newest = all.len().saturating_sub(retention.last.max(1));
     for (step, path) in &all[..newest] {
-        let kept = Some(*step) == best || (retention.every > 0 && step.is_multiple_of(retention.every));
+        let kept =
+            [best, proven].contains(&Some(*step)) || (retention.every > 0 && step.is_multiple_of(retention.every));
         if !kept {
             discard(path)?;
         }
     }
-    let own = format!(".tmp-{}", std::process::id());
     for entry in fs::read_dir(folder)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("step-") && name.contains(".tmp-") && !name.ends_with(&own) {
+        if name.starts_with("step-") && name.contains(".tmp-") {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
     Ok(())
 }
 
-/// A save to be done: the copy, and the metric by which it may be the best.
-struct Job {
-    snapshot: Snapshot,
-    best: Option<Best>,
+/// What the thread does, in order.
+enum Job {
+    Save(Box<Snapshot>),
+    Judge(u64, Verdict),
+}
+
+impl Job {
+    /// Does it; whether a checkpoint was saved.
+    fn run(self, folder: &Path, retention: &Retention) -> Result<bool> {
+        match self {
+            Self::Save(snapshot) => {
+                let step = snapshot.state.step;
+                write(folder, &snapshot)?;
+                let best = snapshot.state.best.as_ref();
+                if let Some(best) = best {
+                    write_atomically(&folder.join(BEST), &serde_json::to_vec_pretty(best)?)?;
+                }
+                tidy(folder, retention, step, best.map(|b| b.step))?;
+                Ok(true)
+            }
+            Self::Judge(step, verdict) => {
+                let folder = folder.join(format!("step-{step}"));
+                // It may have been removed since.
+                if folder.exists() {
+                    write_atomically(&folder.join(verdict.file()), b"")?;
+                }
+                Ok(false)
+            }
+        }
+    }
 }
 
 /// Writes checkpoints on a thread of its own.
 pub struct Writer {
     jobs: Option<Sender<Job>>,
-    done: Receiver<Result<u64>>,
+    /// How each job went, and whether it was a save.
+    done: Receiver<Result<bool>>,
     waiting: usize,
+    saved: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -340,54 +507,83 @@ impl Writer {
         let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(move || {
             let _ = mtl_torch::disable_intra_op_threads();
             for job in work {
-                let step = job.snapshot.state.step;
-                let result = write(&folder, &job.snapshot).and_then(|_| {
-                    if let Some(best) = &job.best {
-                        write_atomically(&folder.join("best.json"), &serde_json::to_vec_pretty(best)?)?;
-                    }
-                    tidy(&folder, &retention, step)?;
-                    Ok(step)
-                });
-                if report.send(result).is_err() {
+                if report.send(guarded(|| job.run(&folder, &retention))).is_err() {
                     return;
                 }
             }
         })?;
-        Ok(Self { jobs: Some(jobs), done, waiting: 0, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), done, waiting: 0, saved: false, thread: Some(thread) })
     }
 
     /// Hands over a copy; waits only if the save before last is not done yet.
     ///
     /// # Errors
     /// That of an earlier save.
-    pub fn save(&mut self, snapshot: Snapshot, best: Option<Best>) -> Result<()> {
+    pub fn save(&mut self, snapshot: Snapshot) -> Result<()> {
+        self.hand_over(Job::Save(Box::new(snapshot)))
+    }
+
+    /// Notes what the step after a checkpoint has shown of it.
+    ///
+    /// # Errors
+    /// That of an earlier save.
+    pub fn judge(&mut self, step: u64, verdict: Verdict) -> Result<()> {
+        self.hand_over(Job::Judge(step, verdict))
+    }
+
+    fn hand_over(&mut self, job: Job) -> Result<()> {
         self.check()?;
         let jobs = self.jobs.as_ref().context("the checkpoint writer has ended")?;
-        jobs.send(Job { snapshot, best }).map_err(|_| Error::failure("the checkpoint writer has ended"))?;
+        jobs.send(job).map_err(|_| Error::failure("the checkpoint writer has ended"))?;
         self.waiting += 1;
         Ok(())
     }
 
     /// Reports a save that failed.
+    ///
+    /// # Errors
+    /// Why it failed.
     pub fn check(&mut self) -> Result<()> {
         while let Ok(result) = self.done.try_recv() {
-            self.waiting -= 1;
-            result?;
+            self.count(result)?;
         }
         Ok(())
     }
 
-    /// Waits for all saves.
-    pub fn finish(&mut self) -> Result<()> {
-        self.jobs = None;
+    /// Waits for all that was handed over.
+    ///
+    /// # Errors
+    /// The first one, if something failed.
+    pub fn wait(&mut self) -> Result<()> {
         let mut first = Ok(());
         while self.waiting > 0 {
-            let result = self.done.recv().context("the checkpoint writer ended early").and_then(|r| r);
-            self.waiting -= 1;
-            if let (Ok(()), Err(e)) = (&first, result.map(|_| ())) {
-                first = Err(e);
+            let result = self.done.recv().context("the checkpoint writer ended early").and_then(|r| self.count(r));
+            if result.is_err() && self.waiting > 0 && self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                self.waiting = 0;
             }
+            first = first.and(result);
         }
+        first
+    }
+
+    fn count(&mut self, result: Result<bool>) -> Result<()> {
+        self.waiting -= 1;
+        self.saved |= result?;
+        Ok(())
+    }
+
+    /// Whether a checkpoint is on the disk.
+    pub fn has_saved(&self) -> bool {
+        self.saved
+    }
+
+    /// Waits for all saves, and ends the thread.
+    ///
+    /// # Errors
+    /// The first one, if a save failed.
+    pub fn finish(&mut self) -> Result<()> {
+        self.jobs = None;
+        let first = self.wait();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -461,8 +657,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 2, every: 4 }).unwrap();
         for step in 1..=9 {
-            let best = (step == 3).then(|| Best { step, metric: "a.b".into(), value: 1.0 });
-            writer.save(snapshot(step, 0.0), best).unwrap();
+            let mut snapshot = snapshot(step, 0.0);
+            snapshot.state.best = (step >= 3).then(|| Best { step: 3, metric: "a.b".into(), value: 1.0 });
+            writer.save(snapshot).unwrap();
         }
         writer.finish().unwrap();
         let kept: Vec<u64> = list(dir.path()).into_iter().map(|(s, _)| s).collect();
@@ -476,7 +673,7 @@ mod tests {
         let damaged = write(dir.path(), &snapshot(200, 1.0)).unwrap();
         fs::write(damaged.join("state.json"), "").unwrap();
         let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 1, every: 0 }).unwrap();
-        writer.save(snapshot(150, 1.5), None).unwrap();
+        writer.save(snapshot(150, 1.5)).unwrap();
         writer.finish().unwrap();
         assert_eq!(read(&dir.path().join("step-150")).unwrap().state.step, 150);
     }
@@ -485,12 +682,66 @@ mod tests {
     fn a_failed_save_is_reported_and_leaves_the_last_good_one() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &snapshot(1, 1.0)).unwrap();
-        // A file where the temporary folder would be made stops the second save.
-        let blocked = dir.path().join(format!("step-2.tmp-{}", std::process::id()));
-        fs::write(&blocked, "in the way").unwrap();
+        // A file where the second save would go stops it.
+        fs::write(dir.path().join("step-2"), "in the way").unwrap();
         let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 1, every: 0 }).unwrap();
-        writer.save(snapshot(2, 2.0), None).unwrap();
+        writer.save(snapshot(2, 2.0)).unwrap();
         assert!(writer.finish().is_err());
         assert_eq!(read(&list(dir.path())[0].1).unwrap().state.step, 1);
+    }
+
+    #[test]
+    fn the_newest_proven_checkpoint_is_kept_whatever_the_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::start(dir.path().to_owned(), Retention { last: 1, every: 0 }).unwrap();
+        for step in 1..=5 {
+            writer.save(snapshot(step, 0.0)).unwrap();
+            if step < 4 {
+                writer.judge(step, Verdict::Proven).unwrap();
+            }
+        }
+        writer.judge(5, Verdict::Unsound).unwrap();
+        writer.finish().unwrap();
+        let kept: Vec<(u64, Option<Verdict>)> = list(dir.path()).iter().map(|(s, path)| (*s, verdict(path))).collect();
+        assert_eq!(kept, [(3, Some(Verdict::Proven)), (5, Some(Verdict::Unsound))]);
+        assert_eq!(newest_proven(dir.path(), 9), Some(3));
+        assert_eq!(set_aside(dir.path(), 3).unwrap(), [5]);
+        assert_eq!(list(dir.path()).len(), 1);
+    }
+
+    /// What is not finite never makes a checkpoint unreadable.
+    #[test]
+    fn a_state_with_numbers_that_are_not_finite_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bad = snapshot(1, f64::NAN);
+        bad.state.metrics.insert("l.r2".into(), f64::NEG_INFINITY);
+        bad.state.metrics.insert("l.accuracy".into(), 0.5);
+        let path = write(dir.path(), &bad).unwrap();
+        let back = state(&path).unwrap();
+        assert_eq!(back.metrics.into_iter().collect::<Vec<_>>(), [("l.accuracy".to_owned(), 0.5)]);
+        // A second save of the same step takes its place.
+        let path = write(dir.path(), &snapshot(1, 3.0)).unwrap();
+        assert_eq!(read(&path).unwrap().weights["m.w"].double_value(&[0]), 3.0);
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_not_what_it_says_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &snapshot(5, 2.5)).unwrap();
+        let manifest = fs::read_to_string(path.join("manifest.json")).unwrap();
+        let refused = |changed: &str, words: &str| {
+            fs::write(path.join("manifest.json"), changed).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(error.exit_status() == 2 && error.to_string().contains(words), "{error}");
+        };
+        refused(&manifest.replace("weights.safetensors", "/etc/passwd"), "/etc/passwd");
+        refused(&manifest.replace("weights.safetensors", "averages.safetensors"), "lacks weights.safetensors");
+        refused(&manifest.replace("\"step\": 5", "\"step\": 6"), "holds step 6");
+        fs::write(path.join("manifest.json"), manifest).unwrap();
+        let moved = dir.path().join("step-7");
+        fs::rename(&path, &moved).unwrap();
+        assert!(read(&moved).unwrap_err().to_string().contains("holds step 5"));
+        fs::rename(&moved, dir.path().join("step-+7")).unwrap();
+        assert!(list(dir.path()).is_empty());
     }
 }

@@ -122,6 +122,17 @@ impl Error {
         self
     }
 
+    /// The same error, with a further sentence after its innermost message.
+    pub fn adding(mut self, sentence: &str) -> Self {
+        let last = self.0.causes.last_mut().unwrap_or(&mut self.0.message);
+        if !last.ends_with(['.', '!', '?']) {
+            last.push('.');
+        }
+        last.push(' ');
+        last.push_str(sentence);
+        self
+    }
+
     /// The same error, with the call of a component that it came from. The innermost call is kept.
     pub fn at(mut self, site: impl FnOnce() -> Site) -> Self {
         self.0.site.get_or_insert_with(site);

@@ -5,11 +5,11 @@ use super::scaler::Scaler;
 use crate::model::Model;
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
-use mtl_component::{Optimizer, Result, Role, Update};
+use mtl_component::{Optimizer, Result, Role, Update, ensure, mistake};
 use mtl_recipe::Context;
 use mtl_torch::ScalarOps;
 use std::collections::HashMap;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// Parameters of one learning rate and one weight decay.
 struct Group {
@@ -58,6 +58,8 @@ pub(super) struct PhaseState<'r> {
     pub lr: f64,
     /// The gradient norm of the newest update, where it was asked for.
     pub norm: Option<Tensor>,
+    /// The gradients of the newest update were not finite, and it was not applied.
+    pub diverged: bool,
 }
 
 impl<'r> PhaseState<'r> {
@@ -98,6 +100,7 @@ impl<'r> PhaseState<'r> {
             scaler: scaling.map(|s| Scaler::new(s.clone(), model.context().device)).transpose()?,
             lr: 0.0,
             norm: None,
+            diverged: false,
         })
     }
 
@@ -168,8 +171,23 @@ impl<'r> PhaseState<'r> {
         }
         self.norm = None;
         let clip = self.entry.common.clip_norm;
-        if !all.is_empty() && (clip.is_some() || wants_norm) {
+        let mut found_inf = found_inf;
+        // With loss scaling, gradients that are not finite are expected now and then, and their step is skipped.
+        let checked = self.scaler.is_none();
+        if !all.is_empty() && (clip.is_some() || wants_norm || checked) {
             let norm = mtl_torch::total_norm(&all)?;
+            if checked && norm.device() == Device::Cpu {
+                let value = norm.f_double_value(&[])?;
+                self.diverged = !value.is_finite();
+                ensure!(
+                    value.is_finite(),
+                    "the norm of the gradients is {value}, and the update is not applied: training has diverged. A \
+                     lower learning rate, clip_norm, or full precision may help"
+                );
+            } else if checked {
+                // Reading the norm would wait for the device: there the update changes nothing.
+                found_inf = Some(norm.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?.f_view([1])?);
+            }
             if let Some(max) = clip {
                 mtl_torch::clip(&all, &norm, max)?;
             }
@@ -203,8 +221,14 @@ impl<'r> PhaseState<'r> {
         Ok(out)
     }
 
-    /// Takes saved state.
-    pub fn load(&mut self, tensors: &IndexMap<String, Tensor>, device: tch::Device) -> Result<()> {
+    /// Whether it has run in one of so many steps.
+    fn has_run(&self, steps: u64) -> bool {
+        let phase = &self.entry.common;
+        phase.from < steps && phase.until.is_none_or(|until| until > phase.from)
+    }
+
+    /// Takes the state that was saved after so many steps.
+    pub fn load(&mut self, tensors: &IndexMap<String, Tensor>, device: tch::Device, steps: u64) -> Result<()> {
         let mut optimizer = HashMap::new();
         for (name, tensor) in tensors {
             let Some(rest) = name.strip_prefix(&format!("{}/", self.name)) else { continue };
@@ -214,14 +238,30 @@ impl<'r> PhaseState<'r> {
                 scaler.load(key, tensor)?;
             }
         }
-        // The kernels need the state in the memory layout of its parameter.
+        if optimizer.is_empty() && self.entry.description.state_each > 0 && self.has_run(steps) {
+            mistake!(
+                "the checkpoint of step {steps} holds no state of the optimizer of the phase `{}`: it is not complete. \
+                 Its weights can start a new run",
+                self.name
+            );
+        }
+        // The kernels need the state in the kind and memory layout of its parameter, and trust its size. What a slot
+        // keeps is one number, such as a count of steps, or a number for each of its parameter's.
         let params: HashMap<&str, &Tensor> = self.names().map(String::as_str).zip(self.leaves()).collect();
         for (key, tensor) in &mut optimizer {
-            let param = key.split_once('/').and_then(|(_, name)| params.get(name));
-            if let Some(param) = param.filter(|p| p.dim() > 0 && p.size() == tensor.size()) {
+            let Some(param) = key.split_once('/').and_then(|(_, name)| params.get(name)) else { continue };
+            if tensor.size() == param.size() && param.dim() > 0 {
                 let like = tch::no_grad(|| param.f_zeros_like())?;
                 like.shallow_clone().f_copy_(tensor)?;
                 *tensor = like;
+            } else if tensor.dim() > 0 {
+                mistake!(
+                    "the state `{}/optimizer/{key}` is {:?} and its parameter {:?}: it is not of this run. Start a new \
+                     run from its weights",
+                    self.name,
+                    tensor.size(),
+                    param.size()
+                );
             }
         }
         self.entry.optimizer.registration.call("load", || self.optimizer.load(optimizer))

@@ -2,7 +2,7 @@
 
 use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, open_hooks};
 use super::{Signals, Trainer};
-use crate::checkpoint::{self, Best, Retention, Saved, Snapshot, State, Writer, copies, shared};
+use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
 use crate::data::{self, Batch, BatchOrder, Loader, OpenedData};
 use crate::device;
 use crate::graph::Graph;
@@ -10,17 +10,18 @@ use crate::inference::{Evaluators, Judges, ModelInference};
 use crate::initial_weights::{load_initial, pin};
 use crate::model::{Feed, Model};
 use crate::recipe::Recipe;
-use crate::runs::{Existing, RunFolder, environment};
+use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
 use crate::weights::{load_into, write};
 use indexmap::IndexMap;
-use mtl_component::{Report, Result, RunInfo, bail, mistake};
-use mtl_recipe::Context;
+use mtl_component::{Report, Result, RunInfo, mistake};
 use mtl_recipe::files::write_atomically;
-use serde_json::json;
+use mtl_recipe::{Context, Error};
+use mtl_torch::fatal;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct TrainOptions {
     pub existing: Existing,
     /// Resume although the recipe has changed.
     pub allow_recipe_change: bool,
+    /// Resume from the checkpoint of this step; without it from the newest sound one.
+    pub checkpoint: Option<u64>,
     /// The overrides as given, for the record.
     pub overrides: Vec<String>,
 }
@@ -42,7 +45,9 @@ pub struct TrainOptions {
 /// state before it saved.
 pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Vec<Box<dyn Observer>>) -> Result<u8> {
     let signals = Signals::listen()?;
+    fatal::note(fatal::Place::Doing, " before the first step");
     let resume = options.existing == Existing::Resume;
+    let (folder, lock) = RunFolder::take(options.out.as_deref(), &recipe.name(), options.existing)?;
     let recipe = match pin(&recipe) {
         Ok(pinned) => pinned.unwrap_or(recipe),
         // A run that goes on does not need the weights any more that it started from.
@@ -56,19 +61,38 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
     let orders = data::orders(&recipe, &data, context.world)?;
-    let folder = RunFolder::choose(options.out.as_deref(), &recipe.name(), options.existing)?;
     let saved = if resume { resumable(&folder, &recipe, options)? } else { None };
     let model = Model::build(&recipe, graph, context)?;
+    let judges = Judges::default();
+    evaluators.check(&ModelInference::new(&model, &recipe, &judges)?)?;
     if saved.is_none() {
         load_initial(&recipe, &model)?;
     }
-    let _lock = folder.prepare(options.existing)?;
-    let mut run = Run::start(&recipe, model, evaluators, &orders, &data, folder, saved, options, observers)?;
+    let old = match options.existing {
+        Existing::Overwrite => {
+            folder.reads_nothing_of(&recipe)?;
+            Some(folder.overwrite()?)
+        }
+        _ => None,
+    };
+    let place = Place { folder, lock, old, judges };
+    let mut run = Run::start(&recipe, model, evaluators, &orders, &data, place, saved, options, observers)?;
     let result = run.steps(&signals);
     run.close(result)
 }
 
-/// The newest whole checkpoint; none if the run was stopped before its first one, and starts again.
+/// Where a run writes.
+struct Place {
+    folder: RunFolder,
+    lock: Lock,
+    /// The run that it replaces, until its first checkpoint.
+    old: Option<Overwritten>,
+    /// The runs that evaluators have opened.
+    judges: Judges,
+}
+
+/// The newest whole and sound checkpoint, or the one that was asked for; none if the run was stopped before its first
+/// one, and starts again.
 fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Result<Option<Saved>> {
     let changes = folder.allow(recipe, options.allow_recipe_change)?;
     if !changes.is_empty() {
@@ -83,12 +107,47 @@ fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Res
         }
     }
     let all = checkpoint::list(&folder.checkpoints());
+    if let Some(step) = options.checkpoint {
+        let Some((_, path)) = all.iter().find(|(s, _)| *s == step) else {
+            let steps: Vec<String> = all.iter().map(|(s, _)| s.to_string()).collect();
+            mistake!(
+                "{} has no checkpoint of step {step}; it has those of the steps: {}",
+                folder.path().display(),
+                steps.join(", ")
+            );
+        };
+        let saved = checkpoint::read(path)?;
+        saved.state.resumable()?;
+        let later = checkpoint::set_aside(&folder.checkpoints(), step)?;
+        if !later.is_empty() {
+            let later: Vec<String> = later.iter().map(u64::to_string).collect();
+            tracing::info!("going on from step {step}; the later checkpoints are dropped: {}", later.join(", "));
+        }
+        return Ok(Some(saved));
+    }
     if all.is_empty() {
         tracing::info!("{} has no checkpoint yet: the run starts again", folder.path().display());
         return Ok(None);
     }
     let mut first = None;
-    for (_, path) in all.iter().rev() {
+    for (step, path) in all.iter().rev() {
+        if checkpoint::verdict(path) == Some(Verdict::Unsound) {
+            first.get_or_insert_with(|| {
+                Error::mistake(format!(
+                    "the weights of the checkpoint {} gave a loss that is not finite: it is left out",
+                    path.display()
+                ))
+            });
+            continue;
+        }
+        if *step > recipe.run.steps {
+            mistake!(
+                "{} has done {step} steps, and the recipe asks for {}: raise run.steps, or go on from an earlier \
+                 checkpoint with --checkpoint",
+                folder.path().display(),
+                recipe.run.steps
+            );
+        }
         match checkpoint::read(path) {
             Ok(saved) => {
                 saved.state.resumable()?;
@@ -116,14 +175,32 @@ fn record(
     resumed: Option<u64>,
 ) -> Result<()> {
     let mut run = environment(recipe, &options.overrides);
-    let previous = folder.record().ok();
+    let previous = folder.record();
     let streams = data.streams.iter();
     run["dims"] = json!(data.dims);
     run["data"] = streams
         .map(|(name, d)| (name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint })))
         .collect::<serde_json::Map<_, _>>()
         .into();
-    if let (Some(step), Some(mut previous)) = (resumed, previous) {
+    let kept = |(name, dataset): (&String, &mtl_component::OpenDataset)| {
+        let name = |file: &str| if data.streams.len() == 1 { file.to_owned() } else { format!("{name}.{file}") };
+        dataset.records.iter().map(|(file, value)| (name(file), value.clone())).collect::<Vec<_>>()
+    };
+    let kept: Vec<(String, Value)> = data.streams.iter().flat_map(kept).collect();
+    // What hooks have made is there already; the run folder is known by these names.
+    let made: Vec<String> = folder.names()?.into_iter().chain(kept.iter().map(|(file, _)| file.clone())).collect();
+    run["made"] = json!(made);
+    if let Some(step) = resumed {
+        let mut previous = match previous {
+            Ok(previous) if previous.is_object() => previous,
+            other => {
+                let reason = other.err().map_or("it is no JSON object".to_owned(), |e| e.to_string());
+                mistake!(
+                    "the record of the run that is resumed cannot be used, so that nobody can say whether its data is \
+                     the same: {reason}. Its weights can start a new run: weights = {{ run = \"…\" }}"
+                )
+            }
+        };
         let data_then = previous.get("data").cloned();
         if data_then.as_ref() != Some(&run["data"]) && !options.allow_recipe_change {
             mistake!(
@@ -140,11 +217,8 @@ fn record(
         run = previous;
     }
     folder.write_record(recipe, &run)?;
-    for (name, dataset) in &data.streams {
-        for (file, value) in &dataset.records {
-            let file = if data.streams.len() == 1 { (*file).to_owned() } else { format!("{name}.{file}") };
-            write_atomically(&folder.path().join(file), &serde_json::to_vec_pretty(value)?)?;
-        }
+    for (file, value) in kept {
+        write_atomically(&folder.path().join(file), &serde_json::to_vec_pretty(&value)?)?;
     }
     Ok(())
 }
@@ -167,7 +241,7 @@ fn restore(trainer: &mut Trainer<'_>, saved: &Saved) -> Result<()> {
     if !report.missing.is_empty() {
         mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
     }
-    trainer.load_state(&saved.optimizer)?;
+    trainer.load_state(&saved.optimizer, saved.state.step)?;
     if let Some(averages) = &mut trainer.averages {
         averages.restart(&trainer.model)?;
         for (name, tensor) in &saved.averages {
@@ -188,10 +262,17 @@ struct Run<'r> {
     batches: Vec<u64>,
     state: State,
     folder: RunFolder,
+    /// Put back before the lock is given up.
+    old: Option<Overwritten>,
+    lock: Lock,
     writer: Writer,
     observers: Observers,
     best: Option<BestTracker>,
     saved_at: Option<u64>,
+    /// Checkpoints of which no later loss is known yet.
+    unproven: Vec<u64>,
+    /// The newest checkpoint that is proven.
+    proven: Option<u64>,
     /// When and at which step the newest numbers were logged.
     logged: (Instant, u64),
 }
@@ -204,11 +285,12 @@ impl<'r> Run<'r> {
         evaluators: Evaluators<'r>,
         orders: &IndexMap<String, Arc<BatchOrder>>,
         data: &OpenedData,
-        folder: RunFolder,
+        place: Place,
         saved: Option<Saved>,
         options: &TrainOptions,
         observers: Vec<Box<dyn Observer>>,
     ) -> Result<Self> {
+        let Place { folder, lock, old, judges } = place;
         let mut trainer = Trainer::new(recipe, model)?;
         let world = trainer.model.context().world;
         let mut state = State::new(data.dims.clone());
@@ -231,12 +313,16 @@ impl<'r> Run<'r> {
         }
         let c = &recipe.run.checkpoint;
         let retention = Retention { last: c.keep_last as usize, every: c.keep_every };
-        let best = saved.as_ref().and_then(|_| checkpoint::best(&folder.checkpoints()));
+        // States from before they kept it leave it to a file.
+        let older = || checkpoint::best(&folder.checkpoints()).filter(|best| best.step <= step);
+        let best = saved.as_ref().and_then(|saved| saved.state.best.clone().or_else(older));
+        state.best = best.clone();
+        let proven = checkpoint::newest_proven(&folder.checkpoints(), step);
         let writer = Writer::start(folder.checkpoints(), retention)?;
         let mut run = Self {
             recipe,
             evaluators,
-            judges: Judges::default(),
+            judges,
             loaders,
             batches,
             state,
@@ -244,9 +330,13 @@ impl<'r> Run<'r> {
             observers: Observers::default(),
             best: BestTracker::new(recipe, best),
             logged: (Instant::now(), step),
+            unproven: saved.iter().map(|s| s.state.step).filter(|step| Some(*step) != proven).collect(),
+            proven,
             saved_at: saved.map(|s| s.state.step),
             trainer,
             folder,
+            lock,
+            old,
         };
         // Hooks ask themselves which process they are in; what the others write and show, one process does.
         if world.leads() {
@@ -255,46 +345,182 @@ impl<'r> Run<'r> {
         }
         run.observers.extend(hooks);
         run.observers.notify(&Event::Started { recipe, folder: &run.folder, step });
+        run.advise();
         Ok(run)
+    }
+
+    /// Writes down what a crash in native code would have to say.
+    fn advise(&self) {
+        let run = self.folder.path().display();
+        let advice = match self.proven {
+            Some(step) => {
+                format!("The newest proven checkpoint is {run}/checkpoints/step-{step}: go on from it with --resume.\n")
+            }
+            None => format!("No checkpoint of {run} is proven yet.\n"),
+        };
+        fatal::note(fatal::Place::Advice, &advice);
     }
 
     fn steps(&mut self, signals: &Signals) -> Result<u8> {
         let total = self.recipe.run.steps;
+        self.make_up()?;
         while self.state.step < total {
             let step = self.state.step + 1;
+            fatal::note(fatal::Place::Doing, &format!(" in step {step}"));
             let log = step.is_multiple_of(self.recipe.run.log_every) || step == total || step == 1;
             self.trainer.want_norms(log);
             let feed = self.batches(step);
             let feed = self.saving(feed)?;
-            self.trainer.step(&feed, step).with_context(|| format!("in step {step}"))?;
+            let stepped = self.trainer.step(&feed, step).with_context(|| format!("in step {step}"));
+            if self.trainer.diverged() {
+                self.sound(stepped)?
+            } else {
+                stepped?
+            }
             self.state.step = step;
+            if log || !self.unproven.is_empty() {
+                self.prove(step)?;
+            }
             self.observers.notify(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
-            drop(feed);
             if log {
                 self.log(step)?;
             }
             let evaluated = self.evaluate(step);
             self.saving(evaluated)?;
-            let best = self.best.as_mut().and_then(BestTracker::found);
-            let stop = signals.asked();
-            let last = step == total || stop.is_some();
-            if last || best.is_some() || is_due(self.recipe.run.checkpoint.every, step) {
-                self.save(best, last)?;
+            let better = self.best.as_mut().and_then(BestTracker::found);
+            let found = better.is_some();
+            self.state.best = better.or(self.state.best.take());
+            let asked = signals.take();
+            let last = step == total || asked.stop.is_some();
+            if last || found || asked.save || is_due(self.recipe.run.checkpoint.every, step) {
+                self.save(last)?;
             }
-            self.writer.check()?;
+            self.written()?;
+            if step == total {
+                self.prove_last(&feed)?;
+            }
             // A signal in the last step finds the run done.
-            if let Some(code) = stop.filter(|_| step < total) {
+            if let Some(code) = asked.stop.filter(|_| step < total) {
                 return Ok(code);
             }
         }
         Ok(0)
     }
 
+    /// Looks at how saving goes. A save that has failed, such as for a disk that was full for a moment, is tried again at
+    /// once with the present state.
+    fn written(&mut self) -> Result<()> {
+        if let Err(error) = self.writer.check() {
+            tracing::warn!("{error:#}: trying again at step {}", self.state.step);
+            self.saved_at = None;
+            self.save(true)?;
+            self.writer.wait()?;
+        }
+        if self.writer.has_saved()
+            && let Some(mut old) = self.old.take()
+        {
+            old.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Measures what was due at the step that the run goes on from, and could not be measured then.
+    fn make_up(&mut self) -> Result<()> {
+        let wanted = std::mem::take(&mut self.state.due);
+        let due: Vec<&'r str> =
+            self.evaluators.entries().map(|(name, _)| name).filter(|name| wanted.iter().any(|w| w == name)).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let step = self.state.step;
+        tracing::info!("measuring what could not be measured at step {step}: {}", due.join(", "));
+        self.measure_due(&due, step)?;
+        self.saved_at = None;
+        self.state.best = self.best.as_mut().and_then(BestTracker::found).or(self.state.best.take());
+        self.save(step == self.recipe.run.steps)
+    }
+
+    /// Judges the checkpoints before this step by its losses.
+    fn prove(&mut self, step: u64) -> Result<()> {
+        let mut wrong = None;
+        for loss in self.trainer.losses() {
+            let value = loss.value.f_double_value(&[])?;
+            if !value.is_finite() {
+                wrong = Some((loss.name.clone(), value));
+            }
+        }
+        match wrong {
+            None => self.judge(Verdict::Proven),
+            // With loss scaling a step whose numbers overflow is skipped, and says nothing of the weights.
+            Some(_) if self.trainer.scales() && !step.is_multiple_of(self.recipe.run.log_every) => Ok(()),
+            Some((name, value)) => self.sound(Err(Error::failure(format!(
+                "`loss/{name}` is {value} at step {step}: training has diverged. A lower learning rate, clip_norm, or \
+                 full precision may help"
+            )))),
+        }
+    }
+
+    /// Evaluates the losses once more after the last step, whose weights no later step proves.
+    fn prove_last(&mut self, feed: &Feed) -> Result<()> {
+        let step = self.state.step;
+        fatal::note(fatal::Place::Doing, " after the last step");
+        for (name, tensor) in self.trainer.model.tensors() {
+            let floating = matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
+            if floating && tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                let bad = Error::failure(format!("`{name}` holds numbers that are not finite after step {step}"));
+                return self.sound(Err(bad));
+            }
+        }
+        let losses = match self.trainer.evaluated_losses(feed, step) {
+            Ok(losses) => losses,
+            Err(e) => {
+                tracing::warn!("the weights of the last step cannot be proven: {e:#}");
+                return Ok(());
+            }
+        };
+        match losses.into_iter().find(|(_, value)| !value.is_finite()) {
+            None => self.judge(Verdict::Proven),
+            Some((name, value)) => self.sound(Err(Error::failure(format!(
+                "`loss/{name}` is {value} with the weights of the last step, {step}: training has diverged. A lower \
+                 learning rate, clip_norm, or full precision may help"
+            )))),
+        }
+    }
+
+    fn judge(&mut self, verdict: Verdict) -> Result<()> {
+        for step in std::mem::take(&mut self.unproven) {
+            if verdict == Verdict::Proven {
+                self.proven = Some(step);
+            }
+            if self.trainer.model.context().world.leads() {
+                self.writer.judge(step, verdict)?;
+            }
+        }
+        self.advise();
+        Ok(())
+    }
+
+    /// Hands on whether training has diverged. The message then says which checkpoint is sound; those that no later loss
+    /// has proven are not.
+    fn sound<T>(&mut self, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        let refuted: Vec<String> = self.unproven.iter().map(u64::to_string).collect();
+        self.judge(Verdict::Unsound)?;
+        let left = match refuted.last() {
+            Some(step) => format!("The checkpoint of step {step} is not sound, and is left out from now on. "),
+            None => String::new(),
+        };
+        Err(error.adding(&match self.proven {
+            Some(step) => format!("{left}The newest proven checkpoint is that of step {step}: --resume goes on there"),
+            None => format!("{left}No checkpoint is proven: start again"),
+        }))
+    }
+
     /// Hands on how something around the steps went. The steps so far are sound, whatever is wrong with it: before an
     /// error they are saved.
     fn saving<T>(&mut self, result: Result<T>) -> Result<T> {
         if result.is_err() && self.state.step > 0 {
-            self.save(None, true)?;
+            self.save(true)?;
         }
         result
     }
@@ -329,12 +555,6 @@ impl<'r> Run<'r> {
             numbers.push((format!("loss/{}", loss.name), value));
         }
         numbers.push(("loss/total".into(), total));
-        if let Some((name, value)) = numbers.iter().find(|(_, v)| !v.is_finite()) {
-            bail!(
-                "`{name}` is {value} at step {step}: training has diverged. The last checkpoint is untouched; a lower \
-                 learning rate, clip_norm, or full precision may help"
-            );
-        }
         // Reading these waits for the device.
         numbers.extend(self.trainer.phase_numbers()?);
         let rises = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
@@ -354,20 +574,32 @@ impl<'r> Run<'r> {
         let last = step == self.recipe.run.steps;
         let due = self.evaluators.entries().filter(|(_, entry)| last || is_due(entry.slot.common.every, step));
         let due: Vec<&'r str> = due.map(|(name, _)| name).collect();
+        self.measure_due(&due, step)
+    }
+
+    fn measure_due(&mut self, due: &[&'r str], step: u64) -> Result<()> {
         if due.is_empty() {
             return Ok(());
         }
+        fatal::note(fatal::Place::Doing, &format!(" in the evaluation after step {step}"));
+        self.state.due = due.iter().map(|name| (*name).to_owned()).collect();
         let averages = self.trainer.averages.as_ref().filter(|a| a.evaluates());
         if let Some(averages) = averages {
             averages.swap(&self.trainer.model)?;
         }
-        let measured = self.measure(&due, step);
+        let measured = self.measure(due, step);
         if let Some(averages) = averages {
             averages.swap(&self.trainer.model)?;
         }
         for (evaluator, report) in &measured? {
             for (metric, value) in &report.metrics {
-                self.state.metrics.insert(format!("{evaluator}.{metric}"), *value);
+                let name = format!("{evaluator}.{metric}");
+                // What is not finite has not been measured, and what was measured before is out of date.
+                if value.is_finite() {
+                    self.state.metrics.insert(name, *value);
+                } else {
+                    self.state.metrics.shift_remove(&name);
+                }
             }
             let event = Event::Evaluated { step, evaluator, report };
             if let Some(best) = &mut self.best {
@@ -375,6 +607,7 @@ impl<'r> Run<'r> {
             }
             self.observers.notify(&event);
         }
+        self.state.due.clear();
         Ok(())
     }
 
@@ -388,7 +621,7 @@ impl<'r> Run<'r> {
     }
 
     /// Saves the state of this step. The `last` save of a process copies nothing, since no step changes it any more.
-    fn save(&mut self, best: Option<Best>, last: bool) -> Result<()> {
+    fn save(&mut self, last: bool) -> Result<()> {
         let step = self.state.step;
         if self.saved_at == Some(step) {
             return Ok(());
@@ -396,9 +629,12 @@ impl<'r> Run<'r> {
         for loss in self.trainer.losses() {
             let value = loss.value.f_double_value(&[])?;
             if !value.is_finite() {
-                bail!("`loss/{}` is {value} at step {step}: nothing is saved", loss.name);
+                let name = &loss.name;
+                let bad = Error::failure(format!("`loss/{name}` is {value} at step {step}: nothing is saved"));
+                return self.sound(Err(bad));
             }
         }
+        self.lock.check()?;
         self.saved_at = Some(step);
         if self.trainer.model.context().world.leads() {
             let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
@@ -411,7 +647,8 @@ impl<'r> Run<'r> {
                     None => Vec::new(),
                 },
             };
-            self.writer.save(snapshot, best)?;
+            self.writer.save(snapshot)?;
+            self.unproven.push(step);
         }
         self.observers.notify(&Event::Saved { step });
         Ok(())
@@ -419,7 +656,14 @@ impl<'r> Run<'r> {
 
     /// Ends the run: what is under way is finished even after a failure, whose error comes first.
     fn close(mut self, result: Result<u8>) -> Result<u8> {
-        let saved = self.writer.finish();
+        fatal::note(fatal::Place::Doing, " at the end of the run");
+        let mut saved = self.writer.finish();
+        if saved.is_ok()
+            && self.writer.has_saved()
+            && let Some(mut old) = self.old.take()
+        {
+            saved = old.remove();
+        }
         let written = if matches!(result, Ok(0)) { self.write_weights() } else { Ok(()) };
         let ending = match &result {
             Ok(0) if saved.is_ok() && written.is_ok() => Ending::Finished,
@@ -436,6 +680,7 @@ impl<'r> Run<'r> {
         if !self.trainer.model.context().world.leads() {
             return Ok(());
         }
+        self.lock.check()?;
         write(&self.folder.weights(), &shared(self.trainer.model.tensors())?)?;
         match &self.trainer.averages {
             Some(averages) => write(&self.folder.averages(), &shared(averages.state())?),

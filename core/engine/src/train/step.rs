@@ -3,12 +3,12 @@
 use super::capture::Captured;
 use super::ema::Averages;
 use super::phase::PhaseState;
-use crate::graph::{Op, Plan};
+use crate::graph::{Op, Plan, Wire};
 use crate::model::{Feed, Known, Mode, Model, Values};
 use crate::recipe::{LossScaling, Precision, Ramp, Recipe};
 use indexmap::IndexMap;
-use mtl_component::Result;
 use mtl_component::draw::hash_words;
+use mtl_component::{Result, ensure};
 use mtl_recipe::Context;
 use mtl_torch::ScalarOps;
 use mtl_torch::fatal::{self, Place};
@@ -118,6 +118,9 @@ impl<'r> Trainer<'r> {
                     let name = self.phases[*phase].name;
                     fatal::note(Place::Part, &format!(", in the update of the phase `{name}`"));
                     let updated = self.phases[*phase].update(self.wants_norms, self.capture.as_mut());
+                    if self.diverged() {
+                        self.name_loss(step)?;
+                    }
                     updated.with_context(|| format!("in the update of the phase `{name}`"))?;
                 }
                 Op::Free(at) => values[*at] = None,
@@ -188,6 +191,20 @@ impl<'r> Trainer<'r> {
         passed.with_context(|| format!("in the backward pass of the phase `{}`", state.name))
     }
 
+    /// After gradients that are not finite: the loss that was not finite before them, if one was.
+    fn name_loss(&self, step: u64) -> Result<()> {
+        for loss in &self.losses {
+            let value = loss.value.f_double_value(&[])?;
+            ensure!(
+                value.is_finite(),
+                "`loss/{}` is {value} at step {step}, and the update is not applied: training has diverged. A lower \
+                 learning rate, clip_norm, or full precision may help",
+                loss.name
+            );
+        }
+        Ok(())
+    }
+
     /// Keeps the outputs of a node for a trace.
     fn keep(&mut self, node: usize, outputs: &[Option<Tensor>]) -> Result<()> {
         let Some(capture) = self.capture.as_mut().filter(|c| c.everything) else { return Ok(()) };
@@ -204,6 +221,32 @@ impl<'r> Trainer<'r> {
     /// Asks for gradient norms in the coming step.
     pub fn want_norms(&mut self, on: bool) {
         self.wants_norms = on;
+    }
+
+    /// Whether the newest step ended since gradients were not finite.
+    pub fn diverged(&self) -> bool {
+        self.phases.iter().any(|phase| phase.diverged)
+    }
+
+    /// Whether the losses are scaled.
+    pub fn scales(&self) -> bool {
+        self.phases.iter().any(|phase| phase.scaler.is_some())
+    }
+
+    /// The losses of the phases that ran at a step, with the present weights in evaluation mode.
+    ///
+    /// # Errors
+    /// If a component fails.
+    pub fn evaluated_losses(&self, feed: &Feed, step: u64) -> Result<Vec<(String, f64)>> {
+        let graph = &self.model.graph;
+        let mut nodes: Vec<usize> = Vec::new();
+        for phase in self.active(step) {
+            nodes.extend(graph.phases()[phase].losses.iter().map(|(node, _)| *node));
+        }
+        let wires: Vec<Wire> = nodes.iter().map(|node| Wire::Node { node: *node, port: 0 }).collect();
+        let values = self.model.infer(feed, &wires, &[])?;
+        let named = nodes.iter().zip(values);
+        named.map(|(node, value)| Ok((graph.nodes()[*node].name.clone(), value.f_double_value(&[])?))).collect()
     }
 
     /// The losses of the newest step.
@@ -248,12 +291,12 @@ impl<'r> Trainer<'r> {
         Ok(states.into_iter().flatten().collect())
     }
 
-    /// Takes saved state.
+    /// Takes the state that was saved after so many steps.
     ///
     /// # Errors
     /// If it is not that of the optimizers.
-    pub fn load_state(&mut self, tensors: &IndexMap<String, Tensor>) -> Result<()> {
+    pub fn load_state(&mut self, tensors: &IndexMap<String, Tensor>, steps: u64) -> Result<()> {
         let device = self.model.context().device;
-        self.phases.iter_mut().try_for_each(|phase| phase.load(tensors, device))
+        self.phases.iter_mut().try_for_each(|phase| phase.load(tensors, device, steps))
     }
 }

@@ -28,7 +28,7 @@ impl Board {
     pub fn open(recipe: &Recipe, graph: &Graph, folder: &RunFolder, step: u64) -> Result<Self> {
         let board = TensorBoard::create(&folder.tensorboard(), (step > 0).then_some(step as i64 + 1))?;
         if step == 0 {
-            board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.root)?), 0)?;
+            board.text("recipe", &format!("```toml\n{}```", to_toml(&recipe.recorded())?), 0)?;
             board.graph(&outline(graph))?;
             let path = folder.drawing();
             write_atomically(&path, draw(recipe, graph, &path)?.as_bytes())?;
