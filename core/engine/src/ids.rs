@@ -3,7 +3,7 @@
 mtl_recipe::ids! {
     UNKNOWN_SECTION "unknown-section" "A recipe has a section that does not exist."
     MISSING_SECTION "missing-section" "A recipe lacks a section that it needs."
-    BAD_NAME "bad-name" "A table has a name that cannot be used, since it is empty or contains a point."
+    BAD_NAME "bad-name" "A table or a run has a name that is not made of 1 to 64 letters, digits, `_` and `-`."
     NAME_CLASH "name-clash" "A data stream and a node of the graph have the same name."
     MISSING_COMPONENT "missing-component" "A table does not say which component it is."
     UNKNOWN_COMPONENT "unknown-component" "A table names a component that is not registered for its place."
@@ -33,5 +33,6 @@ mtl_recipe::ids! {
     SCHEDULE "schedule" "A scheduler reports something that is probably not meant, such as a milestone after the last step."
     PRECISION_UNUSED "precision-unused" "`run.precision` changes nothing, since no module asks for it."
     RAMP_INTERVAL "ramp-interval" "The ramp of a loss ends before it begins, or after the last step."
+    MEMORY "memory" "Weights, gradients and optimizer state are more than the machine's memory."
     ZERO_WEIGHT "zero-weight" "A loss has weight 0, so that it changes nothing."
 }

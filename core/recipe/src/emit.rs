@@ -1,12 +1,45 @@
 //! Recipes as text again, and the differences of two recipes.
 
 use crate::error::Result;
-use crate::value::ConfigValue;
+use crate::value::{ConfigValue, Sources, Value};
 use serde_json::Value as Json;
 
 /// The TOML text of a merged recipe; reading it gives the same recipe.
 pub fn to_toml(root: &ConfigValue) -> Result<String> {
     Ok(toml::to_string_pretty(&root.to_toml())?)
+}
+
+/// A merged recipe as it is recorded: what environment variables held, which may be secret, is replaced by references to
+/// them.
+pub fn recorded(root: &ConfigValue, sources: &Sources) -> ConfigValue {
+    let mut out = root.clone();
+    refer(&mut out, sources);
+    out
+}
+
+fn refer(node: &mut ConfigValue, sources: &Sources) {
+    match &mut node.value {
+        Value::Table(table) => table.values_mut().for_each(|entry| refer(&mut entry.node, sources)),
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, sources)),
+        value => {
+            let variables = sources.variables_at(&node.origin);
+            let [(first, _), ..] = variables else { return };
+            let mut text = match value {
+                Value::String(text) => text.clone(),
+                // A number or a flag is all that the variable held.
+                _ => String::new(),
+            };
+            let mut longest: Vec<&(String, String)> = variables.iter().filter(|(_, held)| !held.is_empty()).collect();
+            longest.sort_by_key(|(_, held)| std::cmp::Reverse(held.len()));
+            for (name, held) in longest {
+                text = text.replace(held, &format!("${{env:{name}}}"));
+            }
+            if !text.contains("${env:") {
+                text = format!("${{env:{first}}}");
+            }
+            *value = Value::String(text);
+        }
+    }
 }
 
 /// A value in which two recipes differ.

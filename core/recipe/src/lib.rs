@@ -24,9 +24,9 @@ pub mod value;
 
 pub use decode::{DecodeError, decode};
 pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity};
-pub use emit::{Change, difference, to_toml};
+pub use emit::{Change, difference, recorded, to_toml};
 pub use error::{Code, Context, Error, Result, guarded, panic_text};
-pub use load::{Catalog, Merged, Override, load};
+pub use load::{Catalog, Merged, Override, load, load_record};
 pub use schema::{RecipePath, Walk, schema_of};
 pub use suggestion::{nearest, suggestion};
 pub use value::{ConfigValue, Entry, Origin, Provenance, Source, Sources, Table, Value};

@@ -25,6 +25,7 @@ pub(crate) fn resolve(
     sources: &mut Sources,
     sections: &[&str],
     found: &mut Vec<Diagnostic>,
+    unset_stay: bool,
 ) -> HashSet<Origin> {
     let mut failed = HashSet::new();
     let mut uses = Vec::new();
@@ -34,7 +35,7 @@ pub(crate) fn resolve(
             collect(&entry.node, &mut vec![Step::Key(key.clone())], &mut uses);
         }
     }
-    let mut resolver = Resolver { root, sources, sections, made: IndexMap::new(), found };
+    let mut resolver = Resolver { root, sources, sections, made: IndexMap::new(), found, unset_stay };
     let (mut changes, mut bytes) = (Vec::new(), 0);
     for path in uses {
         let Some(node) = at(resolver.root, &path) else { continue };
@@ -56,6 +57,9 @@ pub(crate) fn resolve(
         if let Some(node) = at_mut(root, &path) {
             if let Some(provenance) = new.provenance {
                 sources.refer(node.origin.clone(), provenance);
+            }
+            if !new.variables.is_empty() {
+                sources.hold(node.origin.clone(), new.variables);
             }
             node.value = new.value;
         }
@@ -134,6 +138,8 @@ struct Made {
     value: Value,
     /// Where the value comes from, if it is that of one reference.
     provenance: Option<Provenance>,
+    /// The environment variables that it is made of, with what they held.
+    variables: Vec<(String, String)>,
 }
 
 struct Resolver<'a> {
@@ -143,6 +149,8 @@ struct Resolver<'a> {
     /// What paths have turned out to be; none where that was a mistake.
     made: IndexMap<String, Option<Made>>,
     found: &'a mut Vec<Diagnostic>,
+    /// A variable that is not set stands for its own reference.
+    unset_stay: bool,
 }
 
 impl Resolver<'_> {
@@ -166,7 +174,7 @@ impl Resolver<'_> {
 
     /// The value that a text stands for; `open` are the references that led here.
     fn text(&mut self, text: &str, origin: &Origin, open: &mut Vec<String>) -> Option<Made> {
-        let mut out = String::new();
+        let (mut out, mut variables) = (String::new(), Vec::new());
         let mut rest = text;
         while let Some(start) = rest.find("${") {
             out.push_str(&rest[..start]);
@@ -180,6 +188,7 @@ impl Resolver<'_> {
             if start == 0 && end + 1 == text.len() {
                 return Some(made);
             }
+            variables.extend(made.variables);
             match &made.value {
                 Value::Bool(v) => out.push_str(&v.to_string()),
                 Value::Integer(v) => out.push_str(&v.to_string()),
@@ -194,7 +203,7 @@ impl Resolver<'_> {
             rest = &rest[start + end + 1..];
         }
         out.push_str(rest);
-        Some(Made { value: Value::String(out), provenance: None })
+        Some(Made { value: Value::String(out), provenance: None, variables })
     }
 
     fn reference(&mut self, inner: &str, origin: &Origin, open: &mut Vec<String>) -> Option<Made> {
@@ -247,7 +256,11 @@ impl Resolver<'_> {
                 let message = format!("`${{{path}}}` is a text of more than {MAX_TEXT} bytes");
                 return self.report(&ids::REFERENCE_TOO_LARGE, message, origin, "referred to here", "");
             }
-            value => Made { value: value.clone(), provenance: self.sources.provenance(&node.origin).cloned() },
+            value => Made {
+                value: value.clone(),
+                provenance: self.sources.provenance(&node.origin).cloned(),
+                variables: self.sources.variables_at(&node.origin).to_vec(),
+            },
         };
         // The place where a value is written decides what its relative path starts from.
         let provenance = made.provenance.or_else(|| Some(Provenance::Place(node.origin.clone())));
@@ -284,13 +297,24 @@ impl Resolver<'_> {
             let label = "expected ${env:NAME} or ${env:NAME:default}";
             return self.report(&ids::BAD_REFERENCE, message, origin, label, "");
         }
+        let mut variables = Vec::new();
         let text = match (std::env::var(name), default) {
-            (Ok(text), _) => text,
+            (Ok(text), _) => {
+                variables.push((name.to_owned(), text.clone()));
+                text
+            }
             (Err(std::env::VarError::NotUnicode(_)), _) => {
                 let message = format!("the environment variable `{name}` is not UTF-8 text");
                 return self.report(&ids::ENVIRONMENT, message, origin, "here", "");
             }
             (Err(_), Some(default)) => default.to_owned(),
+            (Err(_), None) if self.unset_stay => {
+                return Some(Made {
+                    value: Value::String(format!("${{env:{name}}}")),
+                    provenance: None,
+                    variables: Vec::new(),
+                });
+            }
             (Err(_), None) => {
                 let help = format!("set it, or give a default: ${{env:{name}:…}}");
                 let message = format!("the environment variable `{name}` is not set");
@@ -305,6 +329,7 @@ impl Resolver<'_> {
         Some(Made {
             value: Value::String(text),
             provenance: Some(Provenance::Environment { name: name.to_owned(), place: origin.clone() }),
+            variables,
         })
     }
 }
@@ -317,7 +342,7 @@ mod tests {
     fn resolved(text: &str) -> (ConfigValue, Vec<String>) {
         let mut root = parse(text, 0).unwrap();
         let mut found = Vec::new();
-        resolve(&mut root, &mut Sources::default(), &["run", "dims", "model"], &mut found);
+        resolve(&mut root, &mut Sources::default(), &["run", "dims", "model"], &mut found, false);
         (root, found.into_iter().map(|d| d.message).collect())
     }
 
@@ -381,7 +406,7 @@ mod tests {
     fn what_only_the_data_tells_cannot_be_referred_to() {
         let mut root = parse("[data.faces]\nlist = \"a\"\n[model.a]\nx = \"${data.faces.identities}\"", 0).unwrap();
         let mut found = Vec::new();
-        let failed = resolve(&mut root, &mut Sources::default(), &["data", "model"], &mut found);
+        let failed = resolve(&mut root, &mut Sources::default(), &["data", "model"], &mut found, false);
         assert_eq!(failed.len(), 1);
         assert!(found[0].message.contains("`data.faces` gives no `identities`"), "{found:?}");
         assert!(found[0].help.iter().any(|help| help.contains("receive it without a key")), "{found:?}");

@@ -3,7 +3,7 @@
 use crate::suggestion::suggestion;
 use crate::toml_version::{Flaw, newer_syntax};
 use indexmap::IndexMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +59,8 @@ pub enum Provenance {
 pub struct Sources {
     texts: Arc<Vec<Arc<Source>>>,
     references: Arc<HashMap<Origin, Provenance>>,
+    /// The environment variables in the value at a place, with what they held.
+    variables: Arc<HashMap<Origin, Vec<(String, String)>>>,
 }
 
 impl Sources {
@@ -72,6 +74,21 @@ impl Sources {
     /// Records where the value at a place comes from.
     pub(crate) fn refer(&mut self, place: Origin, to: Provenance) {
         Arc::make_mut(&mut self.references).insert(place, to);
+    }
+
+    /// Records which environment variables the value at a place was made of.
+    pub(crate) fn hold(&mut self, place: Origin, variables: Vec<(String, String)>) {
+        Arc::make_mut(&mut self.variables).insert(place, variables);
+    }
+
+    /// The environment variables in the value at a place, each with what it held.
+    pub fn variables_at(&self, place: &Origin) -> &[(String, String)] {
+        self.variables.get(place).map_or(&[], Vec::as_slice)
+    }
+
+    /// All environment variables that values are made of, with what they held.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        self.variables.values().flatten().cloned().collect()
     }
 
     /// Where the value at a place comes from, if that place holds a reference.

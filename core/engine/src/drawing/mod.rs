@@ -183,6 +183,9 @@ fn sketch(recipe: &Recipe, graph: &Graph) -> Result<Sketch> {
             None => joined.push(link),
         }
     }
-    let title = format!("{} · {} parameters", recipe.name(), short(counts.iter().sum()));
+    // As it is recorded: drawings are shown around.
+    let recorded = recipe.recorded().at("run.name").and_then(|name| name.str().map(str::to_owned));
+    let name = recorded.unwrap_or_else(|| recipe.name());
+    let title = format!("{name} · {} parameters", short(counts.iter().sum()));
     Ok(Sketch { title, phases: graph.phases.iter().map(|p| p.name.clone()).collect(), items, links: joined })
 }

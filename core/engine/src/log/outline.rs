@@ -85,7 +85,7 @@ pub fn hparams(recipe: &Recipe) -> Vec<(String, HParam)> {
         }
     }
     let mut out = Vec::new();
-    let json = recipe.root.to_json();
+    let json = recipe.recorded().to_json();
     for section in ["run", "dims", "data", "model", "loss", "phase"] {
         if let Some(value) = json.get(section) {
             walk(section, value, &mut out);

@@ -1,7 +1,10 @@
 //! Walks and decodes the tables of a merged recipe, and reports everything that is wrong with them.
 
 use super::sections::*;
-use super::{Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, PhaseEntry, SECTIONS, Slot};
+use super::{
+    Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PhaseEntry, SECTIONS, Slot,
+    is_name,
+};
 use crate::ids;
 use indexmap::IndexMap;
 use mtl_component::{
@@ -14,6 +17,9 @@ use mtl_recipe::{
     nearest, schema_of, suggestion,
 };
 use serde::de::DeserializeOwned;
+
+/// Most tables of a section: the checks and the plan of a step look at each pair of nodes.
+const MOST_TABLES: usize = 1000;
 
 /// Collects findings while tables become configurations.
 pub(super) struct Checker<'a> {
@@ -98,13 +104,16 @@ impl Checker<'_> {
             self.out.push(Diagnostic::error(&language::WRONG_TYPE, message).at(&origin, ""));
             return out;
         };
+        if table.len() > MOST_TABLES {
+            let message = format!("[{section}] has {} tables, and more than {MOST_TABLES} are not read", table.len());
+            self.out.push(Diagnostic::error(&language::WRONG_LENGTH, message).at(&origin, "too many"));
+            return out;
+        }
         let names: Vec<String> = table.keys().cloned().collect();
         for (name, entry) in table.iter_mut() {
-            if name.contains('.') || name.is_empty() {
-                self.out.push(
-                    Diagnostic::error(&ids::BAD_NAME, format!("`{name}` cannot be a name in [{section}]"))
-                        .at(&entry.key, "names are not empty and have no point, which separates node and port"),
-                );
+            if !is_name(name) {
+                let message = format!("`{name}` cannot be a name in [{section}]");
+                self.out.push(Diagnostic::error(&ids::BAD_NAME, message).at(&entry.key, NAMES));
                 continue;
             }
             if entry.node.table().is_none() {

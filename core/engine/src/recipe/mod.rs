@@ -22,7 +22,8 @@ use mtl_component::{
     Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
 };
 use mtl_recipe::{
-    ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, suggestion,
+    ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, load_record,
+    recorded, suggestion,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -193,21 +194,26 @@ impl Recipe {
     /// # Errors
     /// [`Diagnostics`] with every finding.
     pub fn read(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<Self, Diagnostics> {
-        Self::read_without(registry, path, overrides, &[])
+        Self::decode(registry, path, load(path, overrides, &**registry, SECTIONS)?)
     }
 
-    /// As [`read`](Self::read), with the values at some dotted paths dropped: keys that an earlier version of the
-    /// program wrote into its record of a recipe.
+    /// The recipe as it is recorded: environment variables are named, and not what they held.
+    pub fn recorded(&self) -> ConfigValue {
+        recorded(&self.root, &self.sources)
+    }
+
+    /// As [`read`](Self::read), for the record of a recipe: with the values at some dotted paths dropped, which are keys
+    /// that an earlier version of the program wrote, and with references to variables that are not set here left.
     ///
     /// # Errors
     /// [`Diagnostics`] with every finding.
-    pub fn read_without(
+    pub fn read_record(
         registry: &Arc<Registry>,
         path: &Path,
         overrides: &[Override],
         retired: &[&str],
     ) -> Result<Self, Diagnostics> {
-        let mut merged = load(path, overrides, &**registry, SECTIONS)?;
+        let mut merged = load_record(path, overrides, &**registry, SECTIONS)?;
         for key in retired {
             merged.root.remove(key);
         }
@@ -239,10 +245,13 @@ impl Recipe {
         Self::decode(&self.registry, &self.path, merged)
     }
 
-    /// The name of the run.
+    /// The name of the run: that of the recipe's file, unless it says another.
     pub fn name(&self) -> String {
         self.run.name.clone().unwrap_or_else(|| {
-            self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|| "run".into())
+            let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+            let plain = |c: char| if is_name(c.encode_utf8(&mut [0; 4])) { c } else { '_' };
+            let name: String = stem.chars().take(64).map(plain).collect();
+            if name.is_empty() { "run".into() } else { name }
         })
     }
 
@@ -302,6 +311,10 @@ impl Recipe {
                 let message = format!("`dims.{name}` must be at least 1, found {size}");
                 cx.out.push(Diagnostic::error(&mtl_recipe::ids::OUT_OF_RANGE, message).at(&place, "a size"));
             }
+        }
+        if let Some(name) = run.as_ref().and_then(|run| run.name.as_ref()).filter(|name| !is_name(name)) {
+            let message = format!("`run.name` must be a name of 1 to 64 letters, digits, `_` and `-`, found `{name}`");
+            cx.out.push(Diagnostic::error(&ids::BAD_NAME, message).at(&root.place("run.name"), NAMES));
         }
         let data = cx.each(&mut root, "data", Checker::data);
         let model = cx.each(&mut root, "model", Checker::module);
@@ -374,6 +387,14 @@ impl Recipe {
         self.phase = sorted;
         if bad.is_empty() { Ok(()) } else { Err(self.diagnostics(bad)) }
     }
+}
+
+/// What a name is that may become part of a path: that of a run, a table, a variant of a sweep.
+pub const NAMES: &str = "a name is 1 to 64 letters, digits, `_` and `-`";
+
+/// Whether a text is such a name.
+pub fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// The sections of a recipe.

@@ -37,7 +37,13 @@ pub fn recipe_schema(registry: &Registry) -> Json {
     let run = emitter.open(schema_of::<Run>());
     let ema = emitter.open(schema_of::<Ema>());
     let sweep = emitter.open(schema_of::<SweepSection>());
-    let table = |description: &str, of: Json| json!({ "description": description, "type": "object", "additionalProperties": of });
+    let sizes = |description: &str, of: Json| json!({ "description": description, "type": "object", "additionalProperties": of });
+    let table = |description: &str, of: Json| {
+        let mut table = sizes(description, of);
+        // The names become parts of paths.
+        table["propertyNames"] = json!({ "pattern": "^[A-Za-z0-9_-]{1,64}$" });
+        table
+    };
     let strings =
         |description: &str| json!({ "description": description, "type": "array", "items": { "type": "string" } });
     let mut definitions = emitter.definitions;
@@ -51,7 +57,7 @@ pub fn recipe_schema(registry: &Registry) -> Json {
             "extends": strings("Recipes that this one builds on, from left to right; relative to this file."),
             "remove": strings("Dotted paths of the extended recipes that are dropped."),
             "run": run,
-            "dims": table("Sizes shared by components.", json!({ "type": "integer", "minimum": 1, "maximum": WHOLE })),
+            "dims": sizes("Sizes shared by components.", json!({ "type": "integer", "minimum": 1, "maximum": WHOLE })),
             "data": table("Data streams by name.", data_slot),
             "model": table("Modules by name.", module_slot),
             "graph": table("Nodes by name: calls of modules and applications of functions.", node),

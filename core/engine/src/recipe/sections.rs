@@ -36,8 +36,9 @@ pub enum ModulePrecision {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
-    /// Name of the run; without it the recipe file's name.
+    /// Name of the run, of 1 to 64 letters, digits, `_` and `-`; without it the recipe file's name.
     #[serde(default)]
+    #[schemars(regex(pattern = r"^([A-Za-z0-9_-]{1,64}|.*\$\{.*\}.*)$"))]
     pub name: Option<String>,
     /// Steps to train.
     #[schemars(range(min = 1))]
