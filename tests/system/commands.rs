@@ -302,7 +302,7 @@ fn a_recipe_holds_its_own_points() {
     refused(&["sweep", empty.to_str().unwrap(), "--dry-run"], &["`run.seed` has no values"]);
     let up = dir.path().join("up.toml");
     std::fs::write(&up, format!("extends = [{made:?}]\n[sweep.variants]\n\"../up\" = {{}}\n")).unwrap();
-    refused(&["sweep", up.to_str().unwrap(), "--dry-run"], &["`../up` cannot be the name of a folder"]);
+    refused(&["sweep", up.to_str().unwrap(), "--dry-run"], &["`../up` cannot be the name of a variant"]);
     let other = found.lines().skip_while(|l| !l.contains("other,seed=1")).nth(1).unwrap();
     assert!(!other.contains("--unset sweep"), "{other}");
 }

@@ -27,6 +27,8 @@ const LETTER: i32 = 7;
 /// Where the first name stands, and the height of each, in pixels.
 const FIRST: i32 = 50;
 const LINE: i32 = 20;
+/// The largest value that is drawn.
+const LARGEST: f64 = 1e30;
 /// Lines with at most so many values show each of them.
 const FEW: usize = 12;
 /// Colours that the colour-blind can distinguish (Okabe and Ito 2008), without the yellow that white paper swallows.
@@ -60,9 +62,12 @@ fn one<B: DrawingBackend>(area: &DrawingArea<B, plotters::coord::Shift>, chart: 
 where
     B::ErrorType: 'static,
 {
-    let points = || chart.curves.iter().flat_map(|c| &c.points);
+    // Axes of numbers that are nearly infinite have no steps.
+    let shown = |point: &&(u64, f64)| point.1.abs() <= LARGEST;
+    let points = || chart.curves.iter().flat_map(|c| &c.points).filter(shown);
     let last = points().map(|p| p.0).max().unwrap_or(1);
     let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.1), h.max(p.1)));
+    let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
     let room = ((high - low) * 0.05).max(1e-9);
     let several = chart.curves.len() > 1;
     let longest = chart.curves.iter().map(|c| c.label.chars().count() as i32).max().unwrap_or(0);
@@ -81,13 +86,13 @@ where
         let style = colour.stroke_width(2);
         // More variants than colours: the second round is dashed.
         if i < COLOURS.len() {
-            context.draw_series(LineSeries::new(curve.points.iter().copied(), style)).map_err(told)?;
+            context.draw_series(LineSeries::new(curve.points.iter().filter(shown).copied(), style)).map_err(told)?;
         } else {
-            let line = DashedLineSeries::new(curve.points.iter().copied(), 6, 4, style);
+            let line = DashedLineSeries::new(curve.points.iter().filter(shown).copied(), 6, 4, style);
             context.draw_series(line).map_err(told)?;
         }
         if curve.points.len() <= FEW {
-            let dots = curve.points.iter().map(|point| Circle::new(*point, 3, colour.filled()));
+            let dots = curve.points.iter().filter(shown).map(|point| Circle::new(*point, 3, colour.filled()));
             context.draw_series(dots).map_err(told)?;
         }
         if several {

@@ -2,6 +2,7 @@
 
 use indicatif::ProgressBar;
 use mtl_recipe::{Code, Diagnostics, Error};
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,8 +65,21 @@ pub fn set_bar(bar: Option<ProgressBar>) {
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }
 
+/// The text with what a terminal would take for a command made visible. Names come from files, and files from anywhere.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    if text.chars().all(plain) {
+        return text.into();
+    }
+    text.chars().map(|c| if plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}
+
 /// A line on stderr. That nobody reads it any more is no reason to stop training.
 pub fn line(text: &str) {
+    raw(&printable(text));
+}
+
+fn raw(text: &str) {
     match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(bar) => bar.println(text),
         None => {
@@ -76,9 +90,10 @@ pub fn line(text: &str) {
 
 /// Shows findings about a recipe with the lines that they are about.
 pub fn findings(found: &Diagnostics) {
+    // It makes control characters visible itself; its colours are commands to the terminal.
     let text = found.render(std::io::stderr().is_terminal());
     if !text.is_empty() {
-        line(text.trim_end_matches('\n'));
+        raw(text.trim_end_matches('\n'));
     }
 }
 

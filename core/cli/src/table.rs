@@ -1,5 +1,6 @@
 //! Tables of text.
 
+use crate::messages::printable;
 use comfy_table::{Table, presets};
 
 /// Columns as wide as their widest cell.
@@ -21,7 +22,8 @@ pub fn markdown(head: &[String], rows: &[Vec<String>]) -> String {
 }
 
 fn filled(head: &[String], rows: &[Vec<String>]) -> Table {
+    let shown = |cells: &[String]| cells.iter().map(|cell| printable(cell).into_owned()).collect::<Vec<_>>();
     let mut table = Table::new();
-    table.set_header(head).add_rows(rows);
+    table.set_header(shown(head)).add_rows(rows.iter().map(|row| shown(row)));
     table
 }

@@ -48,6 +48,16 @@ pub struct EvaluatorDescription {
 
 /// An evaluator with its data.
 pub trait Evaluator {
+    /// Checks, before the first step, what the model decides: that its outputs fit, and that other runs can be opened.
+    /// Nothing can be evaluated yet.
+    ///
+    /// # Errors
+    /// What the user can mend is a mistake.
+    fn check(&self, model: &dyn Inference) -> Result<()> {
+        let _ = model;
+        Ok(())
+    }
+
     /// Measures a model.
     ///
     /// # Errors

@@ -19,10 +19,10 @@ pub fn device(name: &str) -> Result<Device> {
     let Some(index) = cuda else { mistake!("unknown device `{name}`: expected cpu, cuda or cuda:N") };
     mtl_torch::load_cuda()?;
     let count = tch::Cuda::device_count();
-    if index as i64 >= count {
-        mistake!("the device `{name}` is not available: CUDA reports {count} devices");
+    if i64::try_from(index).is_ok_and(|index| index < count) {
+        return Ok(Device::Cuda(index));
     }
-    Ok(Device::Cuda(index))
+    mistake!("the device `{name}` is not available: CUDA reports {count} devices")
 }
 
 /// Threads within an operator: the recipe's, or one a core.
@@ -36,6 +36,10 @@ pub fn threads(recipe: &Recipe) -> usize {
 /// # Errors
 /// If libtorch refuses the number of threads.
 pub fn configure(recipe: &Recipe) -> Result<()> {
+    let (wanted, cores) = (threads(recipe), std::thread::available_parallelism().map_or(1, |n| n.get()));
+    if wanted > 2 * cores {
+        tracing::warn!("run.threads = {wanted} on {cores} cores: threads that wait for each other make steps slow");
+    }
     Ok(mtl_torch::set_threads(threads(recipe))?)
 }
 

@@ -1,7 +1,11 @@
 //! Memory that is not there, in the words of somebody who can do something about it.
 
+use crate::graph::Graph;
+use crate::ids;
 use crate::machine;
-use mtl_recipe::Error;
+use crate::model::Model;
+use crate::recipe::{Precision, Recipe};
+use mtl_recipe::{Diagnostic, Error, Result};
 
 /// A number of bytes for people, such as `1.5 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
@@ -29,6 +33,39 @@ pub fn told(error: Error) -> Error {
              the number of classes"
         ))
     })
+}
+
+/// The bytes of weights, gradients and optimizer state, where sizes that only the data decides count as 1.
+///
+/// # Errors
+/// If a module cannot be built.
+pub fn needed(recipe: &Recipe, graph: &Graph) -> Result<u64> {
+    let each: u64 = if recipe.run.precision == Precision::Float64 { 8 } else { 4 };
+    let mut numbers = 0u64;
+    for (m, (module, count)) in graph.modules().iter().zip(Model::counts(recipe, graph, 1)?).enumerate() {
+        let updating = graph.phases().iter().zip(recipe.phase.values()).filter(|(phase, _)| phase.updates[m]);
+        let state: u64 = updating.map(|(_, entry)| entry.description.state_each as u64).sum();
+        let copies = 1 + u64::from(module.trained) + state;
+        numbers = numbers.saturating_add((count.max(0) as u64).saturating_mul(copies));
+    }
+    Ok(numbers.saturating_mul(each))
+}
+
+/// A warning if weights, gradients and optimizer state are more than the memory of this machine.
+///
+/// # Errors
+/// If a module cannot be built.
+pub fn warning(recipe: &Recipe, graph: &Graph) -> Result<Option<Diagnostic>> {
+    let needed = needed(recipe, graph)?;
+    let Some(there) = machine::memory_mib().map(|mib| mib << 20).filter(|there| needed > *there) else {
+        return Ok(None);
+    };
+    let message = format!(
+        "weights, gradients and optimizer state take {}, and this machine has {}",
+        bytes_text(needed),
+        bytes_text(there)
+    );
+    Ok(Some(Diagnostic::warning(&ids::MEMORY, message)))
 }
 
 #[cfg(test)]

@@ -168,8 +168,11 @@ impl Model {
         Ok(Self::outline(recipe, graph, open)?.modules.iter().map(numbers).collect())
     }
 
-    /// The model without memory.
-    fn outline(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Self> {
+    /// The model without memory; open sizes are replaced by the given one. Nothing can be evaluated.
+    ///
+    /// # Errors
+    /// If a component cannot be built.
+    pub fn outline(recipe: &Recipe, graph: &Graph, open: i64) -> Result<Self> {
         let named = graph.dims.iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(k, _)| (k.clone(), open));
         let context = Context { shapes_only: true, ..Context::cpu(Kind::Float) };
         Self::build(recipe, graph.resolved(&named.collect()), Arc::new(context))

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, bail};
 use libc::c_char;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::mem::ManuallyDrop;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 fn text(call: impl FnOnce(*mut *mut c_char) -> *mut c_char) -> Result<String> {
@@ -80,6 +82,25 @@ pub fn restore_sigpipe() {
     // SAFETY: the default action of SIGPIPE runs no code of ours.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Lets the process that a command starts receive SIGTERM when the thread that starts it ends, however it ends.
+pub fn end_with_parent(command: &mut Command) {
+    // SAFETY: prctl and getppid may be called between fork and exec; the closure touches no memory that other threads
+    // may have been changing.
+    unsafe {
+        let parent = libc::getpid();
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            // The parent may have ended before the call.
+            if libc::getppid() != parent {
+                return Err(std::io::Error::other("the sweep has ended"));
+            }
+            Ok(())
+        });
     }
 }
 

@@ -207,9 +207,9 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Out
     let log = log_of(out, &job.point.name);
     let file = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
     let before = file.metadata().map_or(0, |m| m.len() as usize);
-    let program = std::env::current_exe().context("where this program is")?;
+    // The program that runs, also after another was built in its place.
     let status = running.run(
-        Command::new(program)
+        Command::new("/proc/self/exe")
             .args(arguments(job, out, args, started))
             .stdin(std::process::Stdio::null())
             .stdout(file.try_clone()?)
@@ -217,11 +217,11 @@ fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Out
     )?;
     match status.code() {
         Some(0) => return Ok(Outcome::Done),
-        Some(130 | 143) if running.asked().is_some() => return Ok(Outcome::Stopped),
+        Some(129 | 130 | 143) if running.asked().is_some() => return Ok(Outcome::Stopped),
         _ => {}
     }
-    let text = std::fs::read_to_string(&log).unwrap_or_default();
-    let own = text.get(before..).unwrap_or_default();
+    let text = std::fs::read(&log).unwrap_or_default();
+    let own = String::from_utf8_lossy(text.get(before..).unwrap_or_default());
     let why = own.lines().find(|line| line.starts_with("error")).map_or_else(|| status.to_string(), str::to_owned);
     Ok(Outcome::Failed(why))
 }

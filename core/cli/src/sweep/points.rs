@@ -3,7 +3,7 @@
 use crate::arguments::Sweep;
 use indexmap::IndexMap;
 use mtl_component::{Registry, Result, mistake};
-use mtl_engine::recipe::{Recipe, SECTIONS, is_path};
+use mtl_engine::recipe::{NAMES, Recipe, SECTIONS, is_name, is_path};
 use mtl_recipe::{ConfigValue, Context, Value};
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
@@ -131,19 +131,22 @@ pub(super) fn points(registry: &Arc<Registry>, args: &Sweep) -> Result<Vec<Point
         made.collect::<Result<_>>()?
     };
     for (path, values) in &grid {
+        too_many(points.len().saturating_mul(values.len()))?;
         points = points.iter().flat_map(|p| values.iter().map(|v| with(p, &[(path, v)]))).collect();
-        too_many(points.len())?;
     }
     if !zip.is_empty() {
         let row = |i: usize| zip.iter().map(|(path, values)| (path, &values[i])).collect::<Vec<_>>();
+        too_many(points.len().saturating_mul(rows))?;
         points = points.iter().flat_map(|p| (0..rows).map(|i| with(p, &row(i)))).collect();
-        too_many(points.len())?;
     }
     if points.len() == 1 && points[0].name.is_empty() {
         mistake!(
             "a sweep needs points: --grid PATH=VALUE,…, --zip PATH=VALUE,…, or [sweep] in {}",
             args.recipe.display()
         );
+    }
+    if let Some(name) = section.variants.keys().find(|name| !is_name(name)) {
+        mistake!("`{name}` cannot be the name of a variant: {NAMES}");
     }
     let mut names = HashSet::new();
     for point in &points {

@@ -54,6 +54,8 @@ impl Running {
     /// Starts a run and waits for its end.
     pub(super) fn run(&self, command: &mut Command) -> Result<ExitStatus> {
         let mut children = self.children();
+        // A sweep that is killed takes its runs along: they save, and a second sweep goes on with them.
+        mtl_torch::end_with_parent(command);
         let mut child = command.process_group(0).spawn().context("starting a run")?;
         let pid = Pid::from_child(&child);
         children.push(pid);

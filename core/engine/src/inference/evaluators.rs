@@ -43,6 +43,19 @@ impl<'r> Evaluators<'r> {
         self.open.iter().map(|(name, (entry, _))| (*name, *entry))
     }
 
+    /// Lets each check, before the first step, what the model decides.
+    ///
+    /// # Errors
+    /// That of the first evaluator that could not measure such a model.
+    pub fn check(&self, model: &dyn Inference) -> Result<()> {
+        for (name, (entry, evaluator)) in &self.open {
+            let registration = entry.slot.registration;
+            let checked = registration.call("check", || evaluator.check(model));
+            checked.with_context(|| format!("`evaluate.{name}` ({})", registration.name))?;
+        }
+        Ok(())
+    }
+
     /// Measures a model with one of them; adds the metrics that the recipe computes from its cases.
     ///
     /// # Errors

@@ -140,7 +140,8 @@ impl EvaluatorConfig for Ageing {
 
     fn open(&self) -> Result<Box<dyn Evaluator>> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
-        Ok(Box::new(Aged { config: self.clone(), pictures, labels }))
+        let pairs = source::pairs(&labels, self.pairs, 1)?;
+        Ok(Box::new(Aged { config: self.clone(), pictures, labels, pairs }))
     }
 }
 
@@ -149,26 +150,24 @@ struct Aged {
     config: Ageing,
     pictures: Pictures,
     labels: Vec<Label>,
+    /// The real pairs that set the threshold of identity.
+    pairs: Vec<Pair>,
 }
 
 impl Evaluator for Aged {
+    fn check(&self, model: &dyn Inference) -> Result<()> {
+        let edges = age_groups::of_run(model)?;
+        self.judges(model, age_groups::centres(edges).len()).map(|_| ())
+    }
+
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        let Self { config, pictures, labels } = self;
+        let Self { config, pictures, labels, pairs } = self;
         let edges = age_groups::of_run(model)?;
         let (centres, names) = (age_groups::centres(edges), age_groups::names(edges));
         let groups = centres.len();
         let faces = source::one_per_identity(labels, config.faces);
-        let estimator = model.open_run(&config.estimator.run).context("the run that judges ages")?;
-        let recogniser = model.open_run(&config.recogniser.run).context("the run that judges identity")?;
+        let (estimator, recogniser) = self.judges(model, groups)?;
         let (estimator, recogniser) = (&*estimator, &*recogniser);
-        let judged = estimator.dim("age_groups");
-        if judged != Some(groups as i64) {
-            mistake!(
-                "the run {} distinguishes {} age groups and this one has {groups}: judge by a run with as many",
-                config.estimator.run.display(),
-                judged.map_or("no".into(), |n| n.to_string())
-            );
-        }
         let teachers: Vec<String> = [&config.estimator.run, &config.recogniser.run]
             .into_iter()
             .filter(|run| model.started_from(run))
@@ -185,7 +184,7 @@ impl Evaluator for Aged {
         let (seen, seen_groups) = config.estimator.judge(estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
         let inputs = config.recogniser.judge(recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
         let looks = config.recogniser.judge(recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;
-        let (threshold, real) = self.threshold(recogniser, &source::pairs(labels, config.pairs, 1)?)?;
+        let (threshold, real) = self.threshold(recogniser, pairs)?;
         let cosines: Vec<f64> =
             looks.iter().enumerate().map(|(i, e)| cosine(e, &inputs[i / groups])).collect::<Result<_>>()?;
 
@@ -262,6 +261,30 @@ impl Truth {
 }
 
 impl Aged {
+    /// The runs that judge ages and identity.
+    fn judges(&self, model: &dyn Inference, groups: usize) -> Result<(Box<dyn Inference>, Box<dyn Inference>)> {
+        let config = &self.config;
+        let estimator = model.open_run(&config.estimator.run).context("the run that judges ages")?;
+        let recogniser = model.open_run(&config.recogniser.run).context("the run that judges identity")?;
+        let judged = estimator.dim("age_groups");
+        if judged != Some(groups as i64) {
+            mistake!(
+                "the run {} distinguishes {} age groups and this one has {groups}: judge by a run with as many",
+                config.estimator.run.display(),
+                judged.map_or("no".into(), |n| n.to_string())
+            );
+        }
+        for (judge, run, wires) in [
+            (&estimator, &config.estimator.run, [&config.estimator.age, &config.estimator.groups]),
+            (&recogniser, &config.recogniser.run, [&config.recogniser.embedding, &config.recogniser.image]),
+        ] {
+            if let Some(wire) = wires.into_iter().find(|wire| !judge.has(wire)) {
+                mistake!("the run {} has no wire `{wire}` to judge by", run.display());
+            }
+        }
+        Ok((estimator, recogniser))
+    }
+
     /// Every face at every group, face by face.
     fn age(&self, model: &dyn Inference, faces: &[usize], groups: usize) -> Result<Vec<Picture>> {
         let read = |i: usize| self.pictures.read(faces[i]);

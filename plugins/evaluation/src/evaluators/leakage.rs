@@ -75,6 +75,8 @@ impl EvaluatorConfig for Leakage {
 
     fn open(&self) -> Result<Box<dyn Evaluator>> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+        let known: Vec<&Label> = labels.iter().filter(|label| label.age.is_some()).collect();
+        enough_people(&known.iter().map(|label| label.identity).collect::<Vec<_>>())?;
         Ok(Box::new(Probes { config: self.clone(), pictures, labels }))
     }
 
@@ -142,24 +144,30 @@ struct AgeProbe {
     commonest: f64,
 }
 
-/// The share of the spread of `truth` that `found` explains.
+/// The share of the spread of `truth` that `found` explains; not a number where the truth does not differ.
 fn r2(truth: &[f64], found: &[f64]) -> f64 {
     let mean = truth.iter().sum::<f64>() / truth.len() as f64;
     let spread: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
     let error: f64 = truth.iter().zip(found).map(|(t, f)| (t - f).powi(2)).sum();
-    1.0 - error / spread.max(f64::MIN_POSITIVE)
+    if spread > 0.0 { 1.0 - error / spread } else { f64::NAN }
 }
 
-fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<AgeProbe> {
+/// The people, each once; those that the age probe is fitted on and those that it is tested on.
+fn enough_people(people: &[i64]) -> Result<Vec<i64>> {
     let mut all = people.to_vec();
     all.sort_unstable();
     all.dedup();
     if all.len() < 4 {
         mistake!(
-            "the age probe is fitted on some people and tested on others: it needs at least 4, found {}",
+            "the age probe is fitted on some people and tested on others: it needs at least 4 with known ages, found {}",
             all.len()
         );
     }
+    Ok(all)
+}
+
+fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<AgeProbe> {
+    let all = enough_people(people)?;
     let half = all[all.len() / 2];
     let (fit, test): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|i| people[*i] < half);
     let y = Tensor::f_from_slice(ages)?.f_view([-1, 1])?;

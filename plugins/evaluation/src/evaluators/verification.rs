@@ -1,6 +1,7 @@
 use crate::defaults;
 use crate::protocol::{self, Convention, FlipTest, ReportSettings};
 use crate::evaluators::rows;
+use mtl_component::files::read_text;
 use mtl_component::{
     Better, Cases, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
     Report, Result, mistake, register,
@@ -83,6 +84,14 @@ struct Pairs {
 }
 
 impl Verification {
+    /// Which pairs, for messages.
+    fn of(&self) -> String {
+        match &self.pairs {
+            Some(path) => format!("the pairs {}", path.display()),
+            None => "the pairs of made faces".to_owned(),
+        }
+    }
+
     fn pairs(&self) -> Result<Pairs> {
         if let Some(made) = &self.made {
             let collection = made.open()?;
@@ -99,7 +108,7 @@ impl Verification {
     /// The pictures, each once, and the pairs as indices into them.
     fn read(&self, path: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
         let root = list::root(path, self.root.as_deref());
-        let text = match std::fs::read_to_string(path) {
+        let text = match read_text(path, list::MAX_BYTES) {
             Ok(text) => text,
             Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
         };
@@ -169,7 +178,15 @@ impl EvaluatorConfig for Verification {
     }
 
     fn open(&self) -> Result<Box<dyn Evaluator>> {
-        Ok(Box::new(OpenPairs { config: self.clone(), data: self.pairs()? }))
+        let data = self.pairs()?;
+        // Both kinds of pairs, and enough of them for each fold: what the protocol needs is found before training.
+        let same: Vec<bool> = data.pairs.iter().map(|pair| pair.same).collect();
+        let made_up: Vec<f64> = same.iter().map(|same| if *same { 0.5 } else { 1.5 }).collect();
+        let settings = ReportSettings { convention: self.convention, folds: self.folds, ..ReportSettings::default() };
+        if let Err(e) = protocol::report(&made_up, &same, None, &settings) {
+            mistake!("{} cannot be used: {e:#}", self.of());
+        }
+        Ok(Box::new(OpenPairs { config: self.clone(), data }))
     }
 
     fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
@@ -238,10 +255,7 @@ impl Evaluator for OpenPairs {
             ages.as_ref().map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
         let settings = ReportSettings { convention: config.convention, folds: config.folds, ..ReportSettings::default() };
         let found =
-            protocol::report(&distances, &same, gaps.as_deref(), &settings).with_context(|| match &config.pairs {
-                Some(path) => format!("the pairs {}", path.display()),
-                None => "the pairs of made faces".to_owned(),
-            })?;
+            protocol::report(&distances, &same, gaps.as_deref(), &settings).with_context(|| config.of())?;
         let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(*f)).collect::<Vec<f64>>();
         let drawn = config.made.as_ref().map(|_| format!("; {} pairs, gap {}", config.count, config.gap));
         let cases = Cases {
