@@ -129,3 +129,119 @@ print(json.dumps({"scalars": scalars, "images": len(events.Tags()["images"]), "g
         assert_eq!(found["weights"][&name], serde_json::json!(tensor.size()), "{name}");
     }
 }
+
+/// The system calls that change what is on the disk, and how many of each go by between two that a kill is tried at.
+const CALLS: [(&str, usize); 9] = [
+    ("rename", 1),
+    ("renameat2", 1),
+    ("mkdir", 1),
+    ("rmdir", 1),
+    ("unlink", 1),
+    ("unlinkat", 1),
+    ("fsync", 3),
+    ("write", 12),
+    ("openat", 60),
+];
+
+/// Runs a command under strace, which kills it at the `nth` call of that name; whether it came so far.
+fn killed_at(command: &std::process::Command, call: &str, nth: usize) -> bool {
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
+    strace.arg(command.get_program()).args(command.get_args()).current_dir(crate::support::root());
+    let status = strace.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    !status.success()
+}
+
+/// Killed at a system call that changes the disk, of a training, of one that replaces another, and of a sweep: the same
+/// command, or with --resume, goes on or starts again, and ends with the bits of one that was left alone.
+#[test]
+#[ignore = "minutes, and needs strace: cargo xtask test --long"]
+fn killed_at_each_system_call() {
+    let faces = Faces::new(4, 3);
+    let dir = TempDir::new().unwrap();
+    let whole = dir.path().join("whole");
+    let pairs = format!("evaluate.v.pairs={}", faces.path("pairs.txt").display());
+    let sets = [
+        "-q",
+        "--set",
+        "run.steps=4",
+        "--set",
+        "run.checkpoint.every=1",
+        "--set",
+        "run.checkpoint.keep_last=1",
+        "--set",
+        "evaluate.v={ component = \"verification\", folds = 2, every = 2 }",
+        "--set",
+        &pairs,
+        "--set",
+        "run.checkpoint.best=v.accuracy",
+    ];
+    faces.train(&whole, &sets);
+    let read = |run: &std::path::Path| std::fs::read(run.join("weights.safetensors")).ok();
+    let wanted = read(&whole);
+    let kept = |run: &std::path::Path| {
+        let steps = mtl_engine::checkpoint::list(&run.join("checkpoints")).into_iter().map(|(step, _)| step);
+        (steps.collect::<Vec<_>>(), std::fs::read(run.join("checkpoints/best.json")).ok())
+    };
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for replacing in [false, true] {
+        for (call, each) in CALLS {
+            for nth in (1..).step_by(each) {
+                let out = dir.path().join("run");
+                let _ = std::fs::remove_dir_all(&out);
+                let mut start = sets.to_vec();
+                if replacing {
+                    faces.train(&out, &["-q", "--set", "run.steps=1", "--set", "run.seed=9"]);
+                    start.push("--overwrite");
+                }
+                if !killed_at(&mtlrun(&faces.tiny(&out, &start)), call, nth) {
+                    break;
+                }
+                tried += 1;
+                // As a user would: the same command again, and then what its message says.
+                let mut told = Vec::new();
+                let ways: [&[&str]; 3] = [&["--resume"], &[], &["--overwrite"]];
+                let done = ways.iter().any(|way| {
+                    let (code, text) =
+                        outcome(&mtlrun(&faces.tiny(&out, &[&sets[..], way].concat())).output().unwrap());
+                    told.push(format!("{way:?} {code}: {}", text.lines().next().unwrap_or_default()));
+                    code == 0
+                });
+                if !done || read(&out) != wanted || kept(&out) != kept(&whole) {
+                    wrong.push(format!("{call} {nth}, replacing {replacing}: {:?} {told:?}", kept(&out)));
+                }
+            }
+        }
+    }
+    for (call, each) in CALLS {
+        for nth in (1..).step_by(each * 3) {
+            let out = dir.path().join("sweep");
+            let _ = std::fs::remove_dir_all(&out);
+            let list = format!("data.faces.list={}", faces.path("list.txt").display());
+            let sweep = |command: &[&str]| {
+                let all = ["sweep", "tests/recipes/tiny.toml", "--grid", "seed=1,2", "--set", "run.steps=2", "--set"];
+                mtlrun(&[&all[..], &[&list, "--out", out.to_str().unwrap()], command].concat())
+            };
+            if !killed_at(&sweep(&[]), call, nth) {
+                break;
+            }
+            tried += 1;
+            // A run that has lost its sweep saves and ends soon.
+            let mut code = 1;
+            for _ in 0..3 {
+                code = sweep(&[]).output().unwrap().status.code().unwrap_or(1);
+                if code == 0 {
+                    break;
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            let finished = ["seed=1", "seed=2"].iter().filter(|name| read(&out.join(name)).is_some()).count();
+            if code != 0 || finished != 2 {
+                wrong.push(format!("sweep, {call} {nth}: exit {code}, {finished} of 2 finished"));
+            }
+        }
+    }
+    println!("{tried} kills");
+    assert!(tried > 100 && wrong.is_empty(), "{} of {tried} went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}

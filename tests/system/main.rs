@@ -10,6 +10,7 @@ mod lost_work;
 mod made_faces;
 mod numbers;
 mod parity;
+mod random_training;
 mod references;
 mod rules;
 mod runs;

@@ -15,6 +15,14 @@ pub trait HookConfig: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// The files that it writes into the run folder: with others in it, a run is not replaced.
+    ///
+    /// # Errors
+    /// If the configuration cannot say it.
+    fn files(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Makes the hook of a run that starts or is resumed.
     ///
     /// # Errors

@@ -298,7 +298,10 @@ mod tests {
         #[derive(Debug)]
         #[allow(dead_code, reason = "read by Debug")]
         struct Torch(String);
-        let error = guarded(|| Ok(Err::<(), _>(Torch("index 5 is\n\"out\" of bounds".into())).unwrap())).unwrap_err();
+        fn failing() -> Result<u8, Torch> {
+            Err(Torch("index 5 is\n\"out\" of bounds".into()))
+        }
+        let error = guarded(|| Ok(failing().unwrap())).unwrap_err();
         assert_eq!((error.code(), error.message()), (Code::Failure, "index 5 is\n\"out\" of bounds"));
     }
 

@@ -26,6 +26,26 @@ fn ignored(name: &'static str) -> Vec<&'static str> {
     vec!["cargo", "test", "--locked", "-p", "mtlrun", "--test", "system", "--", "--ignored", "--exact", name]
 }
 
+/// The readers that are fuzzed; tests/fuzz holds a target for each.
+const FUZZED: [&str; 10] = [
+    "cases",
+    "checkpoint",
+    "list",
+    "override_value",
+    "pickle",
+    "picture",
+    "pytorch_weights",
+    "recipe",
+    "run_folder",
+    "safetensors",
+];
+
+/// Half a minute of a fuzz target.
+fn fuzz(target: &'static str) -> Vec<&'static str> {
+    let seconds = "-max_total_time=30";
+    vec!["cargo", "fuzz", "run", "-s", "none", "--fuzz-dir", "tests/fuzz", target, "--", seconds]
+}
+
 /// Runs all of them; one that lacks a tool is skipped with the reason.
 ///
 /// # Errors
@@ -39,6 +59,16 @@ pub fn run(root: &Path) -> Result<()> {
             name: "random recipes",
             skipped: None,
             command: ignored("long::random_recipes_are_judged_without_a_panic"),
+        },
+        Long {
+            name: "kills at system calls",
+            skipped: lacks(&["strace", "-V"]),
+            command: ignored("long::killed_at_each_system_call"),
+        },
+        Long {
+            name: "random training",
+            skipped: None,
+            command: ignored("random_training::random_small_recipes_train_or_are_refused"),
         },
         Long {
             name: "small convolutions",
@@ -74,26 +104,11 @@ pub fn run(root: &Path) -> Result<()> {
                 "--lib",
             ],
         },
-        Long {
-            name: "fuzzing",
-            skipped: lacks(&["cargo", "+nightly", "fuzz", "--version"]),
-            command: vec![
-                "cargo",
-                "+nightly",
-                "fuzz",
-                "run",
-                "-s",
-                "none",
-                "--fuzz-dir",
-                "tests/fuzz",
-                "pickle",
-                "--",
-                "-max_total_time=60",
-            ],
-        },
     ];
+    let lacks_fuzz = lacks(&["cargo", "fuzz", "--version"]);
+    let fuzzing = FUZZED.map(|target| Long { name: target, skipped: lacks_fuzz.clone(), command: fuzz(target) });
     let mut failed = Vec::new();
-    for Long { name, skipped, command } in all {
+    for Long { name, skipped, command } in all.into_iter().chain(fuzzing) {
         if let Some(reason) = skipped {
             println!("{name}: skipped: {reason}");
             continue;

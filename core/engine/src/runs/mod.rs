@@ -168,14 +168,6 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The names of what stands in the folder, apart from its lock.
-    ///
-    /// # Errors
-    /// If it cannot be looked into.
-    pub fn names(&self) -> Result<Vec<String>> {
-        content(&self.path)
-    }
-
     /// Moves the old run in the folder aside, until the new one has its first checkpoint.
     ///
     /// # Errors

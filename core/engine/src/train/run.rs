@@ -187,8 +187,11 @@ fn record(
         dataset.records.iter().map(|(file, value)| (name(file), value.clone())).collect::<Vec<_>>()
     };
     let kept: Vec<(String, Value)> = data.streams.iter().flat_map(kept).collect();
-    // What hooks have made is there already; the run folder is known by these names.
-    let made: Vec<String> = folder.names()?.into_iter().chain(kept.iter().map(|(file, _)| file.clone())).collect();
+    // What every run makes is known; a run that is replaced leaves these as well.
+    let mut made: Vec<String> = kept.iter().map(|(file, _)| file.clone()).collect();
+    for slot in recipe.hook.values() {
+        made.extend(slot.registration.call("files", || slot.config.files())?);
+    }
     run["made"] = json!(made);
     if let Some(step) = resumed {
         let mut previous = match previous {

@@ -24,6 +24,10 @@ impl HookConfig for CsvLog {
         Ok((!plain).then(problem).into_iter().collect())
     }
 
+    fn files(&self) -> Result<Vec<String>> {
+        Ok(vec![self.file.clone()])
+    }
+
     fn open(&self, run: &RunInfo<'_>) -> Result<Box<dyn Hook>> {
         // One process writes for all.
         if !run.world.leads() {
