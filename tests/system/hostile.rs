@@ -319,6 +319,9 @@ fn what_is_too_much_is_refused_at_once() {
     let path = format!("{}a", "a.".repeat(100_000));
     std::fs::write(&recipe, format!("extends = [{tiny:?}]\n[sweep.variants.x.set]\n\"dims.{path}\" = 1\n")).unwrap();
     refused(soon(&mut mtlrun(&["check", recipe.to_str().unwrap()])), &["a path of 100002 keys"]);
+    let huge = ["--set", "dims.identities=100000000000", "--set", "data.faces.declares=false"];
+    let (code, text) = soon(mtlrun(&["check", "tests/recipes/tiny.toml"]).args(huge));
+    assert!(code == 0 && text.contains("optimizer state take 17.5 TiB, and this machine has"), "{text}");
     let least = ["check", "tests/recipes/tiny.toml", "--set", "model.identity.margin=-9223372036854775808"];
     refused(soon(&mut mtlrun(&least)), &["out of range"]);
     let recipe = dir.path().join("chain.toml");

@@ -197,6 +197,10 @@ fn missing_memory_is_told_with_the_node_and_what_to_lower() {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert!(!text.contains("frame #") && !text.contains("fault of its own"), "{text}");
+    // Weights that no machine holds are not begun with.
+    let classes = ["-q", "--set", "dims.identities=100000000000", "--set", "data.faces.declares=false"];
+    let (code, text) = run(&faces, &dir.path().join("classes"), &classes);
+    assert!(code == 1 && text.contains("optimizer state take 17.5 TiB, and this machine has"), "{text}");
     // A batch that no machine holds.
     let large = ["-q", "--set", "data.faces.batch_size=1000000", "--set", "data.faces.size=512"];
     let (code, text) = run(&faces, &dir.path().join("batch"), &large);

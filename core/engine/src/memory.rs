@@ -5,7 +5,7 @@ use crate::ids;
 use crate::machine;
 use crate::model::Model;
 use crate::recipe::{Precision, Recipe};
-use mtl_recipe::{Diagnostic, Error, Result};
+use mtl_recipe::{Diagnostic, Error, Result, bail};
 
 /// A number of bytes for people, such as `1.5 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
@@ -27,7 +27,8 @@ pub fn told(error: Error) -> Error {
             bytes => format!("{} were asked for at once", bytes_text(bytes)),
         };
         let there = machine::available_mib().filter(|_| !text.contains("CUDA"));
-        let there = there.map_or_else(String::new, |mib| format!(", and {} are free", bytes_text(mib << 20)));
+        let there =
+            there.map_or_else(String::new, |mib| format!(", and the machine has {} free", bytes_text(mib << 20)));
         Some(format!(
             "not enough memory: {asked}{there}. Lower batch_size, the size of pictures, the width of the network, or \
              the number of classes"
@@ -51,21 +52,36 @@ pub fn needed(recipe: &Recipe, graph: &Graph) -> Result<u64> {
     Ok(numbers.saturating_mul(each))
 }
 
+/// What is wrong if weights, gradients and optimizer state are more than the memory of this machine.
+fn too_much(recipe: &Recipe, graph: &Graph) -> Result<Option<String>> {
+    let needed = needed(recipe, graph)?;
+    let there = machine::memory_mib().map(|mib| mib << 20).filter(|there| needed > *there);
+    Ok(there.map(|there| {
+        format!(
+            "weights, gradients and optimizer state take {}, and this machine has {}",
+            bytes_text(needed),
+            bytes_text(there)
+        )
+    }))
+}
+
 /// A warning if weights, gradients and optimizer state are more than the memory of this machine.
 ///
 /// # Errors
 /// If a module cannot be built.
 pub fn warning(recipe: &Recipe, graph: &Graph) -> Result<Option<Diagnostic>> {
-    let needed = needed(recipe, graph)?;
-    let Some(there) = machine::memory_mib().map(|mib| mib << 20).filter(|there| needed > *there) else {
-        return Ok(None);
-    };
-    let message = format!(
-        "weights, gradients and optimizer state take {}, and this machine has {}",
-        bytes_text(needed),
-        bytes_text(there)
-    );
-    Ok(Some(Diagnostic::warning(&ids::MEMORY, message)))
+    Ok(too_much(recipe, graph)?.map(|message| Diagnostic::warning(&ids::MEMORY, message)))
+}
+
+/// Checks that weights, gradients and optimizer state fit into the memory of this machine, before they are made there.
+///
+/// # Errors
+/// If they do not, or a module cannot be built.
+pub fn fits(recipe: &Recipe, graph: &Graph) -> Result<()> {
+    if let Some(message) = too_much(recipe, graph)?.filter(|_| recipe.run.device == "cpu") {
+        bail!("not enough memory: {message}. Lower the width of the network or the number of classes");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 #include "shim.h"
+#include <sstream>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -9,6 +10,52 @@
 #include <torch/csrc/autograd/profiler_legacy.h>
 #include <c10/util/ParallelGuard.h>
 #include <torch/version.h>
+
+namespace {
+
+// The fused kernels go through the memory of all lists side by side and compare nothing. Two tensors are walked alike if
+// shape, kind and device are the same and both are dense with the same strides; those of sides of 1 do not count.
+bool walked_alike(const at::Tensor &a, const at::Tensor &b) {
+  if (!b.defined() || a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type() || a.device() != b.device() ||
+      !b.is_non_overlapping_and_dense())
+    return false;
+  for (int64_t d = 0; d < a.dim(); d++)
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) return false;
+  return true;
+}
+
+std::string described(const at::Tensor &t) {
+  if (!t.defined()) return "undefined";
+  std::ostringstream out;
+  out << t.sizes() << " of " << t.scalar_type() << " with strides " << t.strides();
+  return out.str();
+}
+
+// Lists for a kernel: the parameters, and others that must lie in memory as they do.
+std::vector<at::Tensor> like(const std::vector<at::Tensor> &params, tensor_t *tensors, const char *what) {
+  auto list = mtl_list(tensors, params.size());
+  for (size_t i = 0; i < list.size(); i++)
+    TORCH_CHECK(walked_alike(params[i], list[i]), what, " ", i, " is ", described(list[i]), ", and its parameter ",
+                described(params[i]));
+  return list;
+}
+
+std::vector<at::Tensor> dense(tensor_t *tensors, int64_t n) {
+  auto list = mtl_list(tensors, n);
+  for (int64_t i = 0; i < n; i++)
+    TORCH_CHECK(list[i].defined() && list[i].is_non_overlapping_and_dense(), "parameter ", i, " is ",
+                described(list[i]), ", which is not dense");
+  return list;
+}
+
+std::optional<at::Tensor> flag(tensor_t found_inf) {
+  if (!found_inf) return std::nullopt;
+  TORCH_CHECK(found_inf->numel() == 1 && found_inf->scalar_type() == at::kFloat, "the flag of overflow is ",
+              described(*found_inf), ", expected one float");
+  return *found_inf;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -115,7 +162,9 @@ char *mtl_channels_last(tensor_t input, tensor_t *out) {
 char *mtl_add_decay(tensor_t *grads, tensor_t *params, int64_t n, double decay) {
   MTL_BEGIN
   at::NoGradGuard guard;
-  if (n) at::_foreach_add_(mtl_list(grads, n), mtl_list(params, n), decay);
+  if (n == 0) return nullptr;
+  auto p = mtl_list(params, n);
+  at::_foreach_add_(like(p, grads, "gradient"), p, decay);
   MTL_END
 }
 
@@ -130,7 +179,9 @@ char *mtl_scale(tensor_t *tensors, int64_t n, double factor) {
 char *mtl_lerp(tensor_t *averages, tensor_t *params, int64_t n, double weight) {
   MTL_BEGIN
   at::NoGradGuard guard;
-  if (n) at::_foreach_lerp_(mtl_list(averages, n), mtl_list(params, n), at::Scalar(weight));
+  if (n == 0) return nullptr;
+  auto p = mtl_list(params, n);
+  at::_foreach_lerp_(like(p, averages, "average"), p, at::Scalar(weight));
   MTL_END
 }
 
@@ -165,12 +216,11 @@ char *mtl_fused_sgd(tensor_t *params, tensor_t *grads, tensor_t *momenta, int64_
   MTL_BEGIN
   at::NoGradGuard guard;
   if (n == 0) return nullptr;
+  auto p = dense(params, n), g = like(p, grads, "gradient");
   std::vector<at::Tensor> buffers;
-  if (momentum != 0) buffers = mtl_list(momenta, n);
-  std::optional<at::Tensor> inf;
-  if (found_inf) inf = *found_inf;
-  at::_fused_sgd_(mtl_list(params, n), mtl_list(grads, n), buffers, decay, momentum, lr, dampening, nesterov != 0,
-                  /*maximize=*/false, first != 0, std::nullopt, inf);
+  if (momentum != 0) buffers = like(p, momenta, "momentum");
+  at::_fused_sgd_(p, g, buffers, decay, momentum, lr, dampening, nesterov != 0, /*maximize=*/false, first != 0,
+                  std::nullopt, flag(found_inf));
   MTL_END
 }
 
@@ -180,10 +230,12 @@ char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_
   MTL_BEGIN
   at::NoGradGuard guard;
   if (n == 0) return nullptr;
-  std::optional<at::Tensor> inf;
-  if (found_inf) inf = *found_inf;
-  auto p = mtl_list(params, n), g = mtl_list(grads, n), m = mtl_list(first, n), v = mtl_list(second, n),
-       s = mtl_list(steps, n);
+  auto inf = flag(found_inf);
+  auto p = dense(params, n), g = like(p, grads, "gradient"), m = like(p, first, "first moment"),
+       v = like(p, second, "second moment"), s = mtl_list(steps, n);
+  for (const auto &step : s)
+    TORCH_CHECK(step.defined() && step.numel() == 1 && step.scalar_type() == at::kFloat, "a count of steps is ",
+                described(step), ", expected one float");
   if (decoupled)
     at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, decay, eps, false, false, std::nullopt, inf);
   else

@@ -2,7 +2,7 @@
 
 use crate::ffi::{self, Raw, check, one, raw};
 use crate::scalars::ScalarOps;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 /// Autocast for one device type while it lives.
@@ -98,8 +98,8 @@ pub fn channels_last(input: &Tensor) -> Result<Tensor> {
 /// `grads[i] += decay * params[i]`, the L2 term of coupled weight decay.
 pub fn add_decay(grads: &[&Tensor], params: &[&Tensor], decay: f64) -> Result<()> {
     let (g, p) = (raw(grads), raw(params));
-    assert_eq!(g.len(), p.len(), "one parameter for each gradient");
-    // SAFETY: both lists hold live tensors of the given count.
+    ensure!(g.len() == p.len(), "{} gradients of {} parameters", g.len(), p.len());
+    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes, kinds and layouts.
     check(unsafe { ffi::mtl_add_decay(g.as_ptr(), p.as_ptr(), g.len() as i64, decay) })
 }
 
@@ -113,8 +113,8 @@ pub fn scale(tensors: &[&Tensor], factor: f64) -> Result<()> {
 /// Moves `averages[i]` towards `params[i]` by the share `weight`.
 pub fn lerp(averages: &[&Tensor], params: &[&Tensor], weight: f64) -> Result<()> {
     let (a, p) = (raw(averages), raw(params));
-    assert_eq!(a.len(), p.len(), "one parameter for each average");
-    // SAFETY: both lists hold live tensors of the given count.
+    ensure!(a.len() == p.len(), "{} averages of {} parameters", a.len(), p.len());
+    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes, kinds and layouts.
     check(unsafe { ffi::mtl_lerp(a.as_ptr(), p.as_ptr(), a.len() as i64, weight) })
 }
 
@@ -171,8 +171,9 @@ pub fn fused_sgd(
     found_inf: Option<&Tensor>,
 ) -> Result<()> {
     let (p, g, m) = (raw(params), raw(grads), raw(momenta));
-    assert!(p.len() == g.len() && (s.momentum == 0.0 || m.len() == p.len()), "lists of one length");
-    // SAFETY: all lists hold live tensors of the given count.
+    ensure!(p.len() == g.len() && (s.momentum == 0.0 || m.len() == p.len()), "lists of different lengths");
+    // SAFETY: all lists hold live tensors of the given count. The kernel goes through their memory side by side: the
+    // shim makes sure that shapes, kinds and layouts are the same and that nothing overlaps.
     check(unsafe {
         ffi::mtl_fused_sgd(
             p.as_ptr(),
@@ -217,12 +218,13 @@ pub fn fused_adam(
     found_inf: Option<&Tensor>,
 ) -> Result<()> {
     let n = params.len();
-    assert!([grads.len(), first.len(), second.len(), steps.len()].iter().all(|l| *l == n), "lists of one length");
+    let lengths = [grads.len(), first.len(), second.len(), steps.len()];
+    ensure!(lengths.iter().all(|length| *length == n), "lists of different lengths");
     for step in steps {
         let _ = tch::no_grad(|| step.shallow_clone().try_add_scalar_(1))?;
     }
     let (p, g, m, v, t) = (raw(params), raw(grads), raw(first), raw(second), raw(steps));
-    // SAFETY: all lists hold live tensors of the given count.
+    // SAFETY: as of `fused_sgd`; the counts of steps are compared as well.
     let stepped = check(unsafe {
         ffi::mtl_fused_adam(
             p.as_ptr(),
@@ -248,4 +250,62 @@ pub fn fused_adam(
         }
     }
     stepped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sgd() -> Sgd {
+        Sgd { lr: 0.1, weight_decay: 0.0, momentum: 0.9, dampening: 0.0, nesterov: false, first: false }
+    }
+
+    fn adam() -> Adam {
+        Adam { lr: 0.1, betas: (0.9, 0.999), weight_decay: 0.0, eps: 1e-8, decoupled: false }
+    }
+
+    /// Lists that do not fit each other never reach a kernel.
+    #[test]
+    fn what_does_not_fit_a_parameter_is_refused() {
+        let zeros = |size: &[i64], kind: Kind| Tensor::zeros(size, (kind, Device::Cpu));
+        let good = || zeros(&[4, 6], Kind::Float);
+        let param = good();
+        let wrong = [
+            zeros(&[1], Kind::Float),
+            zeros(&[0], Kind::Float),
+            zeros(&[24], Kind::Float),
+            zeros(&[6, 4], Kind::Float),
+            zeros(&[4, 6], Kind::Double),
+            zeros(&[6, 4], Kind::Float).transpose(0, 1),
+            zeros(&[1, 6], Kind::Float).expand([4, 6], false),
+            zeros(&[8, 6], Kind::Float).slice(0, None, None, 2),
+        ];
+        let step = zeros(&[], Kind::Float);
+        for bad in &wrong {
+            let (bad, param, good) = (&[bad], &[&param], &[&good()]);
+            for error in [
+                fused_sgd(param, bad, good, sgd(), None),
+                fused_sgd(param, good, bad, sgd(), None),
+                fused_adam(param, bad, good, good, &[&step], adam(), None),
+                fused_adam(param, good, bad, good, &[&step], adam(), None),
+                fused_adam(param, good, good, bad, &[&step], adam(), None),
+                lerp(bad, param, 0.5),
+                add_decay(bad, param, 0.5),
+                fused_sgd(param, good, good, sgd(), Some(bad[0])).and(fused_sgd(param, good, &[], sgd(), None)),
+            ] {
+                let error = error.unwrap_err().to_string();
+                assert!(!error.contains("frame #"), "{error}");
+            }
+        }
+        for steps in &wrong[1..] {
+            assert!(fused_adam(&[&param], &[&good()], &[&good()], &[&good()], &[steps], adam(), None).is_err());
+        }
+        assert_eq!(param.abs().sum(Kind::Double).double_value(&[]), 0.0, "nothing was written");
+        // Strides of sides of 1 say nothing, and channels may be innermost on both sides.
+        let narrow = crate::channels_last(&zeros(&[5, 3, 1, 1], Kind::Float)).unwrap();
+        let plain = zeros(&[5, 3, 1, 1], Kind::Float);
+        fused_sgd(&[&narrow], &[&plain], &[&plain], sgd(), None).unwrap();
+        let last = || crate::channels_last(&zeros(&[5, 3, 2, 2], Kind::Float)).unwrap();
+        fused_adam(&[&last()], &[&last()], &[&last()], &[&last()], &[&step], adam(), None).unwrap();
+    }
 }

@@ -8,6 +8,7 @@ use crate::device;
 use crate::graph::Graph;
 use crate::inference::{Evaluators, Judges, ModelInference};
 use crate::initial_weights::{load_initial, pin};
+use crate::memory;
 use crate::model::{Feed, Model};
 use crate::recipe::Recipe;
 use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
@@ -60,6 +61,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let data = data::open(&recipe)?;
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
+    memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
     let saved = if resume { resumable(&folder, &recipe, options)? } else { None };
     let model = Model::build(&recipe, graph, context)?;
@@ -226,9 +228,15 @@ fn record(
     Ok(())
 }
 
+/// More samples than a run draws.
+const MOST_SAMPLES: u64 = 1 << 53;
+
 /// The batch of a stream that a run goes on with.
 fn first_batch(name: &str, order: &BatchOrder, state: &State) -> Result<u64> {
     let (samples, batch) = (state.samples.get(name).copied().unwrap_or(0), order.global_batch());
+    if samples > MOST_SAMPLES {
+        mistake!("the state says that {samples} samples of `data.{name}` were drawn, which no run can: it is damaged");
+    }
     if !samples.is_multiple_of(batch) {
         mistake!(
             "the run has drawn {samples} samples of `data.{name}`, which are not whole batches of {batch}: go on with \
@@ -559,7 +567,14 @@ impl<'r> Run<'r> {
         }
         numbers.push(("loss/total".into(), total));
         // Reading these waits for the device.
-        numbers.extend(self.trainer.phase_numbers()?);
+        let phases = self.trainer.phase_numbers()?;
+        // On the CPU such an update was refused; on other devices it changed nothing, which shows only now.
+        let norm = phases.iter().find(|(name, value)| name.starts_with("grad_norm/") && !value.is_finite());
+        if let Some((name, value)) = norm.filter(|_| !self.trainer.scales()) {
+            let bad = format!("`{name}` is {value} at step {step}: training has diverged");
+            return self.sound(Err(Error::failure(bad)));
+        }
+        numbers.extend(phases);
         let rises = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
         let rising = self.trainer.losses().iter().filter(|l| rises(&l.name));
         numbers.extend(rising.map(|l| (format!("weight/{}", l.name), l.weight)));
