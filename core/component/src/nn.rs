@@ -224,7 +224,7 @@ impl BatchNorm {
             if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
                 bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
             }
-            let _ = tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
+            tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
         }
         Ok(x.f_batch_norm(
             Some(&self.weight),

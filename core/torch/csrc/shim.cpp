@@ -40,6 +40,15 @@ std::vector<at::Tensor> like(const std::vector<at::Tensor> &params, tensor_t *te
   return list;
 }
 
+// Lists for an operator that walks each tensor by its strides, but would repeat one that is smaller.
+std::vector<at::Tensor> shaped(const std::vector<at::Tensor> &params, tensor_t *tensors, const char *what) {
+  auto list = mtl_list(tensors, params.size());
+  for (size_t i = 0; i < list.size(); i++)
+    TORCH_CHECK(list[i].defined() && list[i].sizes() == params[i].sizes(), what, " ", i, " is ", described(list[i]),
+                ", and its parameter ", described(params[i]));
+  return list;
+}
+
 std::vector<at::Tensor> dense(tensor_t *tensors, int64_t n) {
   auto list = mtl_list(tensors, n);
   for (int64_t i = 0; i < n; i++)
@@ -164,7 +173,7 @@ char *mtl_add_decay(tensor_t *grads, tensor_t *params, int64_t n, double decay) 
   at::NoGradGuard guard;
   if (n == 0) return nullptr;
   auto p = mtl_list(params, n);
-  at::_foreach_add_(like(p, grads, "gradient"), p, decay);
+  at::_foreach_add_(shaped(p, grads, "gradient"), p, decay);
   MTL_END
 }
 
@@ -181,7 +190,7 @@ char *mtl_lerp(tensor_t *averages, tensor_t *params, int64_t n, double weight) {
   at::NoGradGuard guard;
   if (n == 0) return nullptr;
   auto p = mtl_list(params, n);
-  at::_foreach_lerp_(like(p, averages, "average"), p, at::Scalar(weight));
+  at::_foreach_lerp_(shaped(p, averages, "average"), p, at::Scalar(weight));
   MTL_END
 }
 

@@ -99,7 +99,7 @@ pub fn channels_last(input: &Tensor) -> Result<Tensor> {
 pub fn add_decay(grads: &[&Tensor], params: &[&Tensor], decay: f64) -> Result<()> {
     let (g, p) = (raw(grads), raw(params));
     ensure!(g.len() == p.len(), "{} gradients of {} parameters", g.len(), p.len());
-    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes, kinds and layouts.
+    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes.
     check(unsafe { ffi::mtl_add_decay(g.as_ptr(), p.as_ptr(), g.len() as i64, decay) })
 }
 
@@ -114,7 +114,7 @@ pub fn scale(tensors: &[&Tensor], factor: f64) -> Result<()> {
 pub fn lerp(averages: &[&Tensor], params: &[&Tensor], weight: f64) -> Result<()> {
     let (a, p) = (raw(averages), raw(params));
     ensure!(a.len() == p.len(), "{} averages of {} parameters", a.len(), p.len());
-    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes, kinds and layouts.
+    // SAFETY: both lists hold live tensors of the given count; the shim compares shapes.
     check(unsafe { ffi::mtl_lerp(a.as_ptr(), p.as_ptr(), a.len() as i64, weight) })
 }
 
@@ -221,7 +221,7 @@ pub fn fused_adam(
     let lengths = [grads.len(), first.len(), second.len(), steps.len()];
     ensure!(lengths.iter().all(|length| *length == n), "lists of different lengths");
     for step in steps {
-        let _ = tch::no_grad(|| step.shallow_clone().try_add_scalar_(1))?;
+        tch::no_grad(|| step.shallow_clone().try_add_scalar_(1))?;
     }
     let (p, g, m, v, t) = (raw(params), raw(grads), raw(first), raw(second), raw(steps));
     // SAFETY: as of `fused_sgd`; the counts of steps are compared as well.
@@ -289,13 +289,14 @@ mod tests {
                 fused_adam(param, bad, good, good, &[&step], adam(), None),
                 fused_adam(param, good, bad, good, &[&step], adam(), None),
                 fused_adam(param, good, good, bad, &[&step], adam(), None),
-                lerp(bad, param, 0.5),
-                add_decay(bad, param, 0.5),
                 fused_sgd(param, good, good, sgd(), Some(bad[0])).and(fused_sgd(param, good, &[], sgd(), None)),
             ] {
                 let error = error.unwrap_err().to_string();
                 assert!(!error.contains("frame #"), "{error}");
             }
+        }
+        for bad in &wrong[..4] {
+            assert!(lerp(&[bad], &[&param], 0.5).is_err() && add_decay(&[bad], &[&param], 0.5).is_err());
         }
         for steps in &wrong[1..] {
             assert!(fused_adam(&[&param], &[&good()], &[&good()], &[&good()], &[steps], adam(), None).is_err());

@@ -38,9 +38,11 @@ struct Scalar(*mut C_scalar);
 impl Scalar {
     fn new(value: Number) -> Result<Self> {
         // SAFETY: both only allocate; a failure is in the pending error, which is taken at once.
-        let raw = match value {
-            Number::Int(value) => unsafe { ats_int(value) },
-            Number::Float(value) => unsafe { ats_float(value) },
+        let raw = unsafe {
+            match value {
+                Number::Int(value) => ats_int(value),
+                Number::Float(value) => ats_float(value),
+            }
         };
         take_error()?;
         Ok(Self(raw))
@@ -142,10 +144,9 @@ macro_rules! scalar_operators {
             }
 
             fn try_add_scalar_(&self, value: impl Into<Number>) -> Result<()> {
+                let own = self.as_ptr().cast_mut();
                 // SAFETY: as above.
-                let added =
-                    with(value, |out, scalar| unsafe { sys::atg_add_scalar_(out, self.as_ptr().cast_mut(), scalar) });
-                added.map(drop)
+                with(value, |out, scalar| unsafe { sys::atg_add_scalar_(out, own, scalar) }).map(drop)
             }
 
             fn try_norm_along(&self, dim: i64) -> Result<Tensor> {

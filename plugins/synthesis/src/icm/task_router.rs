@@ -67,7 +67,7 @@ impl ModuleConfig for TaskRouter {
         let masks = Tensor::f_zeros([groups, width], (kind, device))?;
         for (group, start) in starts.iter().enumerate() {
             let end = (start + self.units).min(width);
-            let _ = masks.f_get(group as i64)?.f_narrow(0, *start, end - start)?.try_fill_(1.0)?;
+            masks.f_get(group as i64)?.f_narrow(0, *start, end - start)?.try_fill_(1.0)?;
         }
         // Released weights hold the masks at every place where they are used.
         p.pp("router").constant("_unit_mapping", &masks);
