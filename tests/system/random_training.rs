@@ -183,7 +183,6 @@ fn random_small_recipes_train_or_are_refused() {
             trained += 1;
             continue;
         }
-        // What only the numbers of a step can show: that they diverge, or a batch that is too small.
         assert!(matches!(code, 1 | 2) && told(&text), "recipe {number} {sets:?}: {code} {text}");
         failed.push(format!("recipe {number}: {}", text.lines().find(|l| l.starts_with("error")).unwrap_or_default()));
     }
@@ -193,5 +192,6 @@ fn random_small_recipes_train_or_are_refused() {
         failed.len(),
         failed.join("\n")
     );
-    assert!(trained * 3 > count, "only {trained} of {count} trained");
+    assert!(trained * 2 > count, "only {trained} of {count} trained");
+    assert!(failed.is_empty(), "the check lets recipes through that do not train");
 }

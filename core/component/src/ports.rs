@@ -103,6 +103,8 @@ pub struct Ports {
     pub outputs: Vec<Port>,
     /// No gradient passes from the outputs to the inputs.
     pub stops_gradient: bool,
+    /// The fewest places that a channel is normalised over in training mode, as a pattern.
+    pub statistics: Option<String>,
 }
 
 impl Ports {
@@ -151,6 +153,13 @@ impl Ports {
         if let Some(port) = self.outputs.last_mut() {
             port.pixels = Pixels::Like(input.to_owned());
         }
+        self
+    }
+
+    /// Says that in training mode each channel is normalised over places of its batch, at the narrowest point over those
+    /// of a pattern, such as `batch height/16 width/16`. One place alone has no statistics, which the check reports.
+    pub fn batch_statistics(mut self, places: impl Into<String>) -> Self {
+        self.statistics = Some(places.into());
         self
     }
 

@@ -18,6 +18,7 @@ mtl_recipe::ids! {
     ALTERNATIVE_INPUTS "alternative-inputs" "Of inputs that are alternatives, a node wires none or several."
     BAD_PORT "bad-port" "The shape of a port cannot be determined, or does not come out even."
     SHAPE_MISMATCH "shape-mismatch" "A wire carries another type or shape than the input takes, or a module is called with different sizes."
+    ONE_VALUE "one-value" "A node in training mode takes the statistics of a batch, which holds one value for each channel."
     CYCLE "cycle" "Nodes of the graph need each other's values in a circle."
     UNREACHED_LOSS "unreached-loss" "A loss depends on no module that its phase updates."
     UNREACHED_MODULE "unreached-module" "A phase updates a module that none of its losses depends on."

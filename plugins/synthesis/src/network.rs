@@ -7,10 +7,11 @@ use mtl_component::{DType, Description, Params, Ports, Result};
 use tch::Tensor;
 
 /// Identity features and the wanted age in, features for the decoder out.
-pub(crate) fn conditional() -> Description {
+pub(crate) fn conditional(norm: Norm) -> Description {
     let shape = "batch channels height width";
     let ports = condition::inputs(Ports::new().input("features", DType::Float, shape));
-    condition::required(ports.output("features", DType::Float, shape))
+    let ports = ports.output("features", DType::Float, shape);
+    condition::required(if norm == Norm::Batch { ports.batch_statistics("batch height width") } else { ports })
 }
 
 /// The residual network of every module: a 1x1 convolution to `width` channels, residual blocks, a 1x1 convolution

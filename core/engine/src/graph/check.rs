@@ -64,10 +64,29 @@ impl Checker<'_> {
                 (None, _) => true,
             };
         }
+        self.statistics(&graph);
         upstream(&mut graph);
         self.reach(&graph);
         self.evaluators(&graph);
         Some(graph)
+    }
+
+    /// Reports nodes that would take statistics of one value.
+    fn statistics(&mut self, graph: &Graph) {
+        for node in graph.nodes.iter().filter(|node| node.train) {
+            let Some(pattern) = &node.ports.statistics else { continue };
+            // A node whose inputs do not fit has been reported.
+            let Ok(places) = node.sizes.shape(pattern) else { continue };
+            if places.iter().all(|size| *size == Dim::Size(1)) {
+                let message = format!(
+                    "`{}` ({}) takes the statistics of a batch in training, and would find one value for each channel",
+                    node.label(),
+                    node.component
+                );
+                let d = Diagnostic::error(&ids::ONE_VALUE, message).at(&node.origin, format!("over [{pattern}]"));
+                self.out.push(d.help("raise batch_size of its data, or let the node run with mode = \"eval\""));
+            }
+        }
     }
 
     fn dims(&self) -> IndexMap<String, Dim> {

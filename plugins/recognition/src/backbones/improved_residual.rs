@@ -26,6 +26,7 @@ impl Shape {
             .output("c3", DType::Float, format!("batch {b} height/4 width/4"))
             .output("c4", DType::Float, format!("batch {c} height/8 width/8"))
             .output("c5", DType::Float, format!("batch {d} height/16 width/16"))
+            .batch_statistics("batch height/16 width/16")
     }
 
     fn build(&self, p: &Params) -> Result<Box<dyn Module>> {

@@ -63,11 +63,10 @@ const CELLS: i64 = 1 + 4 + 9;
 impl ModuleConfig for AttentionDecomposition {
     fn describe(&self) -> Result<Description> {
         let shape = "batch channels height width";
-        Ok(Ports::new().input("features", DType::Float, shape).output("identity", DType::Float, shape).output(
-            "age",
-            DType::Float,
-            shape,
-        ).into())
+        let ports = Ports::new().input("features", DType::Float, shape).output("identity", DType::Float, shape);
+        // Channel attention pools all places of a picture into one.
+        let places = if self.branches == Branches::Spatial { "batch height width" } else { "batch" };
+        Ok(ports.output("age", DType::Float, shape).batch_statistics(places).into())
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {

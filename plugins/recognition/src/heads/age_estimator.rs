@@ -27,7 +27,9 @@ impl ModuleConfig for AgeEstimator {
             .input("features", DType::Float, "batch channels height width")
             .output("logits", DType::Float, format!("batch {BINS}"))
             .output("groups", DType::Float, "batch $age_groups")
-            .output("age", DType::Float, "batch").into())
+            .output("age", DType::Float, "batch")
+            .batch_statistics("batch height width")
+            .into())
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {

@@ -28,11 +28,9 @@ fn half() -> f64 {
 
 impl ModuleConfig for Embedding {
     fn describe(&self) -> Result<Description> {
-        Ok(Ports::new().input("features", DType::Float, "batch channels height width").output(
-            "embedding",
-            DType::Float,
-            format!("batch {}", self.size),
-        ).into())
+        let ports = Ports::new().input("features", DType::Float, "batch channels height width");
+        let ports = ports.output("embedding", DType::Float, format!("batch {}", self.size));
+        Ok(ports.batch_statistics("batch").into())
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {

@@ -24,7 +24,8 @@ impl ModuleConfig for ResidualUnet {
             .input("c4", DType::Float, map("c4"))
             .input("features", DType::Float, map("features"))
             .output("image", DType::Float, "batch 3 height width")
-            .pictures_like("image");
+            .pictures_like("image")
+            .batch_statistics("batch features_height features_width");
         let empty = self.widths.filter(|widths| widths.contains(&0));
         let problem = empty.map(|w| format!("every block needs a channel, found widths = {w:?}"));
         Ok(Description::from(ports).problems(problem))

@@ -58,6 +58,10 @@ impl ModuleConfig for Patch {
         let by = 1 << self.layers;
         let ports = condition::inputs(Ports::new().input("image", DType::Float, "batch 3 height width"));
         let ports = ports.output("judgement", DType::Float, format!("batch 1 height/{by}-2 width/{by}-2"));
+        let ports = match self.norm {
+            PatchNorm::Batch => ports.batch_statistics(format!("batch height/{by}-1 width/{by}-1")),
+            _ => ports,
+        };
         let most = self.layers;
         let problem = (self.condition_after > most)
             .then(|| format!("condition_after is at most layers = {most}, found {}", self.condition_after));

@@ -36,7 +36,7 @@ fn blocks() -> u32 {
 
 impl ModuleConfig for OneHot {
     fn describe(&self) -> Result<Description> {
-        Ok(conditional())
+        Ok(conditional(self.norm))
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {

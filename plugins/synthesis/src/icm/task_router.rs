@@ -55,7 +55,7 @@ fn layout(groups: i64, sigma: f64, units: i64) -> (i64, Vec<i64>) {
 
 impl ModuleConfig for TaskRouter {
     fn describe(&self) -> Result<Description> {
-        Ok(conditional())
+        Ok(conditional(self.norm))
     }
 
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
