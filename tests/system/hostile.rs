@@ -184,8 +184,13 @@ fn training_runs_no_program_that_a_repository_names() {
         assert!(done.status.success(), "{done:?}");
     };
     inside(&["init", "-q", "."]);
-    inside(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]);
+    std::fs::write(dir.path().join("a.txt"), "1").unwrap();
+    std::fs::write(dir.path().join(".gitattributes"), "*.txt filter=evil\n").unwrap();
+    inside(&["add", "."]);
+    inside(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "x"]);
     inside(&["config", "core.fsmonitor", "touch PWNED; false"]);
+    inside(&["config", "filter.evil.clean", "touch PWNED; cat"]);
+    std::fs::write(dir.path().join("a.txt"), "2").unwrap();
     let train = |command: &mut Command| outcome(&command.current_dir(dir.path()).output().unwrap());
     let absolute = |out: &Path| {
         let mut args = faces.tiny(out, &["-q", "--set", "run.steps=1"]);
@@ -198,6 +203,7 @@ fn training_runs_no_program_that_a_repository_names() {
     assert!(!dir.path().join("PWNED").exists(), "a program was run");
     let record: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
     assert_eq!(record["git"]["commit"].as_str().map(str::len), Some(40), "{record}");
+    assert_eq!(record["git"]["changed"], serde_json::json!([" M a.txt"]), "{record}");
     // A git that does not answer.
     let fake = dir.path().join("bin");
     std::fs::create_dir(&fake).unwrap();

@@ -159,6 +159,10 @@ fn a_changed_recipe_is_resumed_only_when_allowed() {
     let (code, text) = resume(&["--set", "model.identity.margin=0.5", "--allow-recipe-change", "--set", "run.steps=7"]);
     assert_eq!(code, 0, "{text}");
     assert!(run.join("checkpoints/step-7").exists());
+    let other = "phase.recognition.optimizer={ component = \"adam\", lr = 0.001 }";
+    let margin = ["--set", "model.identity.margin=0.5", "--allow-recipe-change", "--set", "run.steps=8"];
+    let (code, text) = resume(&[&margin[..], &["--set", other]].concat());
+    assert!(code == 0 && text.contains("another optimizer now, which starts without"), "{text}");
 }
 
 #[test]

@@ -458,9 +458,18 @@ fn tidy(folder: &Path, retention: &Retention, written: u64, best: Option<u64>) -
     Ok(())
 }
 
+/// Names the best checkpoint, and removes those that need not be kept.
+fn settle(folder: &Path, retention: &Retention, step: u64, best: Option<&Best>) -> Result<()> {
+    if let Some(best) = best {
+        write_atomically(&folder.join(BEST), &serde_json::to_vec_pretty(best)?)?;
+    }
+    tidy(folder, retention, step, best.map(|b| b.step))
+}
+
 /// What the thread does, in order.
 enum Job {
     Save(Box<Snapshot>),
+    Settle(u64, Option<Best>),
     Judge(u64, Verdict),
 }
 
@@ -471,12 +480,12 @@ impl Job {
             Self::Save(snapshot) => {
                 let step = snapshot.state.step;
                 write(folder, &snapshot)?;
-                let best = snapshot.state.best.as_ref();
-                if let Some(best) = best {
-                    write_atomically(&folder.join(BEST), &serde_json::to_vec_pretty(best)?)?;
-                }
-                tidy(folder, retention, step, best.map(|b| b.step))?;
+                settle(folder, retention, step, snapshot.state.best.as_ref())?;
                 Ok(true)
+            }
+            Self::Settle(step, best) => {
+                settle(folder, retention, step, best.as_ref())?;
+                Ok(false)
             }
             Self::Judge(step, verdict) => {
                 let folder = folder.join(format!("step-{step}"));
@@ -522,6 +531,14 @@ impl Writer {
     /// That of an earlier save.
     pub fn save(&mut self, snapshot: Snapshot) -> Result<()> {
         self.hand_over(Job::Save(Box::new(snapshot)))
+    }
+
+    /// Does what a save of that step does after its checkpoint is there; it may have been interrupted.
+    ///
+    /// # Errors
+    /// That of an earlier save.
+    pub fn settle(&mut self, step: u64, best: Option<Best>) -> Result<()> {
+        self.hand_over(Job::Settle(step, best))
     }
 
     /// Notes what the step after a checkpoint has shown of it.

@@ -4,8 +4,10 @@ use super::timestamp;
 use crate::device::threads;
 use crate::machine;
 use crate::recipe::Recipe;
+use mtl_recipe::files::read_bounded;
 use serde_json::{Value, json};
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,10 +41,15 @@ const GIT_NAMES: usize = 100;
 /// What is read of what git writes.
 const GIT_BYTES: u64 = 1 << 20;
 
-/// The commit of the working folder, and which files differ from it.
+/// The largest index of a repository that is looked at.
+const GIT_INDEX: u64 = 256 << 20;
+
+/// The commit of the working folder, and which tracked files differ from it.
 fn git_state() -> Value {
-    let commit = git(&["rev-parse", "HEAD"]);
-    let changed = commit.as_ref().and_then(|_| git(&["status", "--porcelain", "--untracked-files=no"]));
+    let found = git(&["rev-parse", "HEAD", "--show-toplevel", "--absolute-git-dir", "--git-common-dir"]);
+    let lines: Vec<&str> = found.as_deref().unwrap_or_default().lines().collect();
+    let [commit, top, own, common] = lines[..] else { return json!({ "commit": null, "changed": null }) };
+    let changed = git_changed(commit, Path::new(top), Path::new(own), Path::new(common)).ok().flatten();
     let names = changed.as_deref().map(|text| text.lines().collect::<Vec<_>>());
     json!({
         "commit": commit,
@@ -51,8 +58,24 @@ fn git_state() -> Value {
     })
 }
 
-/// What git answers. The configuration of a repository names programs that git would start: nothing of it counts here.
-/// Locks are not taken, and a git that does not answer is given up.
+/// The tracked files that differ from a commit. A repository may name programs to be run, such as filters: git looks at
+/// its files from a folder of ours, which has its commit, index and objects and nothing of its configuration.
+fn git_changed(commit: &str, top: &Path, own: &Path, common: &Path) -> mtl_recipe::Result<Option<String>> {
+    let folder = tempfile::Builder::new().prefix("mtlrun-git-").tempdir()?;
+    let (index, objects) = (own.join("index"), common.join("objects").canonicalize()?);
+    for made in ["refs", "objects/info"] {
+        std::fs::create_dir_all(folder.path().join(made))?;
+    }
+    std::fs::write(folder.path().join("index"), read_bounded(&index, GIT_INDEX)?)?;
+    std::fs::write(folder.path().join("HEAD"), format!("{commit}\n"))?;
+    std::fs::write(folder.path().join("objects/info/alternates"), format!("{}\n", objects.display()))?;
+    let place = [format!("--git-dir={}", folder.path().display()), format!("--work-tree={}", top.display())];
+    let status = ["status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"];
+    Ok(git(&place.iter().map(String::as_str).chain(status).collect::<Vec<_>>()))
+}
+
+/// What git answers, without hooks, monitors, pagers and the user's own configuration. Locks are not taken, and a git that
+/// does not answer is given up.
 fn git(args: &[&str]) -> Option<String> {
     const CONFIGURATION: [&str; 6] =
         ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"];

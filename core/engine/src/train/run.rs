@@ -16,7 +16,7 @@ use crate::weights::{load_into, write};
 use indexmap::IndexMap;
 use mtl_component::{Report, Result, RunInfo, mistake};
 use mtl_recipe::files::write_atomically;
-use mtl_recipe::{Context, Error};
+use mtl_recipe::{Change, Context, Error};
 use mtl_torch::fatal;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     data::labels_fit(&graph, &data)?;
     memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
-    let saved = if resume { resumable(&folder, &recipe, options)? } else { None };
+    let (saved, fresh) = if resume { resumable(&folder, &recipe, options)? } else { (None, Vec::new()) };
     let model = Model::build(&recipe, graph, context)?;
     let judges = Judges::default();
     evaluators.check(&ModelInference::new(&model, &recipe, &judges)?)?;
@@ -77,7 +77,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
         }
         _ => None,
     };
-    let place = Place { folder, lock, old, judges };
+    let place = Place { folder, lock, old, judges, fresh };
     let mut run = Run::start(&recipe, model, evaluators, &orders, &data, place, saved, options, observers)?;
     let result = run.steps(&signals);
     run.close(result)
@@ -91,12 +91,29 @@ struct Place {
     old: Option<Overwritten>,
     /// The runs that evaluators have opened.
     judges: Judges,
+    /// Phases whose optimizer starts without a state, since it is another one.
+    fresh: Vec<String>,
 }
 
 /// The newest whole and sound checkpoint, or the one that was asked for; none if the run was stopped before its first
 /// one, and starts again.
-fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Result<Option<Saved>> {
+///
+/// Also the phases whose optimizer is another one now.
+fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Result<(Option<Saved>, Vec<String>)> {
     let changes = folder.allow(recipe, options.allow_recipe_change)?;
+    let fresh = other_optimizers(&changes);
+    for phase in &fresh {
+        tracing::warn!("the phase `{phase}` has another optimizer now, which starts without the state of the old one");
+    }
+    Ok((saved_state(folder, recipe, options, &changes)?, fresh))
+}
+
+fn saved_state(
+    folder: &RunFolder,
+    recipe: &Recipe,
+    options: &TrainOptions,
+    changes: &[Change],
+) -> Result<Option<Saved>> {
     if !changes.is_empty() {
         let lines: Vec<String> = changes.iter().map(|change| format!("  {change}")).collect();
         tracing::info!("changed since the run was started:\n{}", lines.join("\n"));
@@ -246,13 +263,19 @@ fn first_batch(name: &str, order: &BatchOrder, state: &State) -> Result<u64> {
     Ok(samples / batch)
 }
 
-/// Puts a saved state into a trainer.
-fn restore(trainer: &mut Trainer<'_>, saved: &Saved) -> Result<()> {
+/// The phases whose optimizer is another one than that of the run which is resumed.
+fn other_optimizers(changes: &[Change]) -> Vec<String> {
+    let phase = |path: &str| Some(path.strip_prefix("phase.")?.strip_suffix(".optimizer.component")?.to_owned());
+    changes.iter().filter_map(|change| phase(&change.path)).collect()
+}
+
+/// Puts a saved state into a trainer; the optimizers of some phases start without theirs.
+fn restore(trainer: &mut Trainer<'_>, saved: &Saved, fresh: &[String]) -> Result<()> {
     let report = load_into(trainer.model.tensors(), &saved.weights)?;
     if !report.missing.is_empty() {
         mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
     }
-    trainer.load_state(&saved.optimizer, saved.state.step)?;
+    trainer.load_state(&saved.optimizer, saved.state.step, fresh)?;
     if let Some(averages) = &mut trainer.averages {
         averages.restart(&trainer.model)?;
         for (name, tensor) in &saved.averages {
@@ -301,12 +324,12 @@ impl<'r> Run<'r> {
         options: &TrainOptions,
         observers: Vec<Box<dyn Observer>>,
     ) -> Result<Self> {
-        let Place { folder, lock, old, judges } = place;
+        let Place { folder, lock, old, judges, fresh } = place;
         let mut trainer = Trainer::new(recipe, model)?;
         let world = trainer.model.context().world;
         let mut state = State::new(data.dims.clone());
         if let Some(saved) = &saved {
-            restore(&mut trainer, saved)?;
+            restore(&mut trainer, saved, &fresh)?;
             state = State { dims: state.dims, ..saved.state.clone() };
         }
         let mut loaders = Vec::new();
@@ -329,7 +352,10 @@ impl<'r> Run<'r> {
         let best = saved.as_ref().and_then(|saved| saved.state.best.clone().or_else(older));
         state.best = best.clone();
         let proven = checkpoint::newest_proven(&folder.checkpoints(), step);
-        let writer = Writer::start(folder.checkpoints(), retention)?;
+        let mut writer = Writer::start(folder.checkpoints(), retention)?;
+        if saved.is_some() && world.leads() {
+            writer.settle(step, best.clone())?;
+        }
         let mut run = Self {
             recipe,
             evaluators,

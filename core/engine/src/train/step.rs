@@ -291,12 +291,13 @@ impl<'r> Trainer<'r> {
         Ok(states.into_iter().flatten().collect())
     }
 
-    /// Takes the state that was saved after so many steps.
+    /// Takes the state that was saved after so many steps, but for some phases that start without theirs.
     ///
     /// # Errors
     /// If it is not that of the optimizers.
-    pub fn load_state(&mut self, tensors: &IndexMap<String, Tensor>, steps: u64) -> Result<()> {
+    pub fn load_state(&mut self, tensors: &IndexMap<String, Tensor>, steps: u64, fresh: &[String]) -> Result<()> {
         let device = self.model.context().device;
-        self.phases.iter_mut().try_for_each(|phase| phase.load(tensors, device, steps))
+        let kept = self.phases.iter_mut().filter(|phase| !fresh.iter().any(|name| name == phase.name));
+        kept.into_iter().try_for_each(|phase| phase.load(tensors, device, steps))
     }
 }
