@@ -208,7 +208,10 @@ fn killed_at_each_system_call() {
                     told.push(format!("{way:?} {code}: {}", text.lines().next().unwrap_or_default()));
                     code == 0
                 });
-                if !done || read(&out) != wanted || kept(&out) != kept(&whole) {
+                // Resumed after its last step, a run knows already that the last checkpoint is proven, and needs no other.
+                let ((steps, best), (all, wanted_best)) = (kept(&out), kept(&whole));
+                let right = steps.last() == all.last() && steps.iter().all(|s| all.contains(s)) && best == wanted_best;
+                if !done || read(&out) != wanted || !right {
                     wrong.push(format!("{call} {nth}, replacing {replacing}: {:?} {told:?}", kept(&out)));
                 }
             }
