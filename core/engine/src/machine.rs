@@ -38,6 +38,18 @@ pub fn host() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned())
 }
 
+/// A number of bytes for people, such as `1.5 GiB`.
+pub fn bytes_text(bytes: u64) -> String {
+    let (mut amount, mut unit) = (bytes as f64, "bytes");
+    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+        if amount < 1024.0 {
+            break;
+        }
+        (amount, unit) = (amount / 1024.0, larger);
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{amount:.1} {unit}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,22 +2,10 @@
 
 use crate::graph::Graph;
 use crate::ids;
-use crate::machine;
+use crate::machine::{self, bytes_text};
 use crate::model::Model;
 use crate::recipe::{Precision, Recipe};
 use mtl_recipe::{Diagnostic, Error, Result, bail};
-
-/// A number of bytes for people, such as `1.5 GiB`.
-pub fn bytes_text(bytes: u64) -> String {
-    let (mut amount, mut unit) = (bytes as f64, "bytes");
-    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
-        if amount < 1024.0 {
-            break;
-        }
-        (amount, unit) = (amount / 1024.0, larger);
-    }
-    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{amount:.1} {unit}") }
-}
 
 /// The same error; what libtorch says of missing memory is replaced by how much was asked for and what to lower.
 pub fn told(error: Error) -> Error {

@@ -1,6 +1,6 @@
 //! Batches: samples written side by side and made into tensors.
 
-use crate::memory::bytes_text;
+use crate::machine::bytes_text;
 use mtl_component::{Draw, Field, Layout, OpenDataset, Result, SampleOut, bail};
 use tch::{Kind, Tensor};
 
