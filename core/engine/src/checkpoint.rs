@@ -403,6 +403,11 @@ pub fn set_aside(folder: &Path, after: u64) -> Result<Vec<u64>> {
             .with_context(|| format!("renaming the checkpoint {}", path.display()))?;
         moved.push(step);
     }
+    let best: Option<Best> =
+        read_bounded(&folder.join(BEST), MAX_TEXT).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if best.is_some_and(|best| best.step > after) {
+        fs::remove_file(folder.join(BEST)).context("removing the note of a best checkpoint that is dropped")?;
+    }
     Ok(moved)
 }
 
