@@ -10,6 +10,7 @@ use mtl_engine::device;
 use mtl_engine::drawing;
 use mtl_engine::graph::Graph;
 use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, write_report};
+use mtl_engine::memory;
 use mtl_engine::model::Model;
 use mtl_engine::recipe::{Recipe, family_schema, recipe_schema, table_schema};
 use mtl_engine::runs::Existing;
@@ -52,7 +53,7 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
     let (recipe, graph) = checked(registry, path, &overrides)?;
     if !args.quiet {
         let mut warnings = graph.warnings().to_vec();
-        warnings.extend(mtl_engine::memory::warning(&recipe, &graph)?);
+        warnings.extend(memory::warning(&recipe, &graph)?);
         messages::findings(&recipe.diagnostics(warnings));
     }
     let existing = match (args.resume, args.overwrite) {
@@ -124,12 +125,13 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
             }
         }
         data::orders(&recipe, &data, mtl_component::World::alone())?;
-        data::labels_fit(&graph.resolved(&data.dims), &data)?;
-        let outline = Model::outline(&recipe, &graph.resolved(&data.dims), 1)?;
+        let resolved = graph.resolved(&data.dims);
+        data::labels_fit(&resolved, &data)?;
+        let outline = Model::outline(&recipe, &resolved, 1)?;
         evaluators.check(&ModelInference::new(&outline, &recipe, &Judges::default())?)?;
     }
     let mut warnings = graph.warnings().to_vec();
-    warnings.extend(mtl_engine::memory::warning(&recipe, &graph)?);
+    warnings.extend(memory::warning(&recipe, &graph)?);
     let warnings = recipe.diagnostics(warnings);
     let losses = graph.nodes().len() - recipe.graph.len();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
@@ -206,20 +208,16 @@ pub fn graph(registry: &Arc<Registry>, args: &GraphArgs) -> Result<u8> {
 /// Parameters of each module with the memory of weights, gradients and optimizer state in single precision.
 pub fn summary(registry: &Arc<Registry>, args: &Summary) -> Result<u8> {
     let (recipe, graph) = checked(registry, &args.recipe, &args.overrides.list())?;
-    let counts = Model::counts(&recipe, &graph, 1)?;
-    let mebibytes = |numbers: i64| numbers as f64 * 4.0 / f64::from(1 << 20);
+    let mebibytes = |numbers: u64| numbers as f64 * 4.0 / f64::from(1 << 20);
     println!(
         "{:<14} {:<24} {:>12} {:>12} {:>14} {:>14}",
         "module", "component", "parameters", "weights MiB", "gradients MiB", "optimizer MiB"
     );
     let mut sums = [0.0; 4];
-    for (m, (module, count)) in graph.modules().iter().zip(&counts).enumerate() {
-        let updating = graph.phases().iter().zip(recipe.phase.values()).filter(|(p, _)| p.updates[m]);
-        let state: i64 = updating.map(|(_, entry)| entry.description.state_each as i64 * count).sum();
-        let row =
-            [*count as f64, mebibytes(*count), if module.trained { mebibytes(*count) } else { 0.0 }, mebibytes(state)];
+    for (m, (module, of)) in graph.modules().iter().zip(memory::numbers(&recipe, &graph)?).enumerate() {
+        let (count, component) = (of.weights, recipe.model[m].slot.registration.name);
+        let row = [count as f64, mebibytes(count), mebibytes(of.gradients), mebibytes(of.optimizer)];
         sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
-        let component = recipe.model[m].slot.registration.name;
         println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
     }
     println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);

@@ -27,8 +27,11 @@ pub fn device(name: &str) -> Result<Device> {
 
 /// Threads within an operator: the recipe's, or one a core.
 pub fn threads(recipe: &Recipe) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    recipe.run.threads.map_or(cores, |n| n as usize)
+    recipe.run.threads.map_or_else(cores, |n| n as usize)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// Sets what holds for the whole process.
@@ -36,11 +39,11 @@ pub fn threads(recipe: &Recipe) -> usize {
 /// # Errors
 /// If libtorch refuses the number of threads.
 pub fn configure(recipe: &Recipe) -> Result<()> {
-    let (wanted, cores) = (threads(recipe), std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let (wanted, cores) = (threads(recipe), cores());
     if wanted > 2 * cores {
         tracing::warn!("run.threads = {wanted} on {cores} cores: threads that wait for each other make steps slow");
     }
-    Ok(mtl_torch::set_threads(threads(recipe))?)
+    Ok(mtl_torch::set_threads(wanted)?)
 }
 
 /// The kind of the weights.

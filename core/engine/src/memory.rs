@@ -24,25 +24,44 @@ pub fn told(error: Error) -> Error {
     })
 }
 
-/// The bytes of weights, gradients and optimizer state, where sizes that only the data decides count as 1.
+/// How many numbers training keeps for a module.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    /// Its parameters.
+    pub weights: u64,
+    /// Their gradients; none if nothing trains it.
+    pub gradients: u64,
+    /// The state of the optimizers that update it.
+    pub optimizer: u64,
+}
+
+impl Numbers {
+    /// All of them.
+    pub fn sum(&self) -> u64 {
+        self.weights.saturating_add(self.gradients).saturating_add(self.optimizer)
+    }
+}
+
+/// The numbers of each module, where sizes that only the data decides count as 1.
 ///
 /// # Errors
 /// If a module cannot be built.
-pub fn needed(recipe: &Recipe, graph: &Graph) -> Result<u64> {
-    let each: u64 = if recipe.run.precision == Precision::Float64 { 8 } else { 4 };
-    let mut numbers = 0u64;
-    for (m, (module, count)) in graph.modules().iter().zip(Model::counts(recipe, graph, 1)?).enumerate() {
+pub fn numbers(recipe: &Recipe, graph: &Graph) -> Result<Vec<Numbers>> {
+    let counts = Model::counts(recipe, graph, 1)?.into_iter().map(|count| count.max(0) as u64);
+    let of = |(m, weights): (usize, u64)| {
         let updating = graph.phases().iter().zip(recipe.phase.values()).filter(|(phase, _)| phase.updates[m]);
         let state: u64 = updating.map(|(_, entry)| entry.description.state_each as u64).sum();
-        let copies = 1 + u64::from(module.trained) + state;
-        numbers = numbers.saturating_add((count.max(0) as u64).saturating_mul(copies));
-    }
-    Ok(numbers.saturating_mul(each))
+        let gradients = if graph.modules()[m].trained { weights } else { 0 };
+        Numbers { weights, gradients, optimizer: weights.saturating_mul(state) }
+    };
+    Ok(counts.enumerate().map(of).collect())
 }
 
 /// What is wrong if weights, gradients and optimizer state are more than the memory of this machine.
 fn too_much(recipe: &Recipe, graph: &Graph) -> Result<Option<String>> {
-    let needed = needed(recipe, graph)?;
+    let each: u64 = if recipe.run.precision == Precision::Float64 { 8 } else { 4 };
+    let all = numbers(recipe, graph)?.iter().fold(0u64, |all, module| all.saturating_add(module.sum()));
+    let needed = all.saturating_mul(each);
     let there = machine::memory_mib().map(|mib| mib << 20).filter(|there| needed > *there);
     Ok(there.map(|there| {
         format!(
