@@ -392,7 +392,8 @@ pub fn newest_proven(folder: &Path, up_to: u64) -> Option<u64> {
     all.iter().rev().find(|(step, path)| *step <= up_to && verdict(path) == Some(Verdict::Proven)).map(|(s, _)| *s)
 }
 
-/// Takes the checkpoints after a step out of the way of a run that goes on from it; the next save removes them.
+/// Takes the checkpoints after a step out of the way of a run that goes on from it; they are removed once the run
+/// does.
 ///
 /// # Errors
 /// If one cannot be renamed.
@@ -403,9 +404,7 @@ pub fn set_aside(folder: &Path, after: u64) -> Result<Vec<u64>> {
             .with_context(|| format!("renaming the checkpoint {}", path.display()))?;
         moved.push(step);
     }
-    let best: Option<Best> =
-        read_bounded(&folder.join(BEST), MAX_TEXT).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    if best.is_some_and(|best| best.step > after) {
+    if noted_best(folder).is_some_and(|best| best.step > after) {
         fs::remove_file(folder.join(BEST)).context("removing the note of a best checkpoint that is dropped")?;
     }
     Ok(moved)
@@ -425,7 +424,12 @@ pub struct Best {
 /// Which checkpoint is best. The newest state says it; `best.json` is for readers, and for older states.
 pub fn best(folder: &Path) -> Option<Best> {
     let newest = list(folder).pop().and_then(|(_, path)| state(&path).ok()?.best);
-    newest.or_else(|| serde_json::from_slice(&read_bounded(&folder.join(BEST), MAX_TEXT).ok()?).ok())
+    newest.or_else(|| noted_best(folder))
+}
+
+/// What `best.json` says.
+fn noted_best(folder: &Path) -> Option<Best> {
+    serde_json::from_slice(&read_bounded(&folder.join(BEST), MAX_TEXT).ok()?).ok()
 }
 
 /// The file that names the best checkpoint.
@@ -580,11 +584,11 @@ impl Writer {
     pub fn wait(&mut self) -> Result<()> {
         let mut first = Ok(());
         while self.waiting > 0 {
-            let result = self.done.recv().context("the checkpoint writer ended early").and_then(|r| self.count(r));
-            if result.is_err() && self.waiting > 0 && self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            let Ok(result) = self.done.recv() else {
                 self.waiting = 0;
-            }
-            first = first.and(result);
+                return first.and(Err(Error::failure("the checkpoint writer ended early")));
+            };
+            first = first.and(self.count(result));
         }
         first
     }

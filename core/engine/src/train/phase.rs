@@ -5,11 +5,18 @@ use super::scaler::Scaler;
 use crate::model::Model;
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
-use mtl_component::{Optimizer, Result, Role, Update, ensure, mistake};
-use mtl_recipe::Context;
+use mtl_component::{Optimizer, Result, Role, Update, mistake};
+use mtl_recipe::{Context, Error};
 use mtl_torch::ScalarOps;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
+
+/// The error of a training whose numbers are no longer finite.
+pub(super) fn has_diverged(what: &str) -> Error {
+    Error::failure(format!(
+        "{what}: training has diverged. A lower learning rate, clip_norm, or full precision may help"
+    ))
+}
 
 /// Parameters of one learning rate and one weight decay.
 struct Group {
@@ -179,11 +186,10 @@ impl<'r> PhaseState<'r> {
             if checked && norm.device() == Device::Cpu {
                 let value = norm.f_double_value(&[])?;
                 self.diverged = !value.is_finite();
-                ensure!(
-                    value.is_finite(),
-                    "the norm of the gradients is {value}, and the update is not applied: training has diverged. A \
-                     lower learning rate, clip_norm, or full precision may help"
-                );
+                if self.diverged {
+                    let what = format!("the norm of the gradients is {value}, and the update is not applied");
+                    return Err(has_diverged(&what));
+                }
             } else if checked {
                 // Reading the norm would wait for the device: there the update changes nothing.
                 found_inf = Some(norm.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?.f_view([1])?);

@@ -1,6 +1,7 @@
 //! A whole run: data, steps, evaluation, checkpoints, and the observers around them.
 
 use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, open_hooks};
+use super::phase::has_diverged;
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
 use crate::data::{self, Batch, BatchOrder, Loader, OpenedData};
@@ -39,7 +40,7 @@ pub struct TrainOptions {
     pub overrides: Vec<String>,
 }
 
-/// Trains a recipe, whose checked graph is given; the exit code is 130 or 143 when a signal asked to stop.
+/// Trains a recipe, whose checked graph is given; the exit code is 128 and the number of a signal that asked to stop.
 ///
 /// # Errors
 /// What the user can mend is found before the first step, where that is possible. An error in a later step leaves the
@@ -479,21 +480,14 @@ impl<'r> Run<'r> {
 
     /// Judges the checkpoints before this step by its losses.
     fn prove(&mut self, step: u64) -> Result<()> {
-        let mut wrong = None;
-        for loss in self.trainer.losses() {
-            let value = loss.value.f_double_value(&[])?;
-            if !value.is_finite() {
-                wrong = Some((loss.name.clone(), value));
-            }
-        }
-        match wrong {
+        match self.trainer.not_finite()? {
             None => self.judge(Verdict::Proven),
             // With loss scaling a step whose numbers overflow is skipped, and says nothing of the weights.
             Some(_) if self.trainer.scales() && !step.is_multiple_of(self.recipe.run.log_every) => Ok(()),
-            Some((name, value)) => self.sound(Err(Error::failure(format!(
-                "`loss/{name}` is {value} at step {step}: training has diverged. A lower learning rate, clip_norm, or \
-                 full precision may help"
-            )))),
+            Some((name, value)) => {
+                let what = format!("`loss/{name}` is {value} at step {step}");
+                self.sound(Err(has_diverged(&what)))
+            }
         }
     }
 
@@ -517,10 +511,10 @@ impl<'r> Run<'r> {
         };
         match losses.into_iter().find(|(_, value)| !value.is_finite()) {
             None => self.judge(Verdict::Proven),
-            Some((name, value)) => self.sound(Err(Error::failure(format!(
-                "`loss/{name}` is {value} with the weights of the last step, {step}: training has diverged. A lower \
-                 learning rate, clip_norm, or full precision may help"
-            )))),
+            Some((name, value)) => {
+                let what = format!("`loss/{name}` is {value} with the weights of the last step, {step}");
+                self.sound(Err(has_diverged(&what)))
+            }
         }
     }
 
@@ -597,8 +591,8 @@ impl<'r> Run<'r> {
         // On the CPU such an update was refused; on other devices it changed nothing, which shows only now.
         let norm = phases.iter().find(|(name, value)| name.starts_with("grad_norm/") && !value.is_finite());
         if let Some((name, value)) = norm.filter(|_| !self.trainer.scales()) {
-            let bad = format!("`{name}` is {value} at step {step}: training has diverged");
-            return self.sound(Err(Error::failure(bad)));
+            let what = format!("`{name}` is {value} at step {step}");
+            return self.sound(Err(has_diverged(&what)));
         }
         numbers.extend(phases);
         let rises = |name: &str| self.recipe.loss.get(name).is_some_and(|l| l.slot.common.ramp.is_some());
@@ -670,13 +664,9 @@ impl<'r> Run<'r> {
         if self.saved_at == Some(step) {
             return Ok(());
         }
-        for loss in self.trainer.losses() {
-            let value = loss.value.f_double_value(&[])?;
-            if !value.is_finite() {
-                let name = &loss.name;
-                let bad = Error::failure(format!("`loss/{name}` is {value} at step {step}: nothing is saved"));
-                return self.sound(Err(bad));
-            }
+        if let Some((name, value)) = self.trainer.not_finite()? {
+            let bad = Error::failure(format!("`loss/{name}` is {value} at step {step}: nothing is saved"));
+            return self.sound(Err(bad));
         }
         self.lock.check()?;
         self.saved_at = Some(step);

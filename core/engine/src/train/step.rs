@@ -2,13 +2,13 @@
 
 use super::capture::Captured;
 use super::ema::Averages;
-use super::phase::PhaseState;
+use super::phase::{PhaseState, has_diverged};
 use crate::graph::{Op, Plan, Wire};
 use crate::model::{Feed, Known, Mode, Model, Values};
 use crate::recipe::{LossScaling, Precision, Ramp, Recipe};
 use indexmap::IndexMap;
+use mtl_component::Result;
 use mtl_component::draw::hash_words;
-use mtl_component::{Result, ensure};
 use mtl_recipe::Context;
 use mtl_torch::ScalarOps;
 use mtl_torch::fatal::{self, Place};
@@ -118,8 +118,11 @@ impl<'r> Trainer<'r> {
                     let name = self.phases[*phase].name;
                     fatal::note(Place::Part, &format!(", in the update of the phase `{name}`"));
                     let updated = self.phases[*phase].update(self.wants_norms, self.capture.as_mut());
-                    if self.diverged() {
-                        self.name_loss(step)?;
+                    if self.diverged()
+                        && let Some((loss, value)) = self.not_finite()?
+                    {
+                        let what = format!("`loss/{loss}` is {value} at step {step}, and the update is not applied");
+                        return Err(has_diverged(&what));
                     }
                     updated.with_context(|| format!("in the update of the phase `{name}`"))?;
                 }
@@ -191,18 +194,18 @@ impl<'r> Trainer<'r> {
         passed.with_context(|| format!("in the backward pass of the phase `{}`", state.name))
     }
 
-    /// After gradients that are not finite: the loss that was not finite before them, if one was.
-    fn name_loss(&self, step: u64) -> Result<()> {
+    /// A loss of the newest step that is not finite, with its value, if there is one. Reading it waits for the device.
+    ///
+    /// # Errors
+    /// If a value cannot be read.
+    pub fn not_finite(&self) -> Result<Option<(&str, f64)>> {
         for loss in &self.losses {
             let value = loss.value.f_double_value(&[])?;
-            ensure!(
-                value.is_finite(),
-                "`loss/{}` is {value} at step {step}, and the update is not applied: training has diverged. A lower \
-                 learning rate, clip_norm, or full precision may help",
-                loss.name
-            );
+            if !value.is_finite() {
+                return Ok(Some((&loss.name, value)));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Keeps the outputs of a node for a trace.
