@@ -10,10 +10,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-fn run(faces: &Faces, out: &Path, more: &[&str]) -> (i32, String) {
-    outcome(&mtlrun(&faces.tiny(out, more)).output().unwrap())
-}
-
 /// Runs a command that must end soon.
 #[track_caller]
 fn soon(command: &mut Command) -> (i32, String) {
@@ -102,7 +98,7 @@ fn the_state_of_an_optimizer_is_compared_with_its_parameters() {
             let mut bytes = Vec::new();
             weights::stream(&tensors, &mut bytes).unwrap();
             forge(&checkpoint, "optimizer.safetensors", &bytes);
-            run(&faces, &out, &resume)
+            faces.run(&out, &resume)
         };
         refused(changed(&|t| t.flatten(0, -1).narrow(0, 0, 1)), &["and its parameter", "not of this run"]);
         refused(changed(&|t| tch::Tensor::zeros([0], (t.kind(), t.device()))), &["not of this run"]);
@@ -115,7 +111,7 @@ fn the_state_of_an_optimizer_is_compared_with_its_parameters() {
         let newest = out.join("checkpoints/step-8");
         forge(&newest, "optimizer.safetensors", &none);
         refused(
-            run(&faces, &out, &[&sets[..], &["--resume", "--set", "run.steps=9"]].concat()),
+            faces.run(&out, &[&sets[..], &["--resume", "--set", "run.steps=9"]].concat()),
             &["no state of the optimizer"],
         );
     }
@@ -223,7 +219,7 @@ fn names_stay_within_the_run_folder() {
     let words = "1 to 64 letters, digits, `_` and `-`";
     for name in ["/abs/x", "../../up", "", "a b", "a\u{1b}[2J", "é"] {
         let set = format!("run.name={}", serde_json::to_string(name).unwrap());
-        refused(run(&faces, &out, &["--set", &set]), &[words]);
+        refused(faces.run(&out, &["--set", &set]), &[words]);
     }
     let long = "a".repeat(65);
     for name in ["/abs/evil", "x:1", "a/optimizer", "a\\u0000b", long.as_str()] {
@@ -245,10 +241,10 @@ fn control_characters_do_not_reach_the_terminal() {
     let escape = "\u{1b}[2J\u{7}owned";
     let raw = |text: &str| text.contains('\u{1b}') || text.contains('\u{7}');
     let list = dir.path().join(format!("{escape}.txt"));
-    let (code, text) = run(&faces, &dir.path().join("run"), &["--set", &format!("data.faces.list={}", list.display())]);
+    let (code, text) = faces.run(&dir.path().join("run"), &["--set", &format!("data.faces.list={}", list.display())]);
     assert!(code == 2 && text.contains("owned") && !raw(&text), "{text:?}");
     std::fs::write(&list, format!("1 {escape} x 0\n{}\n", "y".repeat(50 << 20))).unwrap();
-    let (code, text) = run(&faces, &dir.path().join("run"), &["--set", &format!("data.faces.list={}", list.display())]);
+    let (code, text) = faces.run(&dir.path().join("run"), &["--set", &format!("data.faces.list={}", list.display())]);
     assert!(code == 2 && text.len() < 2000 && !raw(&text), "{} bytes: {:.300?}", text.len(), text);
     // In tables, from what a run has written.
     let out = dir.path().join("runs").join(escape);
@@ -399,6 +395,6 @@ fn outputs_do_not_replace_the_files_of_a_run() {
     let lock = dir.path().join("locked");
     std::fs::create_dir(&lock).unwrap();
     std::os::unix::fs::symlink(dir.path().join("elsewhere"), lock.join("run.lock")).unwrap();
-    let (code, text) = run(&faces, &lock, &["-q"]);
+    let (code, text) = faces.run(&lock, &["-q"]);
     assert!(code == 2 && !dir.path().join("elsewhere").exists(), "{text}");
 }

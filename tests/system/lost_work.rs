@@ -7,10 +7,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-fn run(faces: &Faces, out: &Path, more: &[&str]) -> (i32, String) {
-    outcome(&mtlrun(&faces.tiny(out, more)).output().unwrap())
-}
-
 fn weights(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("weights.safetensors")).unwrap()
 }
@@ -34,13 +30,13 @@ fn a_diverged_update_does_not_replace_the_last_sound_checkpoint() {
     faces.train(&broken, &[&EACH[..], &["--set", "run.steps=4"]].concat());
     // The loss of step 5 is computed before its update, and finite; the weights that it saves are not sound.
     let wild = ["--resume", "--allow-recipe-change", "--set", "phase.recognition.optimizer.lr=1e38"];
-    let (code, text) = run(&faces, &broken, &[&EACH[..], &wild].concat());
+    let (code, text) = faces.run(&broken, &[&EACH[..], &wild].concat());
     assert_eq!(code, 1, "{text}");
     for words in ["step 6", "training has diverged", "checkpoint of step 5 is not sound", "that of step 4: --resume"] {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert_eq!(checkpoints(&broken), [(4, Some(Proven)), (5, Some(Unsound))]);
-    let (code, text) = run(&faces, &broken, &[&EACH[1..], &["--resume", "--allow-recipe-change"]].concat());
+    let (code, text) = faces.run(&broken, &[&EACH[1..], &["--resume", "--allow-recipe-change"]].concat());
     assert!(code == 0 && text.contains("step-5 gave a loss that is not finite"), "{text}");
     assert!(weights(&whole) == weights(&broken), "the bits differ");
 }
@@ -54,7 +50,7 @@ fn a_diverged_last_step_is_not_called_done() {
     let finished = weights(&broken);
     let wild =
         ["--resume", "--allow-recipe-change", "--set", "run.steps=5", "--set", "phase.recognition.optimizer.lr=1e38"];
-    let (code, text) = run(&faces, &broken, &[&EACH[..], &wild].concat());
+    let (code, text) = faces.run(&broken, &[&EACH[..], &wild].concat());
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("step 5") && text.contains("that of step 4"), "{text}");
     assert!(!text.contains("done:"), "{text}");
@@ -68,11 +64,11 @@ fn a_run_goes_on_from_an_earlier_step_when_asked() {
     let (whole, back) = (dir.path().join("whole"), dir.path().join("back"));
     faces.train(&whole, &["-q"]);
     faces.train(&back, &["-q"]);
-    refused(run(&faces, &back, &["--resume", "--checkpoint", "3"]), &["no checkpoint of step 3", "4, 6"]);
-    let (code, text) = run(&faces, &back, &["--resume", "--checkpoint", "4"]);
+    refused(faces.run(&back, &["--resume", "--checkpoint", "3"]), &["no checkpoint of step 3", "4, 6"]);
+    let (code, text) = faces.run(&back, &["--resume", "--checkpoint", "4"]);
     assert!(code == 0 && text.contains("the later checkpoints are dropped: 6"), "{text}");
     assert!(weights(&whole) == weights(&back), "the bits differ");
-    refused(run(&faces, &back, &["--resume", "--set", "run.steps=3"]), &["has done 6 steps", "raise run.steps"]);
+    refused(faces.run(&back, &["--resume", "--set", "run.steps=3"]), &["has done 6 steps", "raise run.steps"]);
 }
 
 #[test]
@@ -85,16 +81,16 @@ fn an_evaluation_that_failed_is_made_up() {
     let picture = others.path("1_1.jpg");
     let good = std::fs::read(&picture).unwrap();
     std::fs::write(&picture, &good[..good.len() / 2]).unwrap();
-    let (code, text) = run(&faces, &out, &sets);
+    let (code, text) = faces.run(&out, &sets);
     assert!(code == 2 && text.contains("1_1.jpg") && text.contains("at step 6"), "{text}");
     assert!(out.join("checkpoints/step-6").exists() && !out.join("weights.safetensors").exists());
     std::fs::write(&picture, good).unwrap();
-    let (code, text) = run(&faces, &out, &[&sets[1..], &["--resume"]].concat());
+    let (code, text) = faces.run(&out, &[&sets[1..], &["--resume"]].concat());
     assert!(code == 0 && text.contains("measuring what could not be measured at step 6: age"), "{text}");
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("eval/age/mae") && out.join("eval/age.step-6.json").exists(), "{metrics}");
     // Once is enough.
-    let (_, text) = run(&faces, &out, &[&sets[1..], &["--resume"]].concat());
+    let (_, text) = faces.run(&out, &[&sets[1..], &["--resume"]].concat());
     assert!(!text.contains("measuring"), "{text}");
 }
 
@@ -199,11 +195,11 @@ fn missing_memory_is_told_with_the_node_and_what_to_lower() {
     assert!(!text.contains("frame #") && !text.contains("fault of its own"), "{text}");
     // Weights that no machine holds are not begun with.
     let classes = ["-q", "--set", "dims.identities=100000000000", "--set", "data.faces.declares=false"];
-    let (code, text) = run(&faces, &dir.path().join("classes"), &classes);
+    let (code, text) = faces.run(&dir.path().join("classes"), &classes);
     assert!(code == 1 && text.contains("optimizer state take 17.5 TiB, and this machine has"), "{text}");
     // A batch that no machine holds.
     let large = ["-q", "--set", "data.faces.batch_size=1000000", "--set", "data.faces.size=512"];
-    let (code, text) = run(&faces, &dir.path().join("batch"), &large);
+    let (code, text) = faces.run(&dir.path().join("batch"), &large);
     assert!(code == 1 && text.contains("not enough memory for a batch of 1000000 samples"), "{text}");
 }
 
@@ -217,7 +213,7 @@ fn labels_beyond_the_classes_are_told_before_the_first_step() {
         let out = dir.path().join(head);
         let more = [&fewer[..], &["--set", &component]].concat();
         refused(
-            run(&faces, &out, &more),
+            faces.run(&out, &more),
             &["`data.faces.identity` has labels up to 3", "list.txt:10", "has 3 identities", "3 of 12 samples"],
         );
         assert!(!out.exists(), "nothing has begun");
@@ -242,19 +238,16 @@ fn a_run_is_replaced_only_by_one_that_has_a_checkpoint() {
             std::fs::write(entry.path(), b"\xff\xd8").unwrap();
         }
     });
-    let (code, text) = run(&broken, &out, &["-q", "--overwrite"]);
+    let (code, text) = broken.run(&out, &["-q", "--overwrite"]);
     assert_eq!(code, 2, "{text}");
     assert!(weights(&out) == old && checkpoints(&out).len() == 2, "the old run is not put back");
     // What it has not made is not its to remove, and what it reads is not either.
     std::fs::write(out.join("thesis.tex"), "").unwrap();
-    refused(run(&faces, &out, &["-q", "--overwrite"]), &["has not made: thesis.tex"]);
+    refused(faces.run(&out, &["-q", "--overwrite"]), &["has not made: thesis.tex"]);
     std::fs::remove_file(out.join("thesis.tex")).unwrap();
     let own =
         format!("model.backbone.weights={{ file = {:?}, prefix = \"backbone.\" }}", out.join("weights.safetensors"));
-    refused(
-        run(&faces, &out, &["-q", "--overwrite", "--set", &own]),
-        &["that is to be replaced", "weights.safetensors"],
-    );
+    refused(faces.run(&out, &["-q", "--overwrite", "--set", &own]), &["that is to be replaced", "weights.safetensors"]);
     assert!(weights(&out) == old);
     faces.train(&out, &["-q", "--overwrite", "--set", "run.seed=9"]);
     assert!(weights(&out) != old);
@@ -283,7 +276,7 @@ fn a_log_that_cannot_be_written_is_told_and_costs_nothing() {
     faces.train(&out, &["-q", "--set", "run.steps=4"]);
     std::fs::remove_dir_all(out.join("tb")).unwrap();
     std::fs::write(out.join("tb"), "in the way").unwrap();
-    let (code, text) = run(&faces, &out, &["-q", "--resume"]);
+    let (code, text) = faces.run(&out, &["-q", "--resume"]);
     assert!(code == 0 && text.contains("the run goes on without TensorBoard"), "{text}");
     assert!(out.join("checkpoints/step-6").exists());
 }

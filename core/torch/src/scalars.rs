@@ -94,33 +94,26 @@ macro_rules! scalar_operators {
         pub trait ScalarOps {
             $(
                 $(#[$doc])*
-                #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
                 fn $name(&self, value: impl Into<Number>) -> Result<Tensor>;
             )*
 
             /// The smaller of the larger of each element and `low`, and `high`: `torch.clamp`.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_clamp(&self, low: impl Into<Number>, high: impl Into<Number>) -> Result<Tensor>;
 
             /// Fills the tensor with a number.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_fill_(&self, value: impl Into<Number>) -> Result<()>;
 
             /// Adds a number to each element in place.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_add_scalar_(&self, value: impl Into<Number>) -> Result<()>;
 
             /// The 2-norm along one dimension, which is kept with the size 1.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_norm_along(&self, dim: i64) -> Result<Tensor>;
 
             /// A copy with `value` where `mask` is true: `torch.Tensor.masked_fill`.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_masked_fill(&self, mask: &Tensor, value: impl Into<Number>) -> Result<Tensor>;
 
             /// A copy with `value` at the places of `index` along one dimension: `torch.Tensor.scatter`. A place outside
             /// of the tensor is an error.
-            #[allow(clippy::missing_errors_doc, reason = "said once, for the trait")]
             fn try_scatter_value(&self, dim: i64, index: &Tensor, value: impl Into<Number>) -> Result<Tensor>;
         }
 

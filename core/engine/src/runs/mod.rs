@@ -93,10 +93,8 @@ impl RunFolder {
         };
         let run = Self::at(path);
         let path = &run.path;
+        not_a_file(path)?;
         if !path.is_dir() {
-            if path.exists() {
-                mistake!("the run folder {} is a file: name another with --out", path.display());
-            }
             mistake!("there is no run to resume in {}: the folder is not there", path.display());
         }
         let lock = Lock::acquire(path, made)?;
@@ -376,14 +374,19 @@ fn held(recipe: &Recipe) -> Option<Value> {
     (!hashed.is_empty()).then(|| hashed.into())
 }
 
+fn not_a_file(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_dir() {
+        mistake!("the run folder {} is a file: name another with --out", path.display());
+    }
+    Ok(())
+}
+
 /// Makes a folder and those above it; false if it was there.
 fn make(path: &Path) -> Result<bool> {
     if path.is_dir() {
         return Ok(false);
     }
-    if path.exists() {
-        mistake!("the run folder {} is a file: name another with --out", path.display());
-    }
+    not_a_file(path)?;
     match std::fs::create_dir_all(path) {
         Ok(()) => Ok(true),
         Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
