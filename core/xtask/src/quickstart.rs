@@ -25,7 +25,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
         train.extend(["--out", &run]);
     }
     step(root, "target/release/mtlrun", &train)?;
-    let sheet = format!("{run}/faces.png");
+    // In a folder of the run, so that the run can still be replaced: it holds nothing that it has not made.
+    let sheet = format!("{run}/eval/faces.png");
     let people = ["data", "render", "--identities", "8", "--first", "1000000", "--size", "112", "--sheet", &sheet];
     step(root, "target/release/mtlrun", &people)?;
     println!(
