@@ -187,6 +187,8 @@ fn training_runs_no_program_that_a_repository_names() {
     inside(&["config", "core.fsmonitor", "touch PWNED; false"]);
     inside(&["config", "filter.evil.clean", "touch PWNED; cat"]);
     std::fs::write(dir.path().join("a.txt"), "2").unwrap();
+    // A change of the same size within the second of the commit is told later, too.
+    std::thread::sleep(Duration::from_millis(1100));
     let train = |command: &mut Command| outcome(&command.current_dir(dir.path()).output().unwrap());
     let absolute = |out: &Path| {
         let mut args = faces.tiny(out, &["-q", "--set", "run.steps=1"]);

@@ -67,6 +67,9 @@ fn git_changed(commit: &str, top: &Path, own: &Path, common: &Path) -> mtl_recip
         std::fs::create_dir_all(folder.path().join(made))?;
     }
     std::fs::write(folder.path().join("index"), read_bounded(&index, GIT_INDEX)?)?;
+    // Git reads a file of unchanged size and time again if it is not older than the index: the copy keeps the index's age.
+    let copy = std::fs::File::options().write(true).open(folder.path().join("index"))?;
+    copy.set_modified(std::fs::metadata(&index)?.modified()?)?;
     std::fs::write(folder.path().join("HEAD"), format!("{commit}\n"))?;
     std::fs::write(folder.path().join("objects/info/alternates"), format!("{}\n", objects.display()))?;
     let place = [format!("--git-dir={}", folder.path().display()), format!("--work-tree={}", top.display())];
