@@ -86,12 +86,20 @@ fn refused(what: &str, path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Reads a text file of at most so many bytes, as [`read_bounded`].
+/// Reads a text file of at most so many bytes, as [`read_bounded`], without the byte order mark that some editors put
+/// before it.
 ///
 /// # Errors
 /// Why it cannot be read, or where it is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    String::from_utf8(read_bounded(path, limit)?).map_err(|e| {
+    let mut bytes = read_bounded(path, limit)?;
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is UTF-16 text: save it as UTF-8"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
         let byte = e.utf8_error().valid_up_to();
         io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8 text (byte {byte})"))
     })

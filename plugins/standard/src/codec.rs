@@ -1,13 +1,15 @@
 //! Picture files: JPEG, PNG, BMP and WebP.
 
 use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder, ImageReader, Limits};
-use mozjpeg::{ColorSpace, Decompress};
+use image::metadata::Orientation;
+use image::{DynamicImage, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageReader, Limits, RgbImage};
+use mozjpeg::{ColorSpace, Decompress, Marker};
 use mtl_component::files::read_bounded;
 use mtl_component::{ErrorContext as _, Picture, Result, bail, panic_text};
-use std::io::Cursor;
+use std::io::{self, BufRead, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 /// Most pixels of a picture that is read: a square of 8192 a side.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -16,21 +18,56 @@ const MAX_SCANS: usize = 100;
 /// The largest file of a picture that is read.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Reads a file: JPEG, PNG, BMP or WebP; grey, RGBA and CMYK become RGB.
+/// Reads a file: JPEG, PNG, BMP or WebP; grey, RGBA and CMYK become RGB, and a rotation that the camera noted is done.
 pub fn read(path: &Path) -> Result<Picture> {
+    static TOLD: Once = Once::new();
+    static NOT_SQUARE: Once = Once::new();
     let bytes = read_bounded(path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))?;
-    decode(&bytes).with_context(|| format!("{} is not a readable image", path.display()))
+    let (picture, turned) = decoded(&bytes).with_context(|| format!("{} is not a readable image", path.display()))?;
+    if picture.width != picture.height {
+        NOT_SQUARE.call_once(|| {
+            tracing::info!(
+                "{} has {}x{} pixels: what is not a square is stretched to one, here and in every such picture. Aligned crops \
+                 of faces are square",
+                path.display(),
+                picture.width,
+                picture.height
+            );
+        });
+    }
+    if turned {
+        TOLD.call_once(|| {
+            tracing::info!(
+                "{} says by EXIF how it is to be turned: that is done, here and in every such picture",
+                path.display()
+            );
+        });
+    }
+    Ok(picture)
 }
 
 /// Decodes the bytes of an image file.
 pub fn decode(bytes: &[u8]) -> Result<Picture> {
-    if bytes.starts_with(&[0xff, 0xd8]) {
-        return decode_jpeg(bytes);
-    }
-    decode_other(bytes)
+    Ok(decoded(bytes)?.0)
 }
 
-fn decode_other(bytes: &[u8]) -> Result<Picture> {
+/// The picture upright, and whether it had to be turned.
+fn decoded(bytes: &[u8]) -> Result<(Picture, bool)> {
+    let (image, orientation) = match bytes {
+        [0xff, 0xd8, ..] => decode_jpeg(bytes)?,
+        _ => decode_other(bytes)?,
+    };
+    let turned = orientation != Orientation::NoTransforms;
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    Ok((Picture::new(image.width() as usize, image.height() as usize, image.into_raw())?, turned))
+}
+
+fn decode_other(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
+    if let Some(other) = not_a_picture(bytes) {
+        bail!("{other}");
+    }
     // The size stands at the beginning: what would be too large is not decoded.
     let reader = || ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let (width, height) = reader()?.into_dimensions()?;
@@ -40,38 +77,87 @@ fn decode_other(bytes: &[u8]) -> Result<Picture> {
     // Four channels of 16 bits, and as much again for what a file carries beside its pixels.
     limits.max_alloc = Some(16 * u64::from(width) * u64::from(height) + (64 << 20));
     reader.limits(limits);
-    let image = reader.decode()?;
-    Picture::new(width as usize, height as usize, image.into_rgb8().into_raw())
+    let mut decoder = reader.into_decoder()?;
+    // Notes that cannot be read turn nothing.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((DynamicImage::from_decoder(decoder)?.into_rgb8(), orientation))
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<Picture> {
-    // A whole file ends with the end-of-image marker; decoders fill up what is missing with grey.
-    if !bytes.windows(2).rev().any(|w| w == [0xff, 0xd9]) {
-        bail!("the JPEG is truncated: no end-of-image marker");
+/// What a file is that is often found under the name of a picture.
+fn not_a_picture(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.trim_ascii_start();
+    let begins = |text: &str| start.get(..text.len()).is_some_and(|it| it.eq_ignore_ascii_case(text.as_bytes()));
+    match bytes {
+        [] => Some("it is empty"),
+        [0x00, 0x05, 0x16, 0x07, ..] => Some("it holds notes of macOS beside a picture (AppleDouble), not a picture"),
+        _ if begins("<!doctype html") || begins("<html") => Some("it is a web page, not a picture: download it again"),
+        _ if begins("version https://git-lfs") => {
+            Some("it is a pointer of git LFS, not the picture: fetch it with `git lfs pull`")
+        }
+        [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', ..] => {
+            Some("it is a PGM or PPM picture, which is not read: convert it to PNG")
+        }
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => {
+            Some("it is a TIFF picture, which is not read: convert it to PNG")
+        }
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => {
+            Some("it is a HEIC or AVIF picture, which is not read: convert it to PNG or JPEG")
+        }
+        _ => None,
     }
+}
+
+/// The bytes of a picture, beyond which there is nothing to read: decoders fill up what is missing with grey.
+struct Whole<'b>(&'b [u8]);
+
+impl Read for Whole<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl BufRead for Whole<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.0.is_empty() { Err(io::Error::other(TRUNCATED)) } else { Ok(self.0) }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
+    }
+}
+
+const TRUNCATED: &str = "the file ends before the picture does: it is truncated";
+
+fn decode_jpeg(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
     let scans = bytes.windows(2).filter(|w| *w == [0xff, 0xda]).count();
     if scans > MAX_SCANS {
         bail!("the JPEG has {scans} scans, and more than {MAX_SCANS} are not read");
     }
     // libjpeg, since published numbers are made with it; its wrapper reports damage by unwinding.
-    let decoded = catch_unwind(AssertUnwindSafe(|| -> Result<Option<Picture>> {
-        let decoder = Decompress::new_mem(bytes)?;
+    let decoded = catch_unwind(AssertUnwindSafe(|| -> Result<Option<(RgbImage, Orientation)>> {
+        let decoder = Decompress::with_markers(&[Marker::APP(1)]).from_reader(Whole(bytes))?;
         if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
             return Ok(None);
         }
         check_size(decoder.width(), decoder.height())?;
+        let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
+        let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
         let mut decoder = decoder.rgb()?;
-        let (width, height) = (decoder.width(), decoder.height());
+        let (width, height) = (decoder.width() as u32, decoder.height() as u32);
         let data = decoder.read_scanlines::<[u8; 3]>()?.into_flattened();
         decoder.finish()?;
-        Ok(Some(Picture::new(width, height, data)?))
+        Ok(RgbImage::from_raw(width, height, data).map(|image| (image, orientation)))
     }));
     match decoded {
         Ok(Ok(Some(picture))) => Ok(picture),
         // libjpeg has no way from CMYK to RGB.
         Ok(Ok(None)) => decode_other(bytes),
         Ok(Err(e)) => Err(e),
-        Err(panic) => bail!("the JPEG is damaged: {}", panic_text(&*panic)),
+        Err(panic) => match panic_text(&*panic) {
+            // The words of libjpeg for a source that gives no more.
+            text if text.contains("Input file read error") => bail!("{TRUNCATED}"),
+            text => bail!("the JPEG is damaged: {text}"),
+        },
     }
 }
 
@@ -107,14 +193,65 @@ mod tests {
         assert_eq!(decode(&png(&before).unwrap()).unwrap(), before);
     }
 
-    #[test]
-    fn a_truncated_jpeg_is_refused() {
+    fn jpeg(width: u32, height: u32) -> Vec<u8> {
         let mut file = Vec::new();
         let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 90);
-        image::RgbImage::from_raw(16, 8, picture(16, 8).data).unwrap().write_with_encoder(encoder).unwrap();
-        assert_eq!(decode(&file).unwrap().width, 16);
-        let error = decode(&file[..file.len() / 2]).unwrap_err().to_string();
-        assert!(error.contains("truncated"), "{error}");
+        let picture = picture(width as usize, height as usize);
+        RgbImage::from_raw(width, height, picture.data).unwrap().write_with_encoder(encoder).unwrap();
+        file
+    }
+
+    /// The file with a block of EXIF after its start: an orientation, and something behind it.
+    fn with_exif(file: &[u8], orientation: u8, behind: &[u8]) -> Vec<u8> {
+        let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        exif.extend(behind);
+        let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+        [&file[..2], &[0xff, 0xe1], &length, &exif, &file[2..]].concat()
+    }
+
+    #[test]
+    fn a_truncated_jpeg_is_refused() {
+        let file = jpeg(64, 64);
+        assert_eq!(decode(&file).unwrap().width, 64);
+        // A thumbnail has an end of its own, which is not that of the picture.
+        let with_thumbnail = with_exif(&file, 1, &jpeg(8, 8));
+        assert_eq!(decode(&with_thumbnail).unwrap(), decode(&file).unwrap());
+        for whole in [&file, &with_thumbnail] {
+            for cut in [whole.len() * 9 / 10, whole.len() - 2, whole.len() - 1] {
+                let error = format!("{:#}", decode(&whole[..cut]).unwrap_err());
+                assert!(error.contains("truncated"), "{error}");
+            }
+        }
+        assert!(decode(&file[..20]).is_err());
+    }
+
+    #[test]
+    fn pictures_are_turned_as_the_camera_noted() {
+        let plain = decode(&jpeg(16, 8)).unwrap();
+        let turned = decode(&with_exif(&jpeg(16, 8), 6, &[])).unwrap();
+        assert_eq!((turned.width, turned.height), (8, 16));
+        // A quarter to the right: the first row becomes the last column.
+        assert_eq!(turned.data[7 * 3..8 * 3], plain.data[..3]);
+        let mirrored = decode(&with_exif(&jpeg(16, 8), 2, &[])).unwrap();
+        assert_eq!(mirrored.data[..3], plain.data[15 * 3..16 * 3]);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        for (bytes, word) in [
+            (&b"<!DOCTYPE html><html>"[..], "web page"),
+            (b"\n <HTML>", "web page"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "git LFS"),
+            (b"P5\n92 112\n255\n", "PGM"),
+            (b"II\x2a\0\x08\0", "TIFF"),
+            (b"\0\0\0\x18ftypheic", "HEIC"),
+            (b"\0\x05\x16\x07\0\x02\0\0", "macOS"),
+            (b"", "empty"),
+        ] {
+            let error = decode(bytes).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]
@@ -127,9 +264,7 @@ mod tests {
         bmp.extend([0; 24]);
         let error = decode(&bmp).unwrap_err().to_string();
         assert!(error.contains("11000x11000 pixels are more than"), "{error}");
-        let mut file = Vec::new();
-        let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 90);
-        image::RgbImage::from_raw(16, 8, picture(16, 8).data).unwrap().write_with_encoder(encoder).unwrap();
+        let mut file = jpeg(16, 8);
         file.splice(2..2, [0xff, 0xda].repeat(101));
         let error = decode(&file).unwrap_err().to_string();
         assert!(error.contains("scans"), "{error}");

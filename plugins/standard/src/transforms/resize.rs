@@ -17,4 +17,8 @@ impl Transform for Resize {
     }
 }
 
-super::self_made!("resize", Resize, |_| TransformDescription { in_evaluation: true, normalization: None });
+super::self_made!("resize", Resize, |own| TransformDescription {
+    in_evaluation: true,
+    size: Some((i64::from(own.size), i64::from(own.size))),
+    ..TransformDescription::default()
+});
