@@ -15,6 +15,7 @@ mod references;
 mod rules;
 mod runs;
 mod schema;
+mod silent;
 mod snapshots;
 mod support;
 mod synthesis;

@@ -127,6 +127,9 @@ pub struct Train {
     /// Resume from the checkpoint of this step, and not from the newest sound one
     #[arg(long, requires = "resume", value_name = "STEP")]
     pub checkpoint: Option<u64>,
+    /// Read all files of the data, to record and compare their bytes
+    #[arg(long)]
+    pub deep: bool,
     /// cpu, cuda or cuda:N
     #[arg(long)]
     pub device: Option<String>,
@@ -277,9 +280,12 @@ pub struct Sweep {
 pub struct Reproduce {
     /// The run folder
     pub run: PathBuf,
-    /// Only so many steps
+    /// Only the first steps of its course
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
+    /// Compare the bytes of the files of its data, where the record has their hashes
+    #[arg(long)]
+    pub deep: bool,
     /// The folder of the new run; without it `RUN/reproduced`
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -9,7 +9,7 @@ use mtl_engine::data;
 use mtl_engine::device;
 use mtl_engine::drawing;
 use mtl_engine::graph::Graph;
-use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, write_report};
+use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, warn_of_trained_pictures, write_report};
 use mtl_engine::memory;
 use mtl_engine::model::Model;
 use mtl_engine::recipe::{Recipe, family_schema, recipe_schema, table_schema};
@@ -66,6 +66,8 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
         existing,
         allow_recipe_change: args.allow_recipe_change,
         checkpoint: args.checkpoint,
+        until: None,
+        deep: args.deep,
         overrides: texts,
     };
     run_train(recipe, graph, &options, observers(args.quiet))
@@ -121,12 +123,18 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
         let evaluators = Evaluators::open(&recipe)?;
         if !args.json {
             for (name, dataset) in &data.streams {
-                println!("data.{name}: {} samples", dataset.len);
+                match dataset.summary.as_str() {
+                    "" => println!("data.{name}: {} samples", dataset.len),
+                    summary => println!("data.{name}: {summary}"),
+                }
             }
         }
         data::orders(&recipe, &data, mtl_component::World::alone())?;
         let resolved = graph.resolved(&data.dims);
         data::labels_fit(&resolved, &data)?;
+        data::labels_are_known(&resolved, &data)?;
+        data::first_samples(&data)?;
+        warn_of_trained_pictures(&data, &evaluators);
         let outline = Model::outline(&recipe, &resolved, 1)?;
         evaluators.check(&ModelInference::new(&outline, &recipe, &Judges::default())?)?;
     }

@@ -5,9 +5,8 @@ use crate::commands::observers;
 use crate::messages;
 use mtl_component::{Registry, Result, mistake};
 use mtl_engine::graph::Graph;
-use mtl_engine::recipe::Recipe;
 use mtl_engine::runs::{Existing, Record, RunFolder, environment};
-use mtl_engine::train::{TrainOptions, train};
+use mtl_engine::train::{Compared, TrainOptions, compared, train};
 use mtl_recipe::Override;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -33,26 +32,17 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
     let run = RunFolder::resolve(&args.run)?;
     let then = run.record()?;
     let mut overrides = Vec::new();
-    if let Some(steps) = args.steps {
-        overrides.push(format!("run.steps={steps}"));
-    }
     // The number of threads decides the order of sums; a recipe that leaves it open took the cores of its machine.
     if let Some(threads) = then.get("threads").and_then(Value::as_u64) {
         overrides.push(format!("run.threads={threads}"));
     }
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
     let recipe = run.recipe(registry, &set)?;
-    let steps = recipe.run.steps;
-    let recorded = Record::read(&run)?;
-    if steps != recorded.steps()
-        && let Some(phase) = of_length(&recipe)?
-    {
-        mistake!(
-            "the learning rate of the phase `{}` depends on the length of the run: with --steps {steps} it would take \
-             another course than the recorded one. Leave --steps out",
-            phase
-        );
+    let steps = args.steps.unwrap_or(recipe.run.steps);
+    if steps > recipe.run.steps {
+        mistake!("--steps {steps} is more than the {} steps of the run", recipe.run.steps);
     }
+    let recorded = Record::read(&run)?;
     let old = numbers(recorded, steps);
     if old.is_empty() {
         mistake!("{} holds no numbers up to step {steps}: there is nothing to compare with", run.path().display());
@@ -68,6 +58,8 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
         allow_recipe_change: false,
         checkpoint: None,
+        until: Some(steps),
+        deep: args.deep,
         overrides: overrides.iter().map(|o| format!("--set {o}")).collect(),
     };
     if args.quiet {
@@ -79,30 +71,18 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         return Ok(code);
     }
     let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
-    let (data_then, data_now) = (data(&then), data(&RunFolder::at(&out).record()?));
-    if data_then != data_now {
-        println!("the data is another: {data_then} then, {data_now} now");
-    }
+    let Compared { changed, doubts } = compared(&data(&then), &data(&RunFolder::at(&out).record()?));
+    changed.iter().chain(&doubts).for_each(|line| println!("{line}"));
     let new = numbers(Record::read(&RunFolder::at(&out))?, steps);
     let Some(line) = first_difference(&old, &new) else {
         println!("reproduced: {} numbers up to step {steps} are the same bit by bit", old.len());
         return Ok(0);
     };
     println!("NOT reproduced: {line}");
-    if different.is_empty() {
+    if different.is_empty() && changed.is_empty() {
         println!("nothing of the recorded environment differs");
     }
     Ok(1)
-}
-
-/// A phase whose learning rate depends on the length of the run.
-fn of_length(recipe: &Recipe) -> Result<Option<&str>> {
-    for (name, phase) in &recipe.phase {
-        if phase.schedule(recipe.run.steps)?.depends_on_length {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 /// What training and evaluation logged up to a step, but for times.
@@ -122,7 +102,6 @@ fn changes(then: &Value, now: &Value) -> Vec<String> {
 
 /// The first number, by step, that is not the same in both.
 fn first_difference(old: &Numbers, new: &Numbers) -> Option<String> {
-    // A shorter run evaluates at its own last step, where the recorded one did not.
     old.iter().find_map(|((step, name), then)| match new.get(&(*step, name.clone())) {
         Some(now) if now.to_bits() == then.to_bits() => None,
         Some(now) => {

@@ -6,6 +6,7 @@ use crate::ports::Description;
 use indexmap::IndexMap;
 use mtl_recipe::Result;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The configuration of a dataset.
@@ -47,15 +48,19 @@ pub struct OpenDataset {
     pub parts: Vec<(Range<usize>, f64)>,
     /// A text that changes when the data changes.
     pub fingerprint: String,
-    /// What the run folder keeps beside the weights, as (file name, JSON).
+    /// What the run folder keeps beside the weights, as (file name, JSON). The names of what a size counts are kept as
+    /// `<size>.json`, an array of texts: rows of weights are told apart by them.
     pub records: Vec<(&'static str, serde_json::Value)>,
+    /// What the data holds, in a few words for the user; empty if its length says it all.
+    pub summary: String,
 }
 
 impl OpenDataset {
     /// A dataset of one part, without sizes or records of its own.
     pub fn new(samples: Arc<dyn Dataset>, len: usize, fields: Vec<Field>, fingerprint: String) -> Self {
         let parts = vec![(0..len, 1.0)];
-        Self { samples, len, fields, sizes: Vec::new(), parts, fingerprint, records: Vec::new() }
+        let (sizes, records, summary) = Default::default();
+        Self { samples, len, fields, sizes, parts, fingerprint, records, summary }
     }
 }
 
@@ -79,6 +84,11 @@ pub trait Dataset: Send + Sync {
     /// Where a sample is from, such as a line of a list, for messages.
     fn place(&self, index: usize) -> String {
         format!("sample {index}")
+    }
+
+    /// The files of the samples, in order, as far as they are files.
+    fn files(&self) -> Vec<&Path> {
+        Vec::new()
     }
 }
 
@@ -119,15 +129,16 @@ pub struct SampleOut<'a> {
     ints: Vec<&'a mut [i64]>,
     /// For each field, its layout's index into the lists above.
     at: Vec<usize>,
-    /// How many samples were skipped because they could not be read; the dataset counts them here.
-    pub skipped: u64,
+    /// The samples that were skipped because they could not be read: where each is from, and why. The dataset puts them
+    /// here.
+    pub skipped: Vec<String>,
 }
 
 impl<'a> SampleOut<'a> {
     /// The places of the float fields and of the integer fields of one sample, each in order; `at` holds for each field
     /// its index among those of its sort.
     pub fn new(floats: Vec<&'a mut [f32]>, ints: Vec<&'a mut [i64]>, at: Vec<usize>) -> Self {
-        Self { floats, ints, at, skipped: 0 }
+        Self { floats, ints, at, skipped: Vec::new() }
     }
 
     /// The place of a float or image field, by its number.
@@ -184,6 +195,8 @@ pub struct TransformDescription {
     pub in_evaluation: bool,
     /// The normalisation that it sets, if it sets one.
     pub normalization: Option<Normalization>,
+    /// Width and height in pixels that it brings every picture to, if it does.
+    pub size: Option<(i64, i64)>,
 }
 
 /// A change of a picture; the only randomness is `draw`.

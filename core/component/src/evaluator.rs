@@ -58,6 +58,11 @@ pub trait Evaluator {
         Ok(())
     }
 
+    /// The files of the pictures that it looks at, as far as they are files: that none of them is trained on is checked.
+    fn files(&self) -> Vec<&Path> {
+        Vec::new()
+    }
+
     /// Measures a model.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub struct Entry {
     pub tensor: Tensor,
     /// The role, for parameters; buffers have none.
     pub role: Option<Role>,
+    /// Whether it has a row for each class.
+    pub rows: bool,
 }
 
 /// All parameters and buffers of one module by name, in the order of their making.
@@ -90,7 +92,7 @@ impl Params {
     /// does not change them.
     pub fn param(&self, name: &str, shape: &[i64], init: Init, role: Role) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, tensor, Some(role))
+        self.insert(name, Entry { tensor, role: Some(role), rows: false })
     }
 
     /// Makes a trainable matrix, or a vector, with a row for each class: `[classes, …]`.
@@ -114,19 +116,19 @@ impl Params {
             let blocks = starts.map(|start| block(start..(start + ROWS_PER_BLOCK).min(classes)));
             self.place(Tensor::f_cat(&blocks.collect::<Result<Vec<_>>>()?, 0)?)?
         };
-        self.insert(name, tensor, Some(role))
+        self.insert(name, Entry { tensor, role: Some(role), rows: true })
     }
 
     /// Makes a buffer: saved with the weights, never trained.
     pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, tensor, None)
+        self.insert(name, Entry { tensor, role: None, rows: false })
     }
 
     /// Makes a buffer that counts.
     pub fn counter(&self, name: &str) -> Result<Tensor> {
         let tensor = Tensor::f_zeros([], (Kind::Int64, self.context.device))?;
-        self.insert(name, tensor, None)
+        self.insert(name, Entry { tensor, role: None, rows: false })
     }
 
     /// Names a tensor that the configuration fixes. It is not saved; weights from elsewhere that hold it must agree.
@@ -139,10 +141,10 @@ impl Params {
         self.constants.take()
     }
 
-    fn insert(&self, name: &str, tensor: Tensor, role: Option<Role>) -> Result<Tensor> {
+    fn insert(&self, name: &str, entry: Entry) -> Result<Tensor> {
         let full = self.pp(name).prefix;
-        let out = tensor.shallow_clone();
-        if self.store.borrow_mut().insert(full.clone(), Entry { tensor, role }).is_some() {
+        let out = entry.tensor.shallow_clone();
+        if self.store.borrow_mut().insert(full.clone(), entry).is_some() {
             bail!("the module `{}` makes the parameter `{full}` twice", self.module);
         }
         Ok(out)

@@ -1,5 +1,7 @@
 //! The weights that modules start from: those of another run, or of a file.
 
+use crate::class_rows::{self, ClassNames};
+use crate::data::OpenedData;
 use crate::model::{Model, Module};
 use crate::recipe::{Recipe, Weights};
 use crate::runs::RunFolder;
@@ -56,7 +58,8 @@ fn compare_constants(module: &Module, tensors: &mut Tensors) -> Result<()> {
 ///
 /// # Errors
 /// A mistake if a file cannot be read, or its weights do not fit the module.
-pub fn load_initial(recipe: &Recipe, model: &Model) -> Result<()> {
+pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result<()> {
+    let names = ClassNames::of_data(data);
     // Several modules are often filled from one file.
     let mut read_before: IndexMap<PathBuf, Tensors> = IndexMap::new();
     for (name, entry) in &recipe.model {
@@ -90,13 +93,31 @@ pub fn load_initial(recipe: &Recipe, model: &Model) -> Result<()> {
             );
         }
         compare_constants(module, &mut tensors).with_context(|| file.display().to_string())?;
+        class_rows::by_name(entry, module, &names, weights.run.as_deref(), &mut tensors)
+            .with_context(|| file.display().to_string())?;
         let targets = module.parameters.iter().map(|(k, e)| (format!("{name}.{k}"), &e.tensor));
         let report = load_into(targets, &tensors).with_context(|| file.display().to_string())?;
         let lacking = report.lacking().len();
+        let named = weights.prefix.clone().unwrap_or_default();
+        let advice = report.prefix(name).map_or_else(
+            || {
+                "Say prefix = \"…\" for what stands before its names, or rename = \"…\" for weights of another program"
+                    .into()
+            },
+            |prefix| format!("Its names stand behind `{named}{prefix}`: say prefix = \"{named}{prefix}\""),
+        );
+        if report.loaded == 0 {
+            mistake!(
+                "{} holds none of the weights of `model.{name}`, so that nothing of it would be loaded:\n{}\n{advice}. \
+                 Without weights the module starts as it is drawn",
+                file.display(),
+                report.explain()
+            );
+        }
         if lacking > 0 && weights.strict {
             mistake!(
-                "{} lacks {lacking} of the weights of `model.{name}`:\n{}\nIs it of another network? strict = false \
-                 leaves them as they are drawn",
+                "{} lacks {lacking} of the weights of `model.{name}`:\n{}\nIs it of another network? {advice}; strict = \
+                 false leaves them as they are drawn",
                 file.display(),
                 report.explain()
             );

@@ -7,6 +7,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod checkpoint;
+mod class_rows;
 pub mod data;
 pub mod device;
 pub mod drawing;

@@ -152,7 +152,7 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
             };
             tensors.push(tensor);
         }
-        feed.push(vec![Batch { tensors, skipped: 0 }]);
+        feed.push(vec![Batch { tensors, skipped: Vec::new() }]);
     }
     Ok(feed)
 }

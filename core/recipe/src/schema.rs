@@ -61,7 +61,7 @@ fn exact(schema: &mut Json) {
 }
 
 /// A path in a recipe. Relative ones start from the folder of the file that says them; one given by `--set`
-/// starts from the working directory.
+/// starts from the working directory, and `~/` is the user's home.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(transparent)]
 pub struct RecipePath(pub PathBuf);
@@ -288,7 +288,10 @@ impl Walk<'_> {
     fn absolute(&mut self, node: &mut ConfigValue) {
         let folder = self.sources.folder(&node.origin).to_owned();
         if let Value::String(text) = &mut node.value {
-            *text = normalise(&folder.join(&*text)).to_string_lossy().into_owned();
+            // As in a shell, `~/` is the home of the user.
+            let home = text.strip_prefix("~/").and_then(|rest| Some(Path::new(&std::env::var_os("HOME")?).join(rest)));
+            let path = home.unwrap_or_else(|| folder.join(&*text));
+            *text = normalise(&path).to_string_lossy().into_owned();
         }
     }
 

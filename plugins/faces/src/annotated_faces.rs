@@ -29,6 +29,9 @@ struct AnnotatedFaces {
     /// Further lists, mixed into every batch by their shares.
     #[serde(default)]
     more: Vec<More>,
+    /// Whether a name of a person means the same person in all lists; without it each list has people of its own.
+    #[serde(default)]
+    shared_ids: bool,
     /// Width and height of the pictures in pixels.
     #[serde(default = "size")]
     #[schemars(range(min = 1, max = 4096))]
@@ -60,7 +63,7 @@ enum OnBadImage {
     /// Training stops and names the picture and its line.
     #[default]
     Error,
-    /// The next picture of the list takes its place, and it is counted.
+    /// The next picture of the list takes its place; how many there were and the first of them are told.
     Skip,
 }
 
@@ -96,8 +99,16 @@ impl DatasetConfig for AnnotatedFaces {
             lists.push(path.0.clone());
             faces.extend(read);
         }
-        list::report(absent, "pictures are missing")?;
-        let (identities, labels) = list::labels(&faces);
+        let skip = self.on_bad_image == OnBadImage::Skip;
+        if !skip || absent.len() == faces.len() {
+            list::report(absent, "pictures are missing")?;
+        } else if let Some(first) = absent.first() {
+            tracing::warn!("{} of {} pictures are missing and are skipped, such as {first}", absent.len(), faces.len());
+        }
+        let ranges: Vec<Range<usize>> = parts.iter().map(|(range, _)| range.clone()).collect();
+        let (identities, labels) = list::labels_of(&faces, &ranges, self.shared_ids);
+        let place = |i: usize| place(&faces, &ranges, &lists, i);
+        list::contradictions(&faces, &|i| labels[i].identity, &place, lists.len() > 1 && !self.shared_ids)?;
         if identities.len() < 2 {
             mistake!(
                 "{} holds one identity (`{}`): recognition needs at least two",
@@ -105,23 +116,33 @@ impl DatasetConfig for AnnotatedFaces {
                 identities.first().map_or("", String::as_str)
             );
         }
-        let fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        let mut fingerprint = list::fingerprint(&lists.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        if lists.len() > 1 && !self.shared_ids {
+            fingerprint.push_str(", people of each list");
+        }
+        let summary = list::summary(&labels, identities.len());
         let count = faces.len();
         let sizes = vec![("identities", identities.len() as i64)];
         let records = vec![("identities.json", serde_json::json!(identities))];
         let samples = Faces {
             faces,
             labels,
-            parts: parts.iter().map(|(range, _)| range.clone()).collect(),
+            parts: ranges,
             lists,
             edges,
             size: self.size as usize,
-            skip: self.on_bad_image == OnBadImage::Skip,
+            skip,
             transforms: open.transforms.clone(),
         };
         let opened = OpenDataset::new(Arc::new(samples), count, label::fields(self.size), fingerprint);
-        Ok(OpenDataset { sizes, parts, records, ..opened })
+        Ok(OpenDataset { sizes, parts, records, summary, ..opened })
     }
+}
+
+/// The line of a picture.
+fn place(faces: &[Face], parts: &[Range<usize>], lists: &[PathBuf], index: usize) -> String {
+    let part = parts.iter().position(|part| part.contains(&index)).unwrap_or(0);
+    format!("{}:{}", lists[part].display(), faces[index].line)
 }
 
 struct Faces {
@@ -142,10 +163,10 @@ impl Faces {
         (self.parts[at].clone(), &self.lists[at])
     }
 
-    /// The picture, its number, and how many before it could not be read.
-    fn picture(&self, index: usize) -> Result<(usize, Picture, u64)> {
+    /// The picture, its number, and why those before it could not be read.
+    fn picture(&self, index: usize) -> Result<(usize, Picture, Vec<String>)> {
         let (range, list) = self.part(index);
-        let (mut at, mut skipped) = (index, 0);
+        let (mut at, mut skipped) = (index, Vec::new());
         loop {
             let face = &self.faces[at];
             match codec::read(&face.file) {
@@ -156,7 +177,7 @@ impl Faces {
                     face.line
                 ),
                 Err(e) => {
-                    skipped += 1;
+                    skipped.push(format!("{}:{}: {e:#}", list.display(), face.line));
                     at = if at + 1 < range.end { at + 1 } else { range.start };
                     if at == index {
                         return Err(e).with_context(|| format!("no picture of {} can be read", list.display()));
@@ -182,7 +203,11 @@ impl Dataset for Faces {
     }
 
     fn place(&self, index: usize) -> String {
-        format!("{}:{}", self.part(index).1.display(), self.faces[index].line)
+        place(&self.faces, &self.parts, &self.lists, index)
+    }
+
+    fn files(&self) -> Vec<&Path> {
+        self.faces.iter().map(|face| face.file.as_path()).collect()
     }
 }
 

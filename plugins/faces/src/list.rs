@@ -1,13 +1,15 @@
 //! The SCAF and LCAF list: a picture on each line, `id filename age gender`, separated by spaces or tabs.
 //!
 //! The identity is a number or a name, the file is relative to a root folder, the age is in years, the gender is
-//! 1 for male and 0 for female. An age or a gender that is not known is `-`.
+//! 1 for male and 0 for female. An age or a gender that is not known is `-`. A file name may hold blanks: the identity is
+//! the first field, the age and the gender are the last two, and the file is what stands between.
 
 use crate::label::Label;
 use mtl_component::files::{read_bounded, read_text};
 use mtl_component::{ErrorContext as _, Result, mistake};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
 
 /// Oldest age that a list may hold.
 pub const MAX_AGE: f32 = 120.0;
@@ -79,18 +81,144 @@ pub fn missing(faces: &[Face], list: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Looks for what contradicts itself in pictures, of each of which `person` gives the number and `place` its line.
+///
+/// # Errors
+/// A mistake if one file is of two people. Other contradictions are warned of: one file with two ages or genders, one
+/// person of two genders, and numbers of people that differ in their leading zeros only.
+pub fn contradictions(
+    faces: &[Face],
+    person: &dyn Fn(usize) -> i64,
+    place: &dyn Fn(usize) -> String,
+    several_lists: bool,
+) -> Result<()> {
+    let mut first_of: HashMap<PathBuf, usize> = HashMap::with_capacity(faces.len());
+    let mut gender_of: HashMap<i64, usize> = HashMap::new();
+    let (mut people, mut labels, mut genders) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, face) in faces.iter().enumerate() {
+        let first = *first_of.entry(tidy(&face.file)).or_insert(i);
+        let before = &faces[first];
+        if person(first) != person(i) {
+            people.push(format!(
+                "{}: {} is of `{}` here and of `{}` at {}",
+                place(i),
+                face.file.display(),
+                face.identity,
+                before.identity,
+                place(first)
+            ));
+        } else if before.age != face.age || before.gender != face.gender {
+            labels.push(format!("{} and {}", place(first), place(i)));
+        }
+        if face.gender >= 0 {
+            let known = *gender_of.entry(person(i)).or_insert(i);
+            if faces[known].gender != face.gender {
+                genders.push(format!("`{}` at {} and {}", face.identity, place(known), place(i)));
+            }
+        }
+    }
+    if let Some(last) = people.last_mut().filter(|_| several_lists) {
+        last.push_str(
+            "\nEach list numbers its own people; say `shared_ids = true` if a name means the same person in all lists",
+        );
+    }
+    report(people, "one picture is of two people")?;
+    warn(&labels, "files are listed twice with another age or gender");
+    warn(&genders, "pictures are of a person whose gender is another one elsewhere");
+    warn(&unlike_zeros(faces), "numbers of people differ in their leading zeros only and count as different people");
+    Ok(())
+}
+
+fn warn(found: &[String], what: &str) {
+    if let Some(first) = found.first() {
+        tracing::warn!("{} {what}, such as {first}", found.len());
+    }
+}
+
+/// Numbers that are written in several ways.
+fn unlike_zeros(faces: &[Face]) -> Vec<String> {
+    let mut written: HashMap<i128, &str> = HashMap::new();
+    let mut found = Vec::new();
+    for face in faces {
+        let Ok(number) = face.identity.parse() else { continue };
+        let first = *written.entry(number).or_insert(&face.identity);
+        if first != face.identity {
+            found.push(format!("`{first}` and `{}`", face.identity));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// A path without `.` and `..`, as far as its text tells.
+pub fn tidy(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => {
+                out.pop();
+            }
+            part => out.push(part),
+        }
+    }
+    out
+}
+
+/// How many pictures, of how many people, and of how many the age and the gender are known, in words.
+pub fn summary(labels: &[Label], people: usize) -> String {
+    let known = |of: &dyn Fn(&Label) -> bool| match labels.iter().filter(|label| of(label)).count() {
+        0 => "none".to_owned(),
+        all if all == labels.len() => "all".to_owned(),
+        some => some.to_string(),
+    };
+    format!(
+        "{} pictures of {people} people; age known of {}, gender of {}",
+        labels.len(),
+        known(&|label| label.age.is_some()),
+        known(&|label| label.gender >= 0)
+    )
+}
+
+/// The fields of a line. Tabs separate where a line has three of them; else blanks do, the first field from the left and
+/// `last` ones from the right, so that the one between may hold blanks.
+pub fn fields(line: &str, last: usize) -> Option<Vec<&str>> {
+    let tabs: Vec<&str> = line.split('\t').map(str::trim).collect();
+    if tabs.len() == last + 2 && tabs.iter().all(|field| !field.is_empty()) {
+        return Some(tabs.into_iter().map(unquoted).collect());
+    }
+    let (first, rest) = line.trim().split_once(char::is_whitespace)?;
+    let mut right = Vec::new();
+    let mut rest = rest.trim();
+    for _ in 0..last {
+        let (before, field) = rest.rsplit_once(char::is_whitespace)?;
+        right.push(field);
+        rest = before.trim_end();
+    }
+    Some([first, unquoted(rest)].into_iter().chain(right.into_iter().rev()).collect())
+}
+
+/// A name without the quotes around it.
+fn unquoted(name: &str) -> &str {
+    name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(name)
+}
+
 fn parse(line: &str, root: &Path, number: usize) -> Result<Face, String> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let [identity, file, age, gender] = fields[..] else {
-        return Err(format!("expected 4 fields `id filename age gender`, found {}: {:?}", fields.len(), start(line)));
+    let Some([identity, file, age, gender]) = fields(line, 2).and_then(|found| <[&str; 4]>::try_from(found).ok())
+    else {
+        let count = line.split_whitespace().count();
+        let hint = if line.contains(',') { ": they are separated by tabs or blanks, not by commas" } else { "" };
+        return Err(format!("expected 4 fields `id filename age gender`, found {count}: {:?}{hint}", start(line)));
     };
     let age = match age {
         "-" => None,
         text => {
-            let age: f32 =
-                text.parse().map_err(|_| format!("expected an age in years or `-`, found {:?}", start(text)))?;
+            let Ok(age) = text.parse::<f32>() else {
+                return Err(format!("expected an age in years or `-`, found {:?}{}", start(text), unknown(text)));
+            };
             if !(0.0..=MAX_AGE).contains(&age) {
-                return Err(format!("expected an age from 0 to {MAX_AGE}, found {text}"));
+                return Err(format!("expected an age from 0 to {MAX_AGE}, found {text}{}", unknown(text)));
             }
             Some(age)
         }
@@ -99,9 +227,26 @@ fn parse(line: &str, root: &Path, number: usize) -> Result<Face, String> {
         "0" => 0,
         "1" => 1,
         "-" => -1,
-        other => return Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {:?}", start(other))),
+        other => {
+            let meant = match other.to_lowercase().as_str() {
+                "m" | "male" | "f" | "female" => ": write 1 for male and 0 for female".to_owned(),
+                _ => unknown(other),
+            };
+            return Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {:?}{meant}", start(other)));
+        }
     };
     Ok(Face { identity: identity.to_owned(), file: root.join(file), age, gender, line: number })
+}
+
+/// What is said of the ways in which other lists write that something is not known.
+fn unknown(text: &str) -> String {
+    const WAYS: [&str; 8] = ["none", "nan", "na", "n/a", "null", "?", "unknown", "x"];
+    let negative = text.parse::<f32>().is_ok_and(|number| number < 0.0);
+    if negative || WAYS.contains(&text.to_lowercase().as_str()) {
+        ": where it is not known, write `-`".to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// As much of a faulty text as a message shows.
@@ -127,10 +272,28 @@ pub fn identities<'f>(faces: impl IntoIterator<Item = &'f Face>) -> Vec<String> 
 
 /// The identities, and what is known of each picture with its identity's number.
 pub fn labels(faces: &[Face]) -> (Vec<String>, Vec<Label>) {
-    let names = identities(faces);
-    let numbers: HashMap<&str, i64> = names.iter().map(String::as_str).zip(0..).collect();
-    let label = |f: &Face| Label { identity: numbers[f.identity.as_str()], age: f.age, gender: f.gender };
-    let labels = faces.iter().map(label).collect();
+    labels_of(faces, &[], true)
+}
+
+/// The same of several lists, whose pictures are these ranges. Either a name means the same person in all of them, or each
+/// list has people of its own; then those of the second list and the later ones have its number, from 1, before their
+/// names.
+pub fn labels_of(faces: &[Face], lists: &[Range<usize>], shared: bool) -> (Vec<String>, Vec<Label>) {
+    let whole: Vec<Range<usize>> = std::iter::once(0..faces.len()).collect();
+    let lists = if shared { whole.as_slice() } else { lists };
+    let mut names: Vec<String> = Vec::new();
+    let mut labels: Vec<Label> = Vec::with_capacity(faces.len());
+    for (list, range) in lists.iter().enumerate() {
+        let own = identities(&faces[range.clone()]);
+        let first = names.len() as i64;
+        let numbers: HashMap<&str, i64> = own.iter().map(String::as_str).zip(first..).collect();
+        labels.extend(faces[range.clone()].iter().map(|f| Label {
+            identity: numbers[f.identity.as_str()],
+            age: f.age,
+            gender: f.gender,
+        }));
+        names.extend(own.into_iter().map(|name| if list == 0 { name } else { format!("{list}:{name}") }));
+    }
     (names, labels)
 }
 
@@ -162,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_line_is_identity_file_age_and_gender() {
-        let faces = list("# comment\n7 a/b.jpg 23.5 1\n\n9 c.jpg - -\n").unwrap();
+        let faces = list("\u{feff}# comment\n7 a/b.jpg 23.5 1\n\n9 c.jpg - -\n").unwrap();
         assert_eq!(faces[0].file, Path::new("/pictures/a/b.jpg"));
         assert_eq!((faces[0].age, faces[0].gender, faces[0].line), (Some(23.5), 1, 2));
         assert_eq!((faces[1].age, faces[1].gender, faces[1].line), (None, -1, 4));
@@ -177,6 +340,56 @@ mod tests {
         }
         assert!(!text.contains(":5:"), "{text}");
         assert_eq!(error.exit_status(), 2);
+    }
+
+    #[test]
+    fn file_names_may_hold_blanks() {
+        for line in ["7 a b/c d.jpg 23 1", "7\ta b/c d.jpg\t23\t1", "7 \"a b/c d.jpg\" 23 1", "7 \t a b/c d.jpg 23\t1"]
+        {
+            let face = &list(line).unwrap()[0];
+            assert_eq!(
+                (face.identity.as_str(), face.file.as_path()),
+                ("7", Path::new("/pictures/a b/c d.jpg")),
+                "{line}"
+            );
+            assert_eq!((face.age, face.gender), (Some(23.0), 1));
+        }
+    }
+
+    #[test]
+    fn other_ways_to_write_what_is_not_known_are_told() {
+        for line in ["1 a.jpg -1 1", "1 a.jpg 30 -1", "1 a.jpg None 1", "1 a.jpg nan 1", "1 a.jpg 30 unknown"] {
+            let text = list(line).unwrap_err().to_string();
+            assert!(text.contains("where it is not known, write `-`"), "{text}");
+        }
+        let text = list("1 a.jpg 30 F").unwrap_err().to_string();
+        assert!(text.contains("write 1 for male and 0 for female"), "{text}");
+        let text = list("1,a.jpg,30,1").unwrap_err().to_string();
+        assert!(text.contains("not by commas"), "{text}");
+    }
+
+    #[test]
+    fn one_picture_is_of_one_person() {
+        let check = |text: &str| {
+            let faces = list(text).unwrap();
+            let (_, labels) = labels(&faces);
+            contradictions(&faces, &|i| labels[i].identity, &|i| format!("line {}", faces[i].line), false)
+        };
+        check("1 a.jpg 30 1\n1 a.jpg 31 1\n1 b.jpg 30 0\n").unwrap();
+        let text = check("1 a.jpg 30 1\n2 x/../a.jpg 30 1\n").unwrap_err().to_string();
+        assert!(text.contains("line 2") && text.contains("of `2` here and of `1` at line 1"), "{text}");
+    }
+
+    #[test]
+    fn lists_have_people_of_their_own_unless_they_share_them() {
+        let faces = list("10 a.jpg 30 1\n9 b.jpg 30 1\n9 c.jpg 30 1\n11 d.jpg 30 1\n").unwrap();
+        let people = |shared| {
+            let (names, labels) = labels_of(&faces, &[0..2, 2..4], shared);
+            (names, labels.iter().map(|label| label.identity).collect::<Vec<_>>())
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(people(true), (names(&["9", "10", "11"]), vec![1, 0, 0, 2]));
+        assert_eq!(people(false), (names(&["9", "10", "1:9", "1:11"]), vec![1, 0, 2, 3]));
     }
 
     #[test]

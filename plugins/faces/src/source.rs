@@ -31,6 +31,22 @@ impl Pictures {
         self.len() == 0
     }
 
+    /// Their files, if they are files.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Files(files) => files.iter().map(PathBuf::as_path).collect(),
+            Self::Made(_) => Vec::new(),
+        }
+    }
+
+    /// One of them in words: its file, or its number.
+    pub fn name(&self, index: usize) -> String {
+        match self {
+            Self::Files(files) => files[index].display().to_string(),
+            Self::Made(_) => format!("made picture {index}"),
+        }
+    }
+
     /// One of them.
     pub fn read(&self, index: usize) -> Result<Picture> {
         match self {
@@ -118,6 +134,10 @@ const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
 fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
     for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
+        // Hidden files are not meant, such as those that macOS lays beside each file of an archive.
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX") {
+            continue;
+        }
         let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
         if path.is_dir() {
             walk(&path, out)?;
@@ -162,6 +182,8 @@ pub fn labelled(
     let faces = list::read(path, root)?;
     list::report(list::missing(&faces, path), "pictures are missing")?;
     let (_, labels) = list::labels(&faces);
+    let place = |i: usize| format!("{}:{}", path.display(), faces[i].line);
+    list::contradictions(&faces, &|i| labels[i].identity, &place, false)?;
     Ok((Pictures::Files(faces.into_iter().map(|f| f.file).collect()), labels))
 }
 

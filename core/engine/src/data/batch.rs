@@ -21,7 +21,7 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
             floats.push(room(n, size(field))?);
         }
     }
-    let mut skipped = 0;
+    let mut skipped = Vec::new();
     {
         let mut float_parts: Vec<_> = floats.iter_mut().map(|v| chunks(v, n)).collect();
         let mut int_parts: Vec<_> = ints.iter_mut().map(|v| chunks(v, n)).collect();
@@ -31,7 +31,7 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
             let mut out = SampleOut::new(floats, ints, at.clone());
             let mut draw = Draw::new(&[seed, *position]);
             data.samples.sample(*index, &mut draw, &mut out)?;
-            skipped += out.skipped;
+            skipped.append(&mut out.skipped);
         }
     }
     let mut tensors = Vec::with_capacity(fields.len());
@@ -74,8 +74,8 @@ fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {
 pub struct Batch {
     /// One tensor a field.
     pub tensors: Vec<Tensor>,
-    /// Samples that were skipped because they could not be read.
-    pub skipped: u64,
+    /// The samples that were skipped because they could not be read: where each is from, and why.
+    pub skipped: Vec<String>,
 }
 
 impl Batch {

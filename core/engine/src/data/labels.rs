@@ -1,8 +1,9 @@
 //! Labels of the data against the sizes of what reads them.
 
 use super::OpenedData;
-use crate::graph::{Graph, Wire};
+use crate::graph::{Graph, Target, Wire};
 use mtl_recipe::{Result, mistake};
+use std::collections::HashSet;
 
 /// Checks that the labels of opened data are below the sizes that nodes expect of them. All sizes of the graph are
 /// known. Labels that reach a node through others are checked by the node, when it computes.
@@ -17,27 +18,57 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
             let (Some(port), Some(opened)) = (stream.ports.outputs.get(*port), data.streams.get(&stream.name)) else {
                 continue;
             };
-            let Ok(classes) = node.sizes.get(size).or_else(|_| node.sizes.global(size)) else { continue };
+            let fixed = size.parse::<i64>().ok();
+            let named = || node.sizes.get(size).or_else(|_| node.sizes.global(size)).ok();
+            let Some(classes) = fixed.or_else(named) else { continue };
             let Some(column) = opened.samples.column(&port.name)? else { continue };
             let largest = column.labels.iter().enumerate().max_by_key(|(index, label)| (**label, usize::MAX - index));
             let Some((index, label)) = largest.filter(|(_, label)| **label >= classes) else { continue };
             let beyond = column.labels.iter().filter(|label| **label >= classes).count();
             mistake!(
-                "`data.{}.{}` has labels up to {label}, such as at {}, but `{}` ({}) has {classes} {size}: its labels \
-                 are 0 to {}, and {beyond} of {} samples lie beyond. {}, or give it the data that it was made for",
+                "`data.{}.{}` has labels up to {label}, such as at {}, but `{}` ({}) has {classes}{}: its labels are 0 to \
+                 {}, and {beyond} of {} samples lie beyond. {}, or give it the data that it was made for",
                 stream.name,
                 port.name,
                 opened.samples.place(index),
                 node.label(),
                 node.component,
+                if fixed.is_some() { String::new() } else { format!(" {size}") },
                 classes - 1,
                 column.labels.len(),
-                if node.sizes.global(size).is_ok() {
+                if fixed.is_some() {
+                    "Correct these labels".to_owned()
+                } else if node.sizes.global(size).is_ok() {
                     format!("Raise `dims.{size}` to {}", label + 1)
                 } else {
                     format!("Let it have {} {size}", label + 1)
                 }
             );
+        }
+    }
+    Ok(())
+}
+
+/// Warns of labels that are not known of any sample, where a loss reads them: it learns nothing.
+pub fn labels_are_known(graph: &Graph, data: &OpenedData) -> Result<()> {
+    let mut told = HashSet::new();
+    for node in graph.nodes().iter().filter(|node| node.target == Target::Loss) {
+        for wire in node.inputs.iter().flatten() {
+            let Wire::Data { stream, port } = wire else { continue };
+            let stream = &graph.streams()[*stream];
+            let (Some(port), Some(opened)) = (stream.ports.outputs.get(*port), data.streams.get(&stream.name)) else {
+                continue;
+            };
+            let Some(column) = opened.samples.column(&port.name)? else { continue };
+            if column.labels.iter().all(|label| *label < 0) && told.insert((node.name.clone(), port.name.clone())) {
+                tracing::warn!(
+                    "`{}` learns nothing: `data.{}.{}` is not known of any of the {} samples",
+                    node.label(),
+                    stream.name,
+                    port.name,
+                    column.labels.len()
+                );
+            }
         }
     }
     Ok(())

@@ -57,6 +57,17 @@ pub fn open(recipe: &Recipe) -> Result<OpenedData> {
     Ok(OpenedData { streams, dims })
 }
 
+/// Reads one sample of each stream: what cannot be read at all is found before the first step.
+///
+/// # Errors
+/// That of the sample.
+pub fn first_samples(data: &OpenedData) -> Result<()> {
+    for (name, stream) in &data.streams {
+        super::load_samples(stream, &[(0, 0)], 0).with_context(|| format!("the first sample of `data.{name}`"))?;
+    }
+    Ok(())
+}
+
 /// Checks that an opened dataset gives what its ports promise, or values would stand under the wrong names.
 fn fields_are_ports(opened: &OpenDataset, ports: &Ports) -> Result<()> {
     let field = |(name, layout): (&str, Layout)| {

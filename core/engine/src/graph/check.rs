@@ -2,7 +2,7 @@
 
 use super::{Graph, GraphModule, GraphPhase, Node, Stream, Target, Wire};
 use crate::ids;
-use crate::recipe::{Mode, Recipe};
+use crate::recipe::{Data, Mode, Recipe};
 use crate::rules::run_rules;
 use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
@@ -116,7 +116,7 @@ impl Checker<'_> {
             let ports = normalized(&data.description.ports, data.normalization());
             let mut sizes = Sizes::new(dims);
             let _ = sizes.bind("batch", &[Dim::Size(data.slot.common.batch_size)]);
-            let shapes = ports
+            let shapes: Vec<_> = ports
                 .outputs
                 .iter()
                 .map(|port| match known.get(&format!("{name}.{}", port.name)) {
@@ -130,9 +130,35 @@ impl Checker<'_> {
                     }),
                 })
                 .collect();
+            self.sizes_agree(name, data, &ports, &shapes);
             streams.push(Stream { name: name.clone(), ports, shapes });
         }
         streams
+    }
+
+    /// Pictures that a transform brings to one size and the dataset to another would be blown up, or computed in vain.
+    fn sizes_agree(&mut self, name: &str, data: &Data, ports: &Ports, shapes: &[Vec<Dim>]) {
+        let Some((transform, (width, height))) = data.resized() else { return };
+        for (port, shape) in ports.outputs.iter().zip(shapes).filter(|(port, _)| port.pixels != Pixels::None) {
+            let [.., Dim::Size(tall), Dim::Size(wide)] = shape[..] else { continue };
+            if (wide, tall) == (width, height) {
+                continue;
+            }
+            let component = transform.registration.name;
+            self.out.push(
+                Diagnostic::error(
+                    &ids::PICTURE_SIZE,
+                    format!(
+                        "`{component}` brings the pictures of `data.{name}` to {width}x{height}, and `{name}.{}` has \
+                         {wide}x{tall}: they would be resized twice",
+                        port.name
+                    ),
+                )
+                .at(&transform.origin, format!("{width}x{height} here"))
+                .also(&data.slot.origin, format!("{wide}x{tall} here"))
+                .help(format!("give `{component}` the size of the data, as by size = \"${{data.{name}.size}}\"")),
+            );
+        }
     }
 
     fn nodes(&mut self) -> Vec<Node> {

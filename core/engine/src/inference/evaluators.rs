@@ -4,6 +4,7 @@ use crate::recipe::{EvaluateEntry, Recipe};
 use indexmap::IndexMap;
 use mtl_component::{Evaluator, Inference, Report, Result, bail, mistake};
 use mtl_recipe::Context;
+use std::path::Path;
 
 /// The opened evaluators of a recipe.
 pub struct Evaluators<'r> {
@@ -41,6 +42,11 @@ impl<'r> Evaluators<'r> {
     /// Their names with their entries in the recipe.
     pub fn entries(&self) -> impl Iterator<Item = (&'r str, &'r EvaluateEntry)> {
         self.open.iter().map(|(name, (entry, _))| (*name, *entry))
+    }
+
+    /// The files that each looks at.
+    pub fn files(&self) -> Vec<(&'r str, Vec<&Path>)> {
+        self.open.iter().map(|(name, (_, evaluator))| (*name, evaluator.files())).collect()
     }
 
     /// Lets each check, before the first step, what the model decides.

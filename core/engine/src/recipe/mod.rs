@@ -50,7 +50,7 @@ pub struct Data {
     /// The order of samples.
     pub sampler: Slot<Named, dyn SamplerConfig>,
     /// What is done to each picture, in order.
-    pub transforms: Vec<(Slot<Named, dyn TransformConfig>, TransformDescription)>,
+    pub transforms: Vec<(TransformEntry, TransformDescription)>,
 }
 
 /// A module.
@@ -117,6 +117,9 @@ pub struct EvaluateEntry {
     pub metrics: Vec<(Slot<Named, dyn MetricConfig>, Metric)>,
 }
 
+/// A transform of a data stream.
+pub type TransformEntry = Slot<Named, dyn TransformConfig>;
+
 /// An observer of the run.
 pub type HookEntry = Slot<Named, dyn HookConfig>;
 
@@ -124,6 +127,11 @@ impl Data {
     /// The normalisation that the transforms set, if they set one.
     pub fn normalization(&self) -> Option<Normalization> {
         self.transforms.iter().filter_map(|(_, t)| t.normalization).next_back()
+    }
+
+    /// The last transform that brings pictures to a size, and that size.
+    pub fn resized(&self) -> Option<(&TransformEntry, (i64, i64))> {
+        self.transforms.iter().filter_map(|(slot, t)| Some((slot, t.size?))).next_back()
     }
 }
 

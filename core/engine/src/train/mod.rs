@@ -12,7 +12,7 @@ mod step;
 pub use capture::Captured;
 pub use ema::Averages;
 pub use observers::{Ending, Event, Observer};
-pub use run::{TrainOptions, train};
+pub use run::{Compared, TrainOptions, compared, train};
 pub use scaler::Scaler;
 pub use signals::{Asked, LEFT, Signals};
 pub use step::{LossValue, Trainer};

@@ -4,17 +4,17 @@ use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, 
 use super::phase::has_diverged;
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
-use crate::data::{self, Batch, BatchOrder, Loader, OpenedData};
+use crate::data::{self, Batch, BatchOrder, Files, Loader, OpenedData};
 use crate::device;
 use crate::graph::Graph;
-use crate::inference::{Evaluators, Judges, ModelInference};
+use crate::inference::{Evaluators, Judges, ModelInference, warn_of_trained_pictures};
 use crate::initial_weights::{load_initial, pin};
 use crate::memory;
 use crate::model::{Feed, Model};
 use crate::recipe::Recipe;
 use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
-use crate::weights::{load_into, write};
-use indexmap::IndexMap;
+use crate::weights::{load_into, not_finite, write};
+use indexmap::{IndexMap, IndexSet};
 use mtl_component::{Report, Result, RunInfo, mistake};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Change, Context, Error};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -36,6 +36,10 @@ pub struct TrainOptions {
     pub allow_recipe_change: bool,
     /// Resume from the checkpoint of this step; without it from the newest sound one.
     pub checkpoint: Option<u64>,
+    /// Stop after this step, on the course of the whole run.
+    pub until: Option<u64>,
+    /// Read the files of the data whole, to record and compare their bytes.
+    pub deep: bool,
     /// The overrides as given, for the record.
     pub overrides: Vec<String>,
 }
@@ -62,6 +66,8 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let data = data::open(&recipe)?;
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
+    data::labels_are_known(&graph, &data)?;
+    warn_of_trained_pictures(&data, &evaluators);
     memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
     let (saved, fresh) = if resume { resumable(&folder, &recipe, options)? } else { (None, Vec::new()) };
@@ -69,7 +75,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let judges = Judges::default();
     evaluators.check(&ModelInference::new(&model, &recipe, &judges)?)?;
     if saved.is_none() {
-        load_initial(&recipe, &model)?;
+        load_initial(&recipe, &model, &data)?;
     }
     let old = match options.existing {
         Existing::Overwrite => {
@@ -199,7 +205,10 @@ fn record(
     let streams = data.streams.iter();
     run["dims"] = json!(data.dims);
     run["data"] = streams
-        .map(|(name, d)| (name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint })))
+        .map(|(name, d)| {
+            let files = Files::of(&d.samples.files(), options.deep);
+            (name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint, "files": files }))
+        })
         .collect::<serde_json::Map<_, _>>()
         .into();
     let kept = |(name, dataset): (&String, &mtl_component::OpenDataset)| {
@@ -224,14 +233,16 @@ fn record(
                 )
             }
         };
-        let data_then = previous.get("data").cloned();
-        if data_then.as_ref() != Some(&run["data"]) && !options.allow_recipe_change {
+        let then = previous.get("data").cloned().unwrap_or_default();
+        let Compared { changed, doubts } = compared(&then, &run["data"]);
+        if !changed.is_empty() && !options.allow_recipe_change {
             mistake!(
-                "the data has changed since the run was started ({} then, {} now): undo it, or say \
-                 --allow-recipe-change",
-                data_then.unwrap_or_default(),
-                run["data"]
+                "the data has changed since the run was started: {}. Undo it, or say --allow-recipe-change",
+                changed.join("; ")
             );
+        }
+        for doubt in doubts {
+            tracing::warn!("{doubt}");
         }
         run["from_step"] = step.into();
         let mut resumes = previous.get("resumed").and_then(|r| r.as_array().cloned()).unwrap_or_default();
@@ -244,6 +255,39 @@ fn record(
         write_atomically(&folder.path().join(file), &serde_json::to_vec_pretty(&value)?)?;
     }
     Ok(())
+}
+
+/// How the data of a run compares with that of a record.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// What is another one.
+    pub changed: Vec<String>,
+    /// What may be.
+    pub doubts: Vec<String>,
+}
+
+/// Compares what two records say of the data of a run.
+pub fn compared(then: &Value, now: &Value) -> Compared {
+    let mut out = Compared::default();
+    let names = [then, now].into_iter().filter_map(Value::as_object).flat_map(|streams| streams.keys());
+    for name in names.collect::<IndexSet<_>>() {
+        let of = |record: &Value, key: &str| record[name.as_str()].get(key).cloned().unwrap_or_default();
+        let (samples_then, samples_now) = (of(then, "samples"), of(now, "samples"));
+        if samples_then != samples_now {
+            out.changed.push(format!("`data.{name}` had {samples_then} samples then, and has {samples_now} now"));
+        } else if of(then, "fingerprint") != of(now, "fingerprint") {
+            out.changed.push(format!("what `data.{name}` lists is another text"));
+        }
+        let files = |record: &Value| serde_json::from_value::<Files>(of(record, "files")).ok();
+        let Some((then, now)) = files(then).zip(files(now)) else { continue };
+        if let Some(reason) = now.replaced_since(&then) {
+            out.changed.push(format!("the files of `data.{name}` were replaced: {reason}"));
+        } else if let Some(doubt) = now.doubt(&then) {
+            out.doubts
+                .push(format!("whether the files of `data.{name}` are those of the record is not known: {doubt}"));
+        }
+    }
+    out
 }
 
 /// More samples than a run draws.
@@ -304,6 +348,10 @@ struct Run<'r> {
     observers: Observers,
     best: Option<BestTracker>,
     saved_at: Option<u64>,
+    /// The samples that this process could not read, each once.
+    skipped: IndexSet<String>,
+    /// The step after which it stops.
+    until: u64,
     /// Checkpoints of which no later loss is known yet.
     unproven: Vec<u64>,
     /// The newest checkpoint that is proven.
@@ -371,6 +419,8 @@ impl<'r> Run<'r> {
             unproven: saved.iter().map(|s| s.state.step).filter(|step| Some(*step) != proven).collect(),
             proven,
             saved_at: saved.map(|s| s.state.step),
+            skipped: IndexSet::new(),
+            until: options.until.map_or(total, |until| until.min(total)),
             trainer,
             folder,
             lock,
@@ -402,22 +452,23 @@ impl<'r> Run<'r> {
     fn steps(&mut self, signals: &Signals) -> Result<u8> {
         let total = self.recipe.run.steps;
         self.make_up()?;
-        while self.state.step < total {
+        while self.state.step < self.until {
             let step = self.state.step + 1;
             fatal::note(fatal::Place::Doing, &format!(" in step {step}"));
-            let log = step.is_multiple_of(self.recipe.run.log_every) || step == total || step == 1;
+            let log = step.is_multiple_of(self.recipe.run.log_every) || step == self.until || step == 1;
             self.trainer.want_norms(log);
             let feed = self.batches(step);
             let feed = self.saving(feed)?;
             let stepped = self.trainer.step(&feed, step).with_context(|| format!("in step {step}"));
             if self.trainer.diverged() {
+                let stepped = self.blaming(stepped, &feed);
                 self.sound(stepped)?
             } else {
                 stepped?
             }
             self.state.step = step;
             if log || !self.unproven.is_empty() {
-                self.prove(step)?;
+                self.prove(step, &feed)?;
             }
             self.observers.notify(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
             if log {
@@ -429,12 +480,12 @@ impl<'r> Run<'r> {
             let found = better.is_some();
             self.state.best = better.or(self.state.best.take());
             let asked = signals.take();
-            let last = step == total || asked.stop.is_some();
+            let last = step == self.until || asked.stop.is_some();
             if last || found || asked.save || is_due(self.recipe.run.checkpoint.every, step) {
                 self.save(last)?;
             }
             self.written()?;
-            if step == total {
+            if step == self.until {
                 self.prove_last(&feed)?;
             }
             // A signal in the last step finds the run done.
@@ -479,16 +530,42 @@ impl<'r> Run<'r> {
     }
 
     /// Judges the checkpoints before this step by its losses.
-    fn prove(&mut self, step: u64) -> Result<()> {
+    fn prove(&mut self, step: u64, feed: &Feed) -> Result<()> {
         match self.trainer.not_finite()? {
             None => self.judge(Verdict::Proven),
             // With loss scaling a step whose numbers overflow is skipped, and says nothing of the weights.
             Some(_) if self.trainer.scales() && !step.is_multiple_of(self.recipe.run.log_every) => Ok(()),
             Some((name, value)) => {
                 let what = format!("`loss/{name}` is {value} at step {step}");
-                self.sound(Err(has_diverged(&what)))
+                let diverged = self.blaming(Err(has_diverged(&what)), feed);
+                self.sound(diverged)
             }
         }
+    }
+
+    /// Adds to the error of a training that has diverged whether its inputs or its weights were not finite.
+    fn blaming<T>(&self, result: Result<T>, feed: &Feed) -> Result<T> {
+        result.map_err(|error| match self.not_finite(feed) {
+            Ok(Some(cause)) => error.adding(&cause),
+            _ => error,
+        })
+    }
+
+    /// The first of the inputs and then of the weights that holds a number which is not finite, in words.
+    fn not_finite(&self, feed: &Feed) -> Result<Option<String>> {
+        for (stream, batches) in self.trainer.model.graph.streams().iter().zip(feed) {
+            for (port, tensor) in batches.iter().flat_map(|batch| stream.ports.outputs.iter().zip(&batch.tensors)) {
+                if let Some(what) = not_finite(tensor)? {
+                    return Ok(Some(format!("The input `{}.{}` of this step holds {what}", stream.name, port.name)));
+                }
+            }
+        }
+        for (name, tensor) in self.trainer.model.tensors() {
+            if let Some(what) = not_finite(tensor)? {
+                return Ok(Some(format!("The weights `{name}` hold {what}")));
+            }
+        }
+        Ok(None)
     }
 
     /// Evaluates the losses once more after the last step, whose weights no later step proves.
@@ -496,9 +573,8 @@ impl<'r> Run<'r> {
         let step = self.state.step;
         fatal::note(fatal::Place::Doing, " after the last step");
         for (name, tensor) in self.trainer.model.tensors() {
-            let floating = matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
-            if floating && tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-                let bad = Error::failure(format!("`{name}` holds numbers that are not finite after step {step}"));
+            if let Some(what) = not_finite(tensor)? {
+                let bad = Error::failure(format!("`{name}` holds {what} after step {step}"));
                 return self.sound(Err(bad));
             }
         }
@@ -566,7 +642,13 @@ impl<'r> Run<'r> {
             for _ in 0..n {
                 batches.push(self.loaders[stream].next_batch()?.to(context.kind, context.device)?);
             }
-            skipped += batches.iter().map(|b| b.skipped).sum::<u64>();
+            for place in batches.iter_mut().flat_map(|batch| batch.skipped.drain(..)) {
+                if self.skipped.is_empty() {
+                    tracing::info!("skipped: {place}");
+                }
+                skipped += 1;
+                self.skipped.insert(place);
+            }
             let name = &self.trainer.model.graph.streams()[stream].name;
             *samples.entry(name.clone()).or_default() += n as u64 * self.batches[stream];
             feed.push(batches);
@@ -698,16 +780,45 @@ impl<'r> Run<'r> {
         {
             saved = old.remove();
         }
-        let written = if matches!(result, Ok(0)) { self.write_weights() } else { Ok(()) };
+        let done = self.state.step == self.recipe.run.steps;
+        let written = if done && matches!(result, Ok(0)) { self.write_weights() } else { Ok(()) };
         let ending = match &result {
+            Ok(0) if !done => Ending::Stopped,
             Ok(0) if saved.is_ok() && written.is_ok() => Ending::Finished,
             Ok(code) if *code != 0 && saved.is_ok() => Ending::Stopped,
             _ => Ending::Failed,
         };
+        self.tell_skipped();
         self.observers.notify(&Event::Ended { step: self.state.step, ending });
         let code = result?;
         saved.and(written)?;
         Ok(code)
+    }
+
+    /// Says what could not be read; loudly where it was more than a hundredth of what was drawn.
+    fn tell_skipped(&self) {
+        const NAMED: usize = 5;
+        let drawn: u64 = self.state.samples.values().sum();
+        if self.skipped.is_empty() {
+            return;
+        }
+        let named: Vec<String> = self.skipped.iter().take(NAMED).map(|place| format!("  {place}")).collect();
+        let text = format!(
+            "{} of {drawn} samples were skipped, since these could not be read ({} in all):\n{}{}",
+            self.state.skipped,
+            self.skipped.len(),
+            named.join("\n"),
+            if self.skipped.len() > NAMED {
+                format!("\n  … and {} more", self.skipped.len() - NAMED)
+            } else {
+                String::new()
+            }
+        );
+        if self.state.skipped.saturating_mul(100) > drawn {
+            tracing::warn!("{text}");
+        } else {
+            tracing::info!("{text}");
+        }
     }
 
     fn write_weights(&self) -> Result<()> {

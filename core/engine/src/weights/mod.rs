@@ -49,6 +49,22 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Tensors> {
         let old = Error::failure("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
         return Err(mistaken("file of weights that can be read here", old));
     }
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();
+    let other = match bytes {
+        [] => Some("it is empty"),
+        _ if start.starts_with("<!doctype html") || start.starts_with("<html") => {
+            Some("it is a web page: what was downloaded is not the file but the page that leads to it")
+        }
+        _ if start.starts_with("version https://git-lfs") => {
+            Some("it is a pointer of git LFS: fetch the file itself with `git lfs pull`")
+        }
+        [0x1f, 0x8b, ..] => Some("it is compressed by gzip: unpack it first"),
+        [0x89, b'H', b'D', b'F', ..] => Some("it is an HDF5 file, as Keras writes it: save its tensors as safetensors"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(mistaken("file of weights", Error::failure(other)));
+    }
     parse_safetensors(bytes).map_err(|e| mistaken("complete safetensors file", e))
 }
 
@@ -157,6 +173,18 @@ impl LoadReport {
         self.missing.iter().filter(|n| !n.ends_with("num_batches_tracked")).collect()
     }
 
+    /// What stands before the names of `module` in what was left over, if one of its missing names ends a name there.
+    pub fn prefix(&self, module: &str) -> Option<String> {
+        let own = format!("{module}.");
+        let missing = self.lacking().into_iter().filter_map(|name| name.strip_prefix(&own));
+        let left: Vec<&str> = self.unused.iter().filter_map(|name| name.strip_prefix(&own)).collect();
+        let before = |name: &str| {
+            let prefix = left.iter().find_map(|other| other.strip_suffix(name))?;
+            prefix.ends_with('.').then(|| prefix.to_owned())
+        };
+        missing.take(SHOWN).find_map(before)
+    }
+
     /// What is missing, with the nearest names among what was left over.
     pub fn explain(&self) -> String {
         let lacking = self.lacking();
@@ -180,10 +208,29 @@ impl LoadReport {
 /// How many names a report shows.
 const SHOWN: usize = 5;
 
+/// How many numbers of a tensor are not finite, in words; none if all are.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn not_finite(tensor: &Tensor) -> Result<Option<String>> {
+    if !matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) {
+        return Ok(None);
+    }
+    let finite = tensor.f_isfinite()?;
+    if finite.f_all()?.f_int64_value(&[])? != 0 {
+        return Ok(None);
+    }
+    let bad = finite.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+    Ok(Some(match tensor.numel() {
+        1 => "a number that is not finite".to_owned(),
+        all => format!("{bad} of {all} numbers that are not finite"),
+    }))
+}
+
 /// Copies tensors into the model's, by name; kind, device and memory layout of the model stay.
 ///
 /// # Errors
-/// A mistake when a shape differs; it names the parameter and both shapes.
+/// A mistake when a shape differs, which names the parameter and both shapes, or when a number is not finite.
 pub fn load_into<'m>(targets: impl IntoIterator<Item = (String, &'m Tensor)>, tensors: &Tensors) -> Result<LoadReport> {
     let mut report = LoadReport::default();
     let mut taken = std::collections::HashSet::new();
@@ -198,6 +245,9 @@ pub fn load_into<'m>(targets: impl IntoIterator<Item = (String, &'m Tensor)>, te
         if source.size() != target.size() {
             wrong.push(format!("`{name}` is {:?} in the file and {:?} in the recipe", source.size(), target.size()));
             continue;
+        }
+        if let Some(what) = not_finite(source)? {
+            mistake!("`{name}` holds {what}: weights that were saved after training had diverged cannot be used");
         }
         target.shallow_clone().f_copy_(source).with_context(|| format!("loading `{name}`"))?;
         report.loaded += 1;

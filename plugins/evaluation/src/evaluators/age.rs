@@ -10,6 +10,7 @@ use mtl_faces::made::MadeFaces;
 use mtl_faces::source::{self, Pictures};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::path::Path;
 
 /// Age estimation on an annotated list or on made faces: mean absolute error in years, and the accuracy of the age
 /// group.
@@ -84,6 +85,10 @@ struct Ages {
 }
 
 impl Evaluator for Ages {
+    fn files(&self) -> Vec<&Path> {
+        self.pictures.files()
+    }
+
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
         let (config, known) = (&self.config, &self.known);
         let read = |i: usize| self.pictures.read(known[i].0);

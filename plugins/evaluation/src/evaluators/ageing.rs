@@ -13,6 +13,7 @@ use mtl_faces::made::{MadeFaces, Pair};
 use mtl_faces::source::{self, Pictures};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::path::Path;
 use tch::Kind;
 
 /// Aged faces before judges: an age estimator says how old they look, a recogniser whether they are still the same
@@ -155,6 +156,10 @@ struct Aged {
 }
 
 impl Evaluator for Aged {
+    fn files(&self) -> Vec<&Path> {
+        self.pictures.files()
+    }
+
     fn check(&self, model: &dyn Inference) -> Result<()> {
         let edges = age_groups::of_run(model)?;
         self.judges(model, age_groups::centres(edges).len()).map(|_| ())

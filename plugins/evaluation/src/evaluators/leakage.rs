@@ -10,6 +10,7 @@ use mtl_faces::source::{self, Pictures};
 use mtl_faces::age_groups;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// How much of the age is left in the identity features, and how much of the identity in the age features: linear
@@ -94,6 +95,10 @@ struct Probes {
 }
 
 impl Evaluator for Probes {
+    fn files(&self) -> Vec<&Path> {
+        self.pictures.files()
+    }
+
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
         let (config, labels) = (&self.config, &self.labels);
         let edges = age_groups::of_run(model)?;

@@ -229,6 +229,10 @@ struct OpenPairs {
 }
 
 impl Evaluator for OpenPairs {
+    fn files(&self) -> Vec<&Path> {
+        self.data.pictures.files()
+    }
+
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
         let Pairs { pictures, pairs, ages } = &self.data;
         let config = &self.config;

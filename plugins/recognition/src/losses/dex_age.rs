@@ -29,6 +29,7 @@ impl ModuleConfig for DexAge {
             .input("logits", DType::Float, format!("batch {BINS}"))
             .input("groups", DType::Float, "batch $age_groups")
             .input("target", DType::Float, "batch")
+            .below(&BINS.to_string())
             .output("loss", DType::Float, "").into())
     }
 
