@@ -43,7 +43,9 @@ fn faulty_lists() {
     write("0 0_0.jpg 20 1\n1 gone.jpg 30 1\n");
     refused(train(&faces, &[]), &["list.txt:2", "there is no file", "gone.jpg"]);
     std::fs::write(faces.path("list.txt"), [0xff, 0xfe, 0x00]).unwrap();
-    refused(train(&faces, &[]), &["list.txt", "UTF-8", "byte 0"]);
+    refused(train(&faces, &[]), &["list.txt", "UTF-16"]);
+    std::fs::write(faces.path("list.txt"), [b'0', 0xfe]).unwrap();
+    refused(train(&faces, &[]), &["list.txt", "UTF-8", "byte 1"]);
 }
 
 #[test]
@@ -234,7 +236,10 @@ fn overrides_that_make_no_sense() {
     refused(train(&faces, &["--set", "run.steps"]), &["path=value", "--set"]);
     refused(train(&faces, &["--set", "run.steps=[1"]), &["not a TOML value"]);
     refused(train(&faces, &["--unset", "run.stepz"]), &["no `run.stepz` to unset"]);
-    refused(train(&faces, &["--device", "cuda:x"]), &["unknown device `cuda:x`"]);
+    refused(
+        train(&faces, &["--device", "cuda:x"]),
+        &["`run.device` does not know \"cuda:x\"", "valid: cpu, cuda, cuda:N"],
+    );
 }
 
 #[test]

@@ -55,13 +55,18 @@ fn an_earlier_run_is_listed_compared_evaluated_and_embedded() {
     let mut compared = 0;
     for (evaluator, report) in found.as_object().unwrap() {
         for (metric, value) in report["metrics"].as_object().unwrap() {
-            let then = measured.iter().find_map(|line| line[format!("eval/{evaluator}/{metric}")].as_f64()).unwrap();
+            // Rates at thresholds had other names, and were read otherwise.
+            let then = measured.iter().find_map(|line| line[format!("eval/{evaluator}/{metric}")].as_f64());
+            let Some(then) = then else {
+                assert!(metric.starts_with("fnmr_at_fmr_"), "{metric}");
+                continue;
+            };
             // Another processor rounds otherwise.
             assert!((value.as_f64().unwrap() - then).abs() < 1e-3, "{evaluator}.{metric}: {value}, then {then}");
             compared += 1;
         }
     }
-    assert_eq!(compared, 10);
+    assert_eq!(compared, 7);
 
     let faces = crate::support::Faces::new(2, 2);
     let out = dir.path().join("e.csv");

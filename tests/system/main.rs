@@ -4,6 +4,7 @@ mod ageing;
 mod bad_input;
 mod commands;
 mod earlier;
+mod evaluation;
 mod hostile;
 mod long;
 mod lost_work;

@@ -242,8 +242,21 @@ fn schema_and_program_agree_on_single_values() {
         "{}",
     ];
     // A reference is as good as the value that it stands for.
-    let good =
-        ["true", "3", "64", "0.5", "cpu", "amp", "bf16", "all", "after_unscaling", "skip", "concat", "insightface"];
+    let good = [
+        "true",
+        "3",
+        "64",
+        "0.5",
+        "cpu",
+        "amp",
+        "bf16",
+        "all",
+        "after_unscaling",
+        "skip",
+        "concat",
+        "insightface",
+        "worst",
+    ];
     let referred: Vec<String> = good.iter().map(|value| format!("\"${{env:MTLRUN_NOT_SET:{value}}}\"")).collect();
     let keys: Vec<(&str, String)> = schema_keys();
     assert!(keys.len() > 60, "{}", keys.len());

@@ -79,16 +79,44 @@ pub struct Overridden<C: Args> {
     pub command: C,
     #[command(flatten)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+impl<C: Args> Overridden<C> {
+    /// The changes of the recipe, those of the place included.
+    pub fn changes(&self) -> Vec<Override> {
+        self.overrides.list().into_iter().chain(self.place.list()).collect()
+    }
+}
+
+/// Where a run computes, in place of what its recipe says.
+#[derive(Debug, Args, Clone, Default)]
+pub struct Place {
+    /// cpu, cuda or cuda:N
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Threads within an operator
+    #[arg(long)]
+    pub threads: Option<u32>,
+}
+
+impl Place {
+    /// As changes of a recipe.
+    pub fn list(&self) -> Vec<Override> {
+        let device = self.device.iter().map(|device| format!("run.device={device}"));
+        device.chain(self.threads.map(|n| format!("run.threads={n}"))).map(Override::Set).collect()
+    }
 }
 
 /// Changes of a recipe from the command line.
 #[derive(Debug, Args, Clone, Default)]
 pub struct Overrides {
     /// Set a value: model.identity.margin=0.5 (paths are relative to the working directory)
-    #[arg(long, value_name = "PATH=VALUE", global = true)]
+    #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
     /// Remove a value
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH")]
     pub unset: Vec<String>,
 }
 
@@ -185,7 +213,7 @@ pub struct Summary {
 pub struct Explain {
     /// The dotted path, such as model.identity.margin
     pub path: String,
-    /// The recipe
+    /// The recipe, or a run folder
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
@@ -246,6 +274,14 @@ pub struct Eval {
     /// last, best, or a step
     #[arg(long, default_value = "last")]
     pub checkpoint: Which,
+    /// The folder for the reports; without it `RUN/evaluations/NAME`
+    #[arg(long, value_name = "DIR", conflicts_with = "name")]
+    pub out: Option<PathBuf>,
+    /// What this evaluation is called; without it the time
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
     #[command(flatten)]
     pub overrides: Overrides,
     /// Print JSON

@@ -2,7 +2,7 @@
 
 use crate::arguments::{Check, Eval, Explain, GraphArgs, Schema, Show, Summary, Trace, Train};
 use crate::messages;
-use crate::progress::Progress;
+use crate::progress::{Progress, pictures};
 use indicatif::ProgressBar;
 use mtl_component::{Dim, Registration, Registry, Result, mistake};
 use mtl_engine::data;
@@ -12,8 +12,8 @@ use mtl_engine::graph::Graph;
 use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, warn_of_trained_pictures, write_report};
 use mtl_engine::memory;
 use mtl_engine::model::Model;
-use mtl_engine::recipe::{Recipe, family_schema, recipe_schema, table_schema};
-use mtl_engine::runs::Existing;
+use mtl_engine::recipe::{Recipe, family_schema, is_name, recipe_schema, table_schema};
+use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
 use mtl_faces::Render;
@@ -172,14 +172,20 @@ pub fn show(registry: &Arc<Registry>, args: &Show) -> Result<u8> {
 
 /// Explains a value of a recipe.
 pub fn explain(registry: &Arc<Registry>, args: &Explain) -> Result<u8> {
-    let recipe = read(registry, &args.recipe, &args.overrides.list())?;
+    let recipe = match args.recipe.is_dir() {
+        true => RunFolder::resolve(&args.recipe)?.recipe(registry, &args.overrides.list())?,
+        false => read(registry, &args.recipe, &args.overrides.list())?,
+    };
     let found = mtl_engine::recipe::explain(&recipe, &args.path)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&found)?);
         return Ok(0);
     }
-    let value = found.value.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string);
-    println!("{} = {value}", found.path);
+    match (&found.value, recipe.root.at(&args.path)) {
+        (Some(serde_json::Value::Object(_)), Some(table)) => print!("[{}]\n{}", found.path, to_toml(table)?),
+        (Some(value), _) => println!("{} = {value}", found.path),
+        (None, _) => println!("{} = not set", found.path),
+    }
     for (what, text) in [
         ("is", found.about),
         ("may be", found.expected),
@@ -196,7 +202,13 @@ pub fn explain(registry: &Arc<Registry>, args: &Explain) -> Result<u8> {
     }
     for by in found.set_by {
         let mark = if by.in_force { "*" } else { " " };
-        let value = by.value.map_or_else(|| "taken away".to_owned(), |v| v.to_string());
+        let value = match by.value {
+            None => "taken away".to_owned(),
+            Some(serde_json::Value::Object(table)) => {
+                format!("{{ {} }}", table.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
+            Some(value) => value.to_string(),
+        };
         println!("  set by {mark} {}: {value}", by.place);
     }
     if dropped {
@@ -229,8 +241,14 @@ pub fn summary(registry: &Arc<Registry>, args: &Summary) -> Result<u8> {
         println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
     }
     println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);
-    let open: Vec<&str> =
-        graph.dims().iter().filter(|(_, d)| matches!(d, Dim::Named(_))).map(|(name, _)| name.as_str()).collect();
+    // Only sizes that some module is built with.
+    let used = |name: &str| {
+        let ports =
+            recipe.model.values().flat_map(|m| m.description.ports.inputs.iter().chain(&m.description.ports.outputs));
+        ports.into_iter().any(|port| port.below.as_deref() == Some(name) || port.pattern.contains(&format!("${name}")))
+    };
+    let open = graph.dims().iter().filter(|(name, d)| matches!(d, Dim::Named(_)) && used(name));
+    let open: Vec<&str> = open.map(|(name, _)| name.as_str()).collect();
     if !open.is_empty() {
         println!("known only with the data, and counted as 1: {}", open.join(", "));
         println!("to count them in full: --set dims.{}=…", open[0]);
@@ -306,26 +324,55 @@ pub fn trace(registry: &Arc<Registry>, args: &Trace) -> Result<u8> {
 
 /// Evaluates a run.
 pub fn eval(registry: &Arc<Registry>, args: &Eval) -> Result<u8> {
-    let run = open_run(registry, &args.run, &args.checkpoint, &args.overrides.list())?;
+    if let Some(name) = args.name.as_deref().filter(|name| !is_name(name)) {
+        mistake!("--name {name:?}: expected 1 to 64 letters, digits, `_` and `-`");
+    }
+    let mut overrides = args.overrides.list();
+    overrides.extend(args.place.list());
+    let run = open_run(registry, &args.run, &args.checkpoint, &overrides)?;
     device::configure(&run.recipe)?;
     if run.recipe.evaluate.is_empty() {
         mistake!("the recipe of {} has no [evaluate.NAME]", args.run.display());
     }
     let evaluators = Evaluators::open(&run.recipe)?;
-    let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?;
+    let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(pictures());
+    let folder = match &args.out {
+        Some(out) => ReportFolder::at(out),
+        None => run.folder.evaluation(args.name.as_deref())?,
+    };
+    // What another evaluation has left in the folder is not written over.
+    if let Some((name, _)) = evaluators.entries().find(|(name, _)| folder.report(name, run.step).exists()) {
+        mistake!("{} is there already: give another --out", folder.report(name, run.step).display());
+    }
+    let mut record = environment(&run.recipe, &args.overrides.texts());
+    record["run"] = run.folder.path().display().to_string().into();
+    record["step"] = run.step.into();
+    record["evaluate"] = run.recipe.root.to_json().get("evaluate").cloned().unwrap_or_default();
+    write_atomically(&folder.path().join("evaluation.json"), &serde_json::to_vec_pretty(&record)?)?;
     let mut all = serde_json::Map::new();
-    for (name, _) in evaluators.entries() {
+    for (name, entry) in evaluators.entries() {
         let report = evaluators.measure(name, &model).with_context(|| format!("in `evaluate.{name}`"))?;
-        let pictures = write_report(&run.folder, name, run.step, &report)?;
+        let pictures = write_report(&folder, name, run.step, &report)?;
         if !args.json {
             println!("{name} (step {})", run.step);
             for (metric, value) in &report.metrics {
-                println!("  {metric:<26} {value:.4}");
+                let unit = entry.metrics().find(|known| known.name == *metric).map_or("", |known| known.unit);
+                let notes: Vec<&str> =
+                    report.notes.iter().filter(|(name, _)| name == metric).map(|(_, note)| note.as_str()).collect();
+                match value.is_finite() {
+                    true => {
+                        println!("{}", format!("  {metric:<26} {value:.4} {unit}  {}", notes.join(", ")).trim_end())
+                    }
+                    false => println!("  {metric:<26} {}", notes.join(", ")),
+                }
+            }
+            for (topic, note) in report.notes.iter().filter(|(name, _)| !report.metrics.contains_key(name)) {
+                println!("  {topic:<26} {note}");
             }
             for ((picture, _), path) in report.pictures.iter().zip(&pictures) {
                 println!("  {picture:<26} {}", path.display());
             }
-            println!("  {:<26} {}", "the whole report", run.folder.report(name, run.step).display());
+            println!("  {:<26} {}", "the whole report", folder.report(name, run.step).display());
         }
         all.insert(name.to_owned(), serde_json::to_value(&report)?);
     }

@@ -4,15 +4,22 @@ use crate::arguments::{Compare, Format, Runs};
 use crate::curves::{self, Chart, Curve};
 use crate::figures::{Difference, Figure};
 use crate::resampling::{DRAWS, Resample, difference, direction, resample};
-use crate::table::{aligned, markdown};
-use indexmap::IndexMap;
-use mtl_component::{Better, Registry, Result, mistake};
+use crate::table::{aligned, markdown, readable};
+use indexmap::{IndexMap, IndexSet};
+use mtl_component::{Axis, Better, Registry, ReportCurve, Result, mistake};
 use mtl_engine::recipe::Recipe;
 use mtl_engine::runs::{Record, State, find};
+use mtl_recipe::files::read_bounded;
 use mtl_recipe::{difference as changes, suggestion};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+
+/// The largest report that is read.
+const MAX_REPORT: u64 = 1 << 30;
+
+/// What is said where people are not known.
+const INDEPENDENT: &str = "pairs treated as independent: probably too narrow";
 
 /// Paths in which runs of one experiment may differ without being another variant.
 const SAME: &[&str] = &["run.seed", "run.name", "run.device", "run.threads", "run.log_every"];
@@ -63,9 +70,9 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
         Format::Svg => {}
         Format::Table => {
             let (head, rows) = comparison.figures_table(&|text| format!("{text} *"));
-            print!("{}", aligned(&head, &rows));
+            print!("{}", readable(&head, &rows));
             if let Some((head, rows)) = comparison.differences_table() {
-                print!("\n{}:\n{}", comparison.title(), aligned(&head, &rows));
+                print!("\n{}:\n{}", comparison.title(), readable(&head, &rows));
             }
         }
         Format::Md => {
@@ -105,7 +112,7 @@ fn finished(args: &Compare) -> Result<Vec<Record>> {
 /// The figures that are compared: the wanted ones, or all that any run has measured.
 fn metrics(runs: &[Record], wanted: &[String]) -> Result<Vec<String>> {
     let mut seen = HashSet::new();
-    let mut all: Vec<&String> = runs.iter().flat_map(|run| run.metrics.keys()).collect();
+    let mut all: Vec<&String> = runs.iter().flat_map(|run| run.metrics.keys().chain(&run.unresolved)).collect();
     all.retain(|name| seen.insert(*name));
     if let Some(wanted) = wanted.iter().find(|wanted| !all.contains(wanted)) {
         if runs.iter().any(|run| run.curves.contains_key(wanted)) {
@@ -195,7 +202,10 @@ impl<'a> Comparison<'a> {
     }
 
     fn cell(&self, row: usize, m: usize, mark: &dyn Fn(String) -> String) -> String {
-        let Some(figure) = self.figures[row][m] else { return "–".into() };
+        let Some(figure) = self.figures[row][m] else {
+            let unresolved = self.variants[row].runs.iter().any(|run| run.unresolved.contains(&self.metrics[m]));
+            return if unresolved { "not resolved".into() } else { "–".into() };
+        };
         let all = figure.count == self.variants[row].runs.len();
         let text = if all { figure.text() } else { format!("{} (of {})", figure.text(), figure.count) };
         if self.best[m] == Some(figure.mean) { mark(text) } else { text }
@@ -214,9 +224,19 @@ impl<'a> Comparison<'a> {
     }
 
     fn title(&self) -> String {
+        let known = || self.apart.iter().flatten().flatten();
+        let drawn = match (known().any(|d| d.by_person), known().any(|d| !d.by_person)) {
+            (true, false) => "the people".to_owned(),
+            (false, _) => format!("the cases; {INDEPENDENT}"),
+            (true, true) => {
+                let by_case = |m: &usize| self.apart.iter().filter_map(|row| row[*m]).any(|d| !d.by_person);
+                let names =
+                    (0..self.metrics.len()).filter(by_case).map(|m| self.metrics[m].clone()).collect::<Vec<_>>();
+                format!("the people; for {} of the cases, {INDEPENDENT}", names.join(", "))
+            }
+        };
         format!(
-            "difference from {} ± its deviation over the seeds of both [the middle 95 % of {DRAWS} paired draws of the \
-             cases]",
+            "difference from {} ± its deviation over the seeds of both [the middle 95 % of {DRAWS} paired draws of {drawn}]",
             self.variants[self.against].label
         )
     }
@@ -260,14 +280,21 @@ impl<'a> Comparison<'a> {
                 let from = &self.variants[self.against].label;
                 all["difference"] = json!({
                     "from": from, "mean": d.mean, "deviation": d.deviation, "low": d.low, "high": d.high,
+                    "drawn": if d.by_person { "people" } else { INDEPENDENT },
                 });
             }
             Some((self.metrics[m].as_str(), all))
         };
+        let unresolved = |row: usize| -> Vec<&String> {
+            let of = |metric: &&String| self.variants[row].runs.iter().any(|run| run.unresolved.contains(*metric));
+            self.metrics.iter().filter(of).collect()
+        };
         let variant = |(row, variant): (usize, &Variant<'_>)| {
             let found: IndexMap<&str, Value> = (0..self.metrics.len()).filter_map(|m| figure(row, m)).collect();
             let folders: Vec<_> = variant.runs.iter().map(|run| run.folder.path()).collect();
-            json!({ "variant": variant.label, "runs": folders, "metrics": found })
+            json!({
+                "variant": variant.label, "runs": folders, "metrics": found, "not_resolved": unresolved(row),
+            })
         };
         self.variants.iter().enumerate().map(variant).collect()
     }
@@ -293,8 +320,7 @@ fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Resul
         .iter()
         .map(|name| {
             if !runs.iter().any(|r| r.curves.contains_key(name)) {
-                let known = runs.iter().flat_map(|r| r.curves.keys()).map(String::as_str);
-                mistake!("no run has a curve `{name}`: {}", suggestion(name, known));
+                return reported(runs, variants, name);
             }
             let curve = |variant: &Variant<'_>| {
                 let mut sums: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
@@ -302,12 +328,59 @@ fn charts(runs: &[Record], variants: &[Variant<'_>], wanted: &[String]) -> Resul
                     let sum = sums.entry(*step).or_default();
                     *sum = (sum.0 + value, sum.1 + 1.0);
                 }
-                let points = sums.into_iter().map(|(step, (sum, count))| (step, sum / count)).collect();
+                let points = sums.into_iter().map(|(step, (sum, count))| (step as f64, sum / count)).collect();
                 Curve { label: variant.label.clone(), points }
             };
-            Ok(Chart { name: name.clone(), curves: variants.iter().map(curve).collect() })
+            let axes = [Axis::new("step"), Axis::new("")];
+            Ok(Chart { name: name.clone(), axes, curves: variants.iter().map(curve).collect() })
         })
         .collect()
+}
+
+/// A chart of a curve that evaluators have reported, such as `verification.roc`: the newest of each run.
+fn reported(runs: &[Record], variants: &[Variant<'_>], name: &str) -> Result<Chart> {
+    let mut axes = None;
+    let mut curves = Vec::new();
+    for variant in variants {
+        for run in &variant.runs {
+            let Some(found) = reports(run).into_iter().find(|(own, _)| own == name) else { continue };
+            let seed =
+                run.at("run.seed").filter(|_| variant.runs.len() > 1).map_or(String::new(), |s| format!(", seed {s}"));
+            axes.get_or_insert([found.1.x, found.1.y]);
+            curves.push(Curve { label: format!("{}{seed}", variant.label), points: found.1.points });
+        }
+    }
+    if let Some(axes) = axes {
+        return Ok(Chart { name: name.to_owned(), axes, curves });
+    }
+    let of_evaluators: Vec<String> = runs.iter().flat_map(reports).map(|(name, _)| name).collect();
+    let known = runs.iter().flat_map(|r| r.curves.keys()).chain(&of_evaluators).map(String::as_str);
+    let known: IndexSet<&str> = known.collect();
+    mistake!("no run has a curve `{name}`: {}", suggestion(name, known))
+}
+
+/// The curves in the newest reports of a run, as `evaluator.curve`.
+fn reports(run: &Record) -> Vec<(String, ReportCurve)> {
+    let folder = run.folder.reports();
+    let files = folder.path().read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+    for file in files {
+        let name = file.to_string_lossy().into_owned();
+        let parts = name.strip_suffix(".json").and_then(|name| name.rsplit_once(".step-"));
+        let Some((evaluator, Ok(step))) = parts.map(|(evaluator, step)| (evaluator, step.parse::<u64>())) else {
+            continue;
+        };
+        let known = newest.entry(evaluator.to_owned()).or_default();
+        *known = step.max(*known);
+    }
+    let mut out = Vec::new();
+    for (evaluator, step) in newest {
+        let bytes = read_bounded(&folder.report(&evaluator, step), MAX_REPORT).unwrap_or_default();
+        let report: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let curves: Vec<ReportCurve> = serde_json::from_value(report["curves"].clone()).unwrap_or_default();
+        out.extend(curves.into_iter().map(|curve| (format!("{evaluator}.{}", curve.name), curve)));
+    }
+    out
 }
 
 /// Groups runs by the values in which their recipes differ, or by the given paths.
@@ -359,6 +432,10 @@ fn label(paths: &[String], key: &[Option<&Value>], run: &Record, automatic: bool
 fn spelled(paths: &[String], key: &[Option<&Value>]) -> String {
     let each = paths.iter().zip(key).map(|(path, value)| match value {
         Some(Value::String(text)) => format!("{path}={text}"),
+        // As it is written in sweeps: 0 and not 0.0.
+        Some(Value::Number(n)) if n.as_f64().is_some_and(|v| v.fract() == 0.0 && v.abs() < 1e15) => {
+            format!("{path}={}", n.as_f64().unwrap_or_default())
+        }
         Some(value) => format!("{path}={value}"),
         None => format!("no {path}"),
     });
@@ -377,6 +454,7 @@ mod tests {
             recipe: json!({ "run": { "seed": seed, "name": name }, "model": { "identity": { "margin": margin } } }),
             step: 1,
             metrics: IndexMap::from([("v.accuracy".to_owned(), accuracy)]),
+            unresolved: IndexSet::new(),
             curves: IndexMap::new(),
             state: State::Finished,
         }

@@ -1,20 +1,23 @@
-//! Learning curves as SVG.
+//! Curves of training and of evaluators as SVG.
 
+use mtl_component::Axis;
 use mtl_recipe::{Error, Result};
 use plotters::prelude::*;
 
-/// A line of a chart: its label, and means over runs as (step, value).
+/// A line of a chart.
 pub struct Curve {
     /// Its label.
     pub label: String,
-    /// Its values, by step.
-    pub points: Vec<(u64, f64)>,
+    /// Its values from left to right.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// A chart: what is shown, and its lines.
 pub struct Chart {
     /// What is shown.
     pub name: String,
+    /// What its axes are, and whether they go by powers of ten.
+    pub axes: [Axis; 2],
     /// Its lines.
     pub curves: Vec<Curve>,
 }
@@ -62,13 +65,31 @@ fn one<B: DrawingBackend>(area: &DrawingArea<B, plotters::coord::Shift>, chart: 
 where
     B::ErrorType: 'static,
 {
-    // Axes of numbers that are nearly infinite have no steps.
-    let shown = |point: &&(u64, f64)| point.1.abs() <= LARGEST;
-    let points = || chart.curves.iter().flat_map(|c| &c.points).filter(shown);
-    let last = points().map(|p| p.0).max().unwrap_or(1);
-    let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.1), h.max(p.1)));
-    let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+    let place = |axis: &Axis, value: f64| if axis.logarithmic { value.log10() } else { value };
+    let [x_axis, y_axis] = &chart.axes;
+    let lines: Vec<Vec<(f64, f64)>> = chart
+        .curves
+        .iter()
+        .map(|curve| {
+            let points = curve.points.iter().map(|(x, y)| (place(x_axis, *x), place(y_axis, *y)));
+            // Axes of numbers that are nearly infinite have no steps, and nothing has no power of ten.
+            points.filter(|(x, y)| x.abs() <= LARGEST && y.abs() <= LARGEST).collect()
+        })
+        .collect();
+    let span = |of: fn(&(f64, f64)) -> f64| {
+        let all = lines.iter().flatten().map(of);
+        let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        if low > high { (0.0, 1.0) } else { (low, high) }
+    };
+    let ((first, last), (low, high)) = (span(|point| point.0), span(|point| point.1));
+    // Steps begin with none.
+    let first = if x_axis.logarithmic { first } else { first.min(0.0) };
+    let last = if last > first { last } else { first + 1.0 };
     let room = ((high - low) * 0.05).max(1e-9);
+    let label = |axis: &Axis, value: f64| match axis.logarithmic {
+        true => format!("{:.1e}", 10f64.powf(value)),
+        false => format!("{}", (value * 1e6).round() / 1e6),
+    };
     let several = chart.curves.len() > 1;
     let longest = chart.curves.iter().map(|c| c.label.chars().count() as i32).max().unwrap_or(0);
     let beside = (36 + LETTER * longest).clamp(*LEGEND.start(), *LEGEND.end());
@@ -78,21 +99,29 @@ where
         .margin(10)
         .x_label_area_size(34)
         .y_label_area_size(64)
-        .build_cartesian_2d(0..last, low - room..high + room)
+        .build_cartesian_2d(first..last, low - room..high + room)
         .map_err(told)?;
-    context.configure_mesh().x_desc("step").light_line_style(WHITE).draw().map_err(told)?;
-    for (i, curve) in chart.curves.iter().enumerate() {
+    context
+        .configure_mesh()
+        .x_desc(x_axis.text())
+        .y_desc(y_axis.text())
+        .x_label_formatter(&|x| label(x_axis, *x))
+        .y_label_formatter(&|y| label(y_axis, *y))
+        .light_line_style(WHITE)
+        .draw()
+        .map_err(told)?;
+    for (i, (curve, points)) in chart.curves.iter().zip(&lines).enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         let style = colour.stroke_width(2);
         // More variants than colours: the second round is dashed.
         if i < COLOURS.len() {
-            context.draw_series(LineSeries::new(curve.points.iter().filter(shown).copied(), style)).map_err(told)?;
+            context.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(told)?;
         } else {
-            let line = DashedLineSeries::new(curve.points.iter().filter(shown).copied(), 6, 4, style);
+            let line = DashedLineSeries::new(points.iter().copied(), 6, 4, style);
             context.draw_series(line).map_err(told)?;
         }
-        if curve.points.len() <= FEW {
-            let dots = curve.points.iter().filter(shown).map(|point| Circle::new(*point, 3, colour.filled()));
+        if points.len() <= FEW {
+            let dots = points.iter().map(|point| Circle::new(*point, 3, colour.filled()));
             context.draw_series(dots).map_err(told)?;
         }
         if several {

@@ -38,6 +38,8 @@ pub struct Difference {
     pub low: f64,
     /// The largest of the middle 95 % of the draws.
     pub high: f64,
+    /// Whether people were drawn, and not cases.
+    pub by_person: bool,
 }
 
 impl Difference {

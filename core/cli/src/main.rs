@@ -23,6 +23,7 @@ use arguments::{Cli, Command, Data};
 use clap::{CommandFactory, Parser};
 use mtl_component::{Registry, Result, mistake};
 use mtl_recipe::{guarded, nearest};
+use progress::pictures;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ fn run() -> Result<u8> {
         Command::Schema(args) => commands::schema(&registry, &args),
         Command::Trace(args) => commands::trace(&registry, &args),
         Command::Eval(args) => commands::eval(&registry, &args),
-        Command::Embed(args) => shown(args.command.run(&registry, &args.overrides.list())),
-        Command::Age(args) => shown(args.command.run(&registry, &args.overrides.list())),
+        Command::Embed(args) => shown(args.command.run(&registry, &args.changes(), pictures())),
+        Command::Age(args) => shown(args.command.run(&registry, &args.changes(), pictures())),
         Command::Graph(args) => commands::graph(&registry, &args),
         Command::Summary(args) => commands::summary(&registry, &args),
         Command::Sweep(args) => sweep::sweep(&registry, &args),
@@ -90,9 +91,13 @@ fn mistyped() -> Result<()> {
     if first.starts_with('-') || first.contains(['.', '/']) || known.contains(&first.as_str()) {
         return Ok(());
     }
-    if !Path::new(&first).exists()
-        && let Some(near) = nearest(&first, known).first()
-    {
+    if Path::new(&first).exists() {
+        return Ok(());
+    }
+    if ["train", "fit", "run"].contains(&first.as_str()) {
+        mistake!("training needs no command: mtlrun RECIPE.toml");
+    }
+    if let Some(near) = nearest(&first, known).first() {
         mistake!("there is no command `{first}`: did you mean `{near}`?");
     }
     Ok(())

@@ -3,10 +3,47 @@
 use crate::messages::{self, line};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mtl_component::Result;
+use mtl_engine::inference::Progress as Pictures;
 use mtl_engine::runs::RunFolder;
 use mtl_engine::train::{Ending, Event, Observer};
+use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+/// How often a line tells the progress where there is no terminal.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows how many pictures a model has looked at: a bar on a terminal, elsewhere a line now and then.
+pub fn pictures() -> Pictures {
+    let bar: RefCell<Option<ProgressBar>> = RefCell::default();
+    let told = Cell::new(Instant::now());
+    Rc::new(move |done, all| {
+        if std::io::stderr().is_terminal() {
+            let mut bar = bar.borrow_mut();
+            let shown = bar.get_or_insert_with(|| bar_of(all as u64, "{bar:24} {pos}/{len} pictures  eta {eta}"));
+            messages::set_bar(Some(shown.clone()));
+            shown.set_length(all as u64);
+            shown.set_position(done as u64);
+            if done == all {
+                shown.finish_and_clear();
+                messages::set_bar(None);
+                *bar = None;
+            }
+        } else if told.get().elapsed() >= TOLD_EVERY {
+            told.set(Instant::now());
+            tracing::info!("{done} of {all} pictures");
+        }
+    })
+}
+
+pub(crate) fn bar_of(total: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// Shows how far a run is.
 #[derive(Default)]
@@ -42,13 +79,8 @@ impl Observer for Progress {
 impl Run {
     fn start(folder: &RunFolder, done: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+            let bar = bar_of(total, "{bar:24} {pos}/{len}  {wide_msg}");
             bar.set_position(done);
-            if let Ok(style) =
-                ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec:>10} eta {eta:>5}  {wide_msg}")
-            {
-                bar.set_style(style);
-            }
             bar.reset_eta();
             bar
         });
@@ -75,7 +107,8 @@ impl Run {
                     line(&format!("step {step}  {evaluator}: {}", path.display()));
                 }
                 if !report.metrics.is_empty() {
-                    let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {v:.4}")).collect();
+                    let value = |v: &f64| if v.is_finite() { format!("{v:.4}") } else { "not resolved".to_owned() };
+                    let text: Vec<String> = report.metrics.iter().map(|(m, v)| format!("{m} {}", value(v))).collect();
                     line(&format!("step {step}  {evaluator}: {}", text.join("  ")));
                 }
             }
@@ -84,7 +117,7 @@ impl Run {
         }
     }
 
-    /// The losses and learning rates, and outside of a terminal the rate of steps.
+    /// The losses and learning rates, and the rate of steps.
     fn numbers(&self, step: u64, numbers: &[(String, f64)]) {
         let rates = numbers.iter().filter(|(name, _)| name.starts_with("lr/")).count();
         let shown = numbers.iter().filter_map(|(name, v)| {
@@ -97,14 +130,17 @@ impl Run {
             Some(format!("{name} {}", short(*v)))
         });
         let text = shown.collect::<Vec<_>>().join("  ");
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let rate = (step - self.first) as f64 / elapsed.max(1e-9);
+        let left = Duration::from_secs_f64(((self.total - step) as f64 / rate.max(1e-9)).min(1e9));
+        let pace = format!("{rate:.2} steps/s  eta {}", clock(left));
+        // The numbers stay to be read; what changes stands in the bar.
         match &self.bar {
-            Some(bar) => bar.set_message(text),
-            None => {
-                let elapsed = self.started.elapsed().as_secs_f64();
-                let rate = (step - self.first) as f64 / elapsed.max(1e-9);
-                let left = Duration::from_secs_f64(((self.total - step) as f64 / rate.max(1e-9)).min(1e9));
-                line(&format!("step {step}/{}  {rate:.2} steps/s  eta {}  {text}", self.total, clock(left)));
+            Some(bar) => {
+                bar.set_message(pace);
+                line(&format!("step {step}  {text}"));
             }
+            None => line(&format!("step {step}/{}  {pace}  {text}", self.total)),
         }
     }
 
@@ -120,6 +156,7 @@ impl Run {
             Ending::Stopped => {
                 line(&format!("stopped by a signal at step {step}: the state is saved; go on with --resume"));
             }
+            Ending::Reached => line(&format!("stopped after step {step}, as asked")),
             Ending::Failed => {}
         }
     }
@@ -138,7 +175,7 @@ fn short(v: f64) -> String {
     }
 }
 
-fn clock(d: Duration) -> String {
+pub(crate) fn clock(d: Duration) -> String {
     let s = d.as_secs();
     if s >= 3600 { format!("{}h{:02}m", s / 3600, s % 3600 / 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
 }

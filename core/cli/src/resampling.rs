@@ -1,13 +1,15 @@
 //! Whether two variants differ on the cases (pairs, pictures) of an evaluation: the paired bootstrap.
 //!
-//! In every draw the same cases are picked with repetition for all runs, and the mean over the runs of each variant is
-//! taken on them; the interval holds the middle 95 % of the differences so found (Efron and Tibshirani, An Introduction
-//! to the Bootstrap, 1993, chapters 8 and 13). It says what other cases would have changed, not other seeds: of those
-//! there are too few to draw from, and their deviation stands beside it. Pairs that share a person are not
-//! independent, so that the interval is rather too narrow than too wide.
+//! In every draw the same people are picked with repetition for all runs, and the mean over the runs of each variant is
+//! taken on their cases; the interval holds the middle 95 % of the differences so found (Efron and Tibshirani, An
+//! Introduction to the Bootstrap, 1993, chapters 8 and 13). A picture counts as often as its person is drawn, a pair of
+//! two people as often as the product says. Where people have few pairs each, the interval is rather too wide. Where
+//! people are not known, cases are drawn one by one, as if they were independent, and the interval is rather too narrow.
+//! Either says what other cases would have changed, not other seeds: of those there are too few to draw from, and their
+//! deviation stands beside it.
 
 use crate::figures::{Difference, Figure};
-use mtl_component::{Better, Draw, Result};
+use mtl_component::{Better, Cases, Draw, Result};
 use mtl_engine::inference::read_cases;
 use mtl_engine::recipe::Recipe;
 use mtl_engine::runs::Record;
@@ -26,8 +28,10 @@ pub struct Resample {
     whole: f64,
     /// Which cases.
     of: String,
-    /// The metric on the picked cases of each draw.
+    /// The metric on the cases of each draw.
     draws: Vec<f64>,
+    /// Whether people were drawn, and not cases.
+    by_person: bool,
 }
 
 /// Draws a metric of a run, whose recipe knows the evaluators; none if the run has kept no cases, or they do not
@@ -43,26 +47,61 @@ pub fn resample(run: &Record, recipe: &Recipe, metric: &str) -> Result<Option<Re
     let Ok(cases) = read_cases(&path) else { return Ok(None) };
     let Some(entry) = recipe.evaluate.get(evaluator) else { return Ok(None) };
     let config = &*entry.slot.config;
-    let on = |picked: &[usize]| config.on_cases(name, &cases, picked).map_err(|e| format!("{e:#}"));
-    let all: Vec<usize> = (0..cases.len()).collect();
-    let Some(whole) = on(&all)?.filter(|_| !all.is_empty()) else { return Ok(None) };
-    // A later evaluation with other settings writes its cases over those of the run.
+    let on = |weights: &[f64]| config.on_cases(name, &cases, weights).map_err(|e| format!("{e:#}"));
+    let Some(whole) = on(&vec![1.0; cases.len()])?.filter(|_| !cases.is_empty()) else { return Ok(None) };
+    // An evaluation of an earlier version with other settings wrote its cases over those of the run.
     let same = (whole - measured).abs() <= SAME * measured.abs().max(1.0);
     if !same {
         return Err(format!("{} gives {whole}, and {measured} was measured in training", path.display()));
     }
-    let draw = |draw: usize| {
-        // The same cases in every run: only the number of the draw and of the cases decide.
-        let mut source = Draw::new(&[draw as u64, cases.len() as u64]);
-        let picked: Vec<usize> = all.iter().map(|_| source.below(all.len() as u64) as usize).collect();
-        Ok(on(&picked)?.unwrap_or(f64::NAN))
-    };
+    let units = Units::of(&cases);
+    let draw = |draw: usize| Ok(on(&units.weights(draw))?.unwrap_or(f64::NAN));
+    let by_person = units.people.is_some();
     Ok(Some(Resample {
         seed: recipe.run.seed,
         whole,
         draws: (0..DRAWS).into_par_iter().map(draw).collect::<Result<_, String>>()?,
-        of: format!("{} of {}", cases.len(), cases.of),
+        of: format!("{} of {}{}", cases.len(), cases.of, if by_person { ", by person" } else { "" }),
+        by_person,
     }))
+}
+
+/// What is drawn: people where they are known, else cases.
+struct Units {
+    cases: usize,
+    count: usize,
+    /// The one or two people of each case, by number.
+    people: Option<Vec<(usize, usize)>>,
+}
+
+impl Units {
+    fn of(cases: &Cases) -> Self {
+        let person = cases.column("person").map(|person| (person, person));
+        let both = || Some((cases.column("a")?, cases.column("b")?));
+        let Some((a, b)) = person.or_else(both) else {
+            return Self { cases: cases.len(), count: cases.len(), people: None };
+        };
+        let mut all: Vec<u64> = a.iter().chain(b).map(|person| person.to_bits()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let number = |person: &f64| all.binary_search(&person.to_bits()).unwrap_or(0);
+        let people = a.iter().map(number).zip(b.iter().map(number)).collect();
+        Self { cases: cases.len(), count: all.len(), people: Some(people) }
+    }
+
+    /// How often each case counts in a draw. The same in every run: only the number of the draw and of the units decide.
+    fn weights(&self, draw: usize) -> Vec<f64> {
+        let mut source = Draw::new(&[draw as u64, self.count as u64]);
+        let mut drawn = vec![0.0; self.count];
+        (0..self.count).for_each(|_| drawn[source.below(self.count as u64) as usize] += 1.0);
+        match &self.people {
+            None => drawn,
+            Some(people) => {
+                let weight = |(a, b): &(usize, usize)| if a == b { drawn[*a] } else { drawn[*a] * drawn[*b] };
+                people.iter().take(self.cases).map(weight).collect()
+            }
+        }
+    }
 }
 
 /// Which way a figure of a run is better, as its evaluator says; none where that is not known.
@@ -98,7 +137,8 @@ pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Differe
     let same_seed = |run: &&&Resample| Some(run.whole - from.iter().find(|other| other.seed == run.seed)?.whole);
     let by_seed: Vec<f64> = to.iter().filter_map(|run| same_seed(&run)).collect();
     let deviation = Figure::of(&by_seed).filter(|figure| figure.count > 1).map(|figure| figure.deviation);
-    Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low: at(0.025), high: at(0.975) }))
+    let by_person = from.iter().chain(to).all(|run| run.by_person);
+    Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low: at(0.025), high: at(0.975), by_person }))
 }
 
 #[cfg(test)]
@@ -107,7 +147,30 @@ mod tests {
 
     fn drawn(seed: i64, whole: f64, of: impl Fn(&mut Draw) -> f64) -> Resample {
         let draws = (0..DRAWS).map(|draw| of(&mut Draw::new(&[draw as u64, 9]))).collect();
-        Resample { seed, whole, of: "pairs".into(), draws }
+        Resample { seed, whole, of: "pairs".into(), draws, by_person: false }
+    }
+
+    fn cases(columns: &[(&str, &[f64])]) -> Cases {
+        let columns = columns.iter().map(|(name, values)| ((*name).to_owned(), values.to_vec())).collect();
+        Cases { of: "pairs".into(), columns }
+    }
+
+    #[test]
+    fn people_are_drawn_and_pairs_count_by_both() {
+        let pairs = cases(&[("a", &[5.0, 5.0, 9.0, 7.0]), ("b", &[5.0, 9.0, 7.0, 7.0])]);
+        let units = Units::of(&pairs);
+        assert_eq!(units.count, 3);
+        for draw in 0..50 {
+            let weights = units.weights(draw);
+            // Of the people 5, 7 and 9.
+            let (five, seven) = (weights[0], weights[3]);
+            let nine = 3.0 - five - seven;
+            assert_eq!(weights, [five, five * nine, nine * seven, seven]);
+        }
+        let pictures = Units::of(&cases(&[("person", &[4.0, 4.0, 8.0])]));
+        assert!((0..20).all(|draw| matches!(pictures.weights(draw)[..], [a, b, c] if a == b && a + c == 2.0)));
+        let unknown = Units::of(&cases(&[("error", &[1.0, 2.0, 3.0])]));
+        assert!((0..20).all(|draw| unknown.weights(draw).iter().sum::<f64>() == 3.0) && unknown.people.is_none());
     }
 
     #[test]

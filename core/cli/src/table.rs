@@ -14,6 +14,22 @@ pub fn aligned(head: &[String], rows: &[Vec<String>]) -> String {
     lines.collect()
 }
 
+/// [`aligned`], or rows and columns exchanged where that is wider than a usual terminal and the other is narrower.
+pub fn readable(head: &[String], rows: &[Vec<String>]) -> String {
+    const WIDE: usize = 120;
+    let width = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let plain = aligned(head, rows);
+    if width(&plain) <= WIDE {
+        return plain;
+    }
+    let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+    let column = |c: usize| std::iter::once(head[c].clone()).chain(rows.iter().map(|row| cell(row, c))).collect();
+    let mut exchanged: Vec<Vec<String>> = (0..head.len()).map(column).collect();
+    let first = exchanged.remove(0);
+    let exchanged = aligned(&first, &exchanged);
+    if width(&exchanged) < width(&plain) { exchanged } else { plain }
+}
+
 /// The table as Markdown has it.
 pub fn markdown(head: &[String], rows: &[Vec<String>]) -> String {
     let mut table = filled(head, rows);

@@ -3,6 +3,9 @@
 use indexmap::IndexMap;
 
 /// Numbers of each case (a pair, a picture) of an evaluation, in an order that is the same for every run.
+///
+/// Cases that share a person are not independent. Where people are known, the column `person` holds the number of that of
+/// a picture, and `a` and `b` those of a pair: runs are then compared on drawn people and not on drawn cases.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cases {
     /// Which cases they are: a text that changes when they do.
@@ -25,11 +28,5 @@ impl Cases {
     /// The numbers of that name.
     pub fn column(&self, name: &str) -> Option<&[f64]> {
         self.columns.get(name).map(Vec::as_slice)
-    }
-
-    /// The numbers of that name of the picked cases, each as often as it is picked.
-    pub fn picked(&self, name: &str, picked: &[usize]) -> Option<Vec<f64>> {
-        let column = self.column(name)?;
-        picked.iter().map(|case| column.get(*case).copied()).collect()
     }
 }

@@ -3,6 +3,7 @@
 use crate::cases::Cases;
 use crate::metric::Metric;
 use crate::picture::{Normalization, Picture};
+use crate::report::{ReportCurve, ReportTable};
 use indexmap::IndexMap;
 use mtl_recipe::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -22,13 +23,13 @@ pub trait EvaluatorConfig: Send + Sync {
     /// What the user can mend, such as a missing file or a bad line, is a mistake that names the file and the line.
     fn open(&self) -> Result<Box<dyn Evaluator>>;
 
-    /// A metric on some of the cases of a report, each as often as it is picked; none where the cases do not determine
-    /// it. Whether runs differ is tested with it.
+    /// A metric on the cases of a report, each of which counts as often as its weight says; none where they do not
+    /// determine it. Whether runs differ is tested with it.
     ///
     /// # Errors
     /// If the cases are not those of such an evaluator.
-    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
-        let _ = (metric, cases, picked);
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
+        let _ = (metric, cases, weights);
         Ok(None)
     }
 }
@@ -63,6 +64,11 @@ pub trait Evaluator {
         Vec::new()
     }
 
+    /// The metrics that its data cannot tell, however good the model, each with the reason: their values are not numbers.
+    fn unresolved(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Measures a model.
     ///
     /// # Errors
@@ -73,8 +79,17 @@ pub trait Evaluator {
 /// What an evaluator found.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Report {
-    /// The main numbers by name.
+    /// The main numbers by name. What the data cannot tell is not a number, which files hold as null.
     pub metrics: IndexMap<String, f64>,
+    /// What is said beside metrics, such as how sure they are, each with the metric's name or a topic.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<(String, String)>,
+    /// Tables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<ReportTable>,
+    /// Curves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<ReportCurve>,
     /// Everything else, as JSON.
     pub details: serde_json::Value,
     /// Pictures by name, for the run folder and TensorBoard.
@@ -101,6 +116,9 @@ pub trait Inference {
 
     /// A size of the recipe, such as `age_groups`.
     fn dim(&self, name: &str) -> Option<i64>;
+
+    /// A value of the recipe by its dotted path, such as `evaluate.lfw.flip`, defaults included.
+    fn setting(&self, path: &str) -> Option<serde_json::Value>;
 
     /// Whether the wanted wires depend on a data port; false for a port that does not exist.
     ///

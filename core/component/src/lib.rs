@@ -25,6 +25,7 @@ pub mod ports;
 mod registration;
 mod registry;
 mod rename;
+mod report;
 mod rule;
 mod scheduler;
 pub mod testing;
@@ -47,6 +48,7 @@ pub use ports::{DType, Description, Dim, OneOf, Pixels, Port, Ports, Sizes};
 pub use registration::{ComponentKind, Configuration, Factory, Made, Registration};
 pub use registry::{Family, Provider, Registry};
 pub use rename::RenameTable;
+pub use report::{Axis, Cell, ReportCurve, ReportTable};
 pub use rule::{Placed, RecipeView, Rule};
 pub use scheduler::{Scheduler, SchedulerDescription};
 

@@ -23,12 +23,19 @@ pub struct Metric {
     pub unit: &'static str,
     /// Which way it is better.
     pub better: Better,
+    /// The metric whose complement to one it is, if it is an older name that reports do not show beside it.
+    pub complement_of: Option<String>,
 }
 
 impl Metric {
     /// A number without a unit.
     pub fn new(name: impl Into<String>, better: Better) -> Self {
-        Self { name: name.into(), unit: "", better }
+        Self { name: name.into(), unit: "", better, complement_of: None }
+    }
+
+    /// The same as an older name for one less another metric. Recipes may watch it; reports show the other.
+    pub fn complement_of(self, name: String) -> Self {
+        Self { complement_of: Some(name), ..self }
     }
 
     /// The same in a unit.

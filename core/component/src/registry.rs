@@ -164,6 +164,12 @@ impl Catalog for Registry {
         !naming && ComponentKind::at(path).is_some_and(|kind| kind.slot_keys().contains(&key))
     }
 
+    fn knows(&self, path: &[String], component: &str) -> bool {
+        // A node may call any module.
+        let of_module = |kind: &ComponentKind| *kind != ComponentKind::Function;
+        ComponentKind::at(path).filter(of_module).is_none_or(|kind| self.find(kind, component).is_some())
+    }
+
     fn defaults(&self, path: &[String], component: &str) -> Vec<(String, String)> {
         let found = ComponentKind::at(path).and_then(|kind| self.find(kind, component));
         let schema = found.map(|r| (r.schema)()).unwrap_or_default();
@@ -220,5 +226,6 @@ mod tests {
         assert!(!registry.stays(&path, "lr"), "that is a key of optimizers");
         assert_eq!(registry.defaults(&path, "arcface"), [("margin".to_owned(), "0.5".to_owned())]);
         assert!(registry.defaults(&path, "nothing").is_empty());
+        assert!(registry.knows(&path, "arcface") && !registry.knows(&path, "nothing"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::recipe::{Precision, Recipe};
 use mtl_component::{Context, World};
-use mtl_recipe::{Result, mistake};
+use mtl_recipe::{Result, mistake, suggestion};
 use std::sync::Arc;
 use tch::{Device, Kind};
 
@@ -16,7 +16,9 @@ pub fn device(name: &str) -> Result<Device> {
         "cuda" => Some(0),
         other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
     };
-    let Some(index) = cuda else { mistake!("unknown device `{name}`: expected cpu, cuda or cuda:N") };
+    let Some(index) = cuda else {
+        mistake!("unknown device `{name}`: {}", suggestion(name, ["cpu", "cuda", "cuda:N"]))
+    };
     mtl_torch::load_cuda()?;
     let count = tch::Cuda::device_count();
     if i64::try_from(index).is_ok_and(|index| index < count) {

@@ -32,6 +32,7 @@ mtl_recipe::ids! {
     UNKNOWN_RENAME "unknown-rename" "`rename` is neither a registered table of names nor a path."
     PHASE_INTERVAL "phase-interval" "A phase ends before it begins, or begins after the last step."
     SCHEDULE "schedule" "A scheduler reports something that is probably not meant, such as a milestone after the last step."
+    UNKNOWN_DEVICE "unknown-device" "`run.device` names no device."
     PICTURE_SIZE "picture-size" "A transform brings pictures to another size than the dataset gives."
     PRECISION_UNUSED "precision-unused" "`run.precision` changes nothing, since no module asks for it."
     RAMP_INTERVAL "ramp-interval" "The ramp of a loss ends before it begins, or after the last step."

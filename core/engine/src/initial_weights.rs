@@ -106,7 +106,7 @@ pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result
             },
             |prefix| format!("Its names stand behind `{named}{prefix}`: say prefix = \"{named}{prefix}\""),
         );
-        if report.loaded == 0 {
+        if report.loaded == 0 && !weights.strict {
             mistake!(
                 "{} holds none of the weights of `model.{name}`, so that nothing of it would be loaded:\n{}\n{advice}. \
                  Without weights the module starts as it is drawn",

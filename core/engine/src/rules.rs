@@ -12,8 +12,9 @@ type OwnRule = fn(&Recipe, &mut Vec<Diagnostic>);
 
 /// What the engine's rules and the registered ones find, each by its name.
 pub(crate) fn run_rules(recipe: &Recipe) -> Vec<Diagnostic> {
-    let own: [(&str, OwnRule); 7] = [
+    let own: [(&str, OwnRule); 8] = [
         ("best checkpoint", best_is_measured),
+        ("device", device_is_known),
         ("moving averages", averages_are_of_modules),
         ("phases", phases_run),
         ("precision", precision_is_used),
@@ -35,6 +36,18 @@ pub(crate) fn run_rules(recipe: &Recipe) -> Vec<Diagnostic> {
     }
     found.sort_by_key(|(name, _)| *name);
     found.into_iter().flat_map(|(_, diagnostics)| diagnostics).collect()
+}
+
+fn device_is_known(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
+    let device = recipe.run.device.as_str();
+    let number = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
+    if !number && !["cpu", "cuda"].contains(&device) {
+        found.push(
+            Diagnostic::error(&ids::UNKNOWN_DEVICE, format!("`run.device` does not know \"{device}\""))
+                .at(&recipe.place("run.device"), "no such device")
+                .help(suggestion(device, ["cpu", "cuda", "cuda:N"])),
+        );
+    }
 }
 
 fn best_is_measured(recipe: &Recipe, found: &mut Vec<Diagnostic>) {

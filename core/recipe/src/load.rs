@@ -5,6 +5,7 @@ use crate::files;
 use crate::ids;
 use crate::references;
 use crate::schema::normalise;
+use crate::suggestion::nearest;
 use crate::toml_version::Flaw;
 use crate::value::{ConfigValue, Entry, Origin, Source, Sources, Table, Value, parse, parse_value};
 use std::collections::HashSet;
@@ -25,6 +26,9 @@ pub trait Catalog {
     /// component is named there. The path holds the keys from the root to the table.
     fn stays(&self, path: &[String], key: &str) -> bool;
 
+    /// Whether the table at that path may name that component.
+    fn knows(&self, path: &[String], component: &str) -> bool;
+
     /// The defaults of the keys of the component that a table at that path names, by key.
     fn defaults(&self, path: &[String], component: &str) -> Vec<(String, String)>;
 }
@@ -33,6 +37,10 @@ pub trait Catalog {
 impl Catalog for () {
     fn stays(&self, _: &[String], key: &str) -> bool {
         key == "component"
+    }
+
+    fn knows(&self, _: &[String], _: &str) -> bool {
+        true
     }
 
     fn defaults(&self, _: &[String], _: &str) -> Vec<(String, String)> {
@@ -145,12 +153,7 @@ impl Reader<'_> {
         let canonical = match std::fs::canonicalize(path) {
             Ok(p) => p,
             Err(e) => {
-                fail(
-                    self,
-                    &ids::UNREADABLE,
-                    format!("cannot read the recipe {}: {e}", path.display()),
-                    "check the path",
-                );
+                fail(self, &ids::UNREADABLE, format!("cannot read the recipe {}: {e}", path.display()), &near(path));
                 return None;
             }
         };
@@ -245,6 +248,21 @@ impl Reader<'_> {
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
+
+/// The recipe beside a path that is not there whose name is nearest.
+fn near(path: &Path) -> String {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wanted = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let entries = folder.read_dir().into_iter().flatten().flatten().take(MAX_FILES);
+    let names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    match nearest(&wanted, names.iter().map(String::as_str)).first() {
+        Some(name) => format!("did you mean {}?", folder.join(name).display()),
+        None => "check the path".to_owned(),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -346,7 +364,8 @@ impl Merge<'_> {
         }
         // What names a node's target is replaced and not lost.
         dropped.retain(|key| !NAMING.contains(&key.as_str()));
-        if dropped.is_empty() {
+        // A component that does not exist is a finding of its own.
+        if dropped.is_empty() || !self.catalog.knows(&self.path, &is) {
             return;
         }
         let mut d = Diagnostic::warning(

@@ -189,8 +189,18 @@ impl Walk<'_> {
     /// A union is decided by the type of the value, so that the errors are those of the branch that was meant.
     fn union(&mut self, root: &Json, branches: &[Json], node: &mut ConfigValue, what: &str) {
         let branches: Vec<&Json> = branches.iter().map(|b| resolve(root, b)).collect();
+        let takes = |kind: &str| branches.iter().any(|b| types(b).contains(&kind));
+        if let Value::Float(v) = node.value
+            && v.fract() == 0.0
+            && v.abs() <= WHOLE as f64
+            && takes("integer")
+            && !takes("number")
+        {
+            node.value = Value::Integer(v as i64);
+        }
         let consts: Vec<&Json> = branches.iter().flat_map(|b| names(b)).collect();
-        if !consts.is_empty() && (node.str().is_some() || consts.len() == branches.len()) {
+        let only_names = branches.iter().all(|b| !names(b).is_empty());
+        if !consts.is_empty() && (node.str().is_some() || only_names) {
             let open_string = branches.iter().any(|b| names(b).is_empty() && type_matches(b, node));
             if !open_string {
                 return self.choice(consts.into_iter(), node, what);

@@ -5,20 +5,14 @@
 mod ageing_wires;
 pub mod commands;
 mod defaults;
+mod embedding;
 mod likeness;
+mod pairs;
 pub mod protocol;
+mod reading;
+mod rules;
 
 mod evaluators {
     //! Evaluators: measuring a model on lists of faces or on made faces.
     automod::dir!("src/evaluators");
-
-    use mtl_component::Result;
-    use tch::Tensor;
-
-    /// The rows of a `[batch, size]` tensor.
-    fn rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
-        let size = tensor.size().get(1).copied().unwrap_or(1) as usize;
-        let flat = Vec::<f32>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
-        Ok(flat.chunks_exact(size).map(<[f32]>::to_vec).collect())
-    }
 }

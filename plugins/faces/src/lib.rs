@@ -4,6 +4,7 @@
 
 pub mod age_groups;
 mod annotated_faces;
+pub mod headings;
 pub mod label;
 pub mod list;
 pub mod made;

@@ -40,7 +40,10 @@ pub struct Face {
 pub fn read(path: &Path, root: &Path) -> Result<Vec<Face>> {
     let text = match read_text(path, MAX_BYTES) {
         Ok(text) => text,
-        Err(e) => mistake!("cannot read the list {}: {e}", path.display()),
+        Err(e) => mistake!(
+            "cannot read the list {}: {e}. Name yours as `list`, such as by --set data.faces.list=PATH",
+            path.display()
+        ),
     };
     let mut faces = Vec::new();
     let mut faults = Vec::new();
@@ -197,6 +200,14 @@ pub fn fields(line: &str, last: usize) -> Option<Vec<&str>> {
         rest = before.trim_end();
     }
     Some([first, unquoted(rest)].into_iter().chain(right.into_iter().rev()).collect())
+}
+
+/// Whether a line has the form of an annotated list.
+pub fn is_annotated(line: &str) -> bool {
+    fields(line, 2).is_some_and(|fields| {
+        let known = |text: &str| text == "-" || text.parse::<f32>().is_ok();
+        fields.len() == 4 && known(fields[2]) && known(fields[3])
+    })
 }
 
 /// A name without the quotes around it.

@@ -1,5 +1,6 @@
 //! Made faces as files: a folder with a list, verification pairs and a data card, or a contact sheet.
 
+use crate::headings::headed;
 use crate::made::{Cache, MadeFaces};
 use image::RgbImage;
 use mtl_component::{ErrorContext as _, Picture, Result, mistake};
@@ -120,6 +121,7 @@ impl Render {
             image::imageops::replace(&mut sheet, &tile, x as i64, y as i64);
         }
         let picture = Picture::new(sheet.width() as usize, sheet.height() as usize, sheet.into_raw())?;
+        let picture = headed(&picture, &self.ages.iter().map(f32::to_string).collect::<Vec<_>>())?;
         write_atomically(path, &codec::png(&picture)?)?;
         Ok(format!("contact sheet of {} people at {columns} ages: {}", self.identities, path.display()))
     }

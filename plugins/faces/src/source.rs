@@ -123,13 +123,20 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         } else if path.is_file() {
             out.push(path.clone());
         } else {
-            mistake!("there is no picture {}", path.display());
+            mistake!("there is no picture or folder {}", path.display());
         }
     }
     Ok(out)
 }
 
-const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+/// The endings of pictures that are looked for in folders.
+pub const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+
+/// Whether a file is a picture by its name.
+pub fn is_picture(path: &Path) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+}
 
 fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
     for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
@@ -138,10 +145,9 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX") {
             continue;
         }
-        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
         if path.is_dir() {
             walk(&path, out)?;
-        } else if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
+        } else if is_picture(&path) {
             out.push(path);
         }
     }

@@ -2,6 +2,7 @@
 
 mod points;
 mod running;
+mod watching;
 
 use crate::arguments::{Overrides, Sweep};
 use crate::messages;
@@ -19,8 +20,9 @@ use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use watching::Watch;
 
 /// A point to be run, and what is known of it beforehand.
 struct Job<'a> {
@@ -78,15 +80,34 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
     write_atomically(&out.join(SWEEP), &serde_json::to_vec_pretty(&names)?)?;
     let running = Running::listen()?;
     let next = AtomicUsize::new(0);
+    let place = |job: &Job<'_>, recipe: &Recipe| {
+        (out.join(&job.point.name), job.point.name.clone(), recipe.run.steps, job.kept)
+    };
+    let watch = Watch {
+        points: jobs.iter().zip(&recipes).map(|(job, recipe)| place(job, recipe)).collect(),
+        training: Mutex::default(),
+        ended: Mutex::default(),
+        over: AtomicBool::new(false),
+    };
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
+        let watching = scope.spawn(|| watch.show());
+        let mut workers = Vec::new();
         for _ in 0..args.jobs.clamp(1, jobs.len()) {
-            scope.spawn(|| {
+            workers.push(scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(job) = jobs.get(at).filter(|_| running.asked().is_none()) else { return };
+                    if !job.kept {
+                        messages::line(&format!("[{}/{}] starts {}", at + 1, jobs.len(), job.point.name));
+                        locked(&watch.training).push(at);
+                    }
                     let outcome =
                         run(job, &out, args, &running).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+                    locked(&watch.training).retain(|training| *training != at);
+                    if !job.kept {
+                        locked(&watch.ended).push(at);
+                    }
                     let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",
@@ -95,10 +116,15 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
                     };
                     println!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name);
                     if let Outcome::Failed(why) = outcome {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((job.point.name.clone(), why));
+                        locked(&failed).push((job.point.name.clone(), why));
                     }
                 }
-            });
+            }));
+        }
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        watch.over.store(true, Ordering::Relaxed);
+        if let Some(panic) = ended.into_iter().chain([watching.join()]).find_map(Result::err) {
+            std::panic::resume_unwind(panic);
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +144,10 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
     }
     println!("compare them: mtlrun compare {}", out.display());
     Ok(u8::from(!failed.is_empty()))
+}
+
+fn locked<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A word for a shell, in quotes only where it needs them.

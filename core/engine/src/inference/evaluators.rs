@@ -2,7 +2,7 @@
 
 use crate::recipe::{EvaluateEntry, Recipe};
 use indexmap::IndexMap;
-use mtl_component::{Evaluator, Inference, Report, Result, bail, mistake};
+use mtl_component::{Better, Evaluator, Inference, Report, Result, bail, mistake};
 use mtl_recipe::Context;
 use std::path::Path;
 
@@ -36,7 +36,26 @@ impl<'r> Evaluators<'r> {
                 }
             }
         }
-        Ok(Self { open })
+        let all = Self { open };
+        all.best_is_resolved(recipe)?;
+        Ok(all)
+    }
+
+    /// Which checkpoint is best cannot be decided by a metric that the data cannot tell.
+    fn best_is_resolved(&self, recipe: &Recipe) -> Result<()> {
+        let Some((evaluator, metric)) = recipe.run.checkpoint.best.as_deref().and_then(|best| best.split_once('.'))
+        else {
+            return Ok(());
+        };
+        let Some((entry, open)) = self.open.get(evaluator) else { return Ok(()) };
+        let unresolved = open.unresolved();
+        let Some((_, reason)) = unresolved.iter().find(|(name, _)| name == metric) else { return Ok(()) };
+        let left = entry.metrics().filter(|m| m.better != Better::Neither && m.complement_of.is_none());
+        let left = left.filter(|m| unresolved.iter().all(|(name, _)| *name != m.name));
+        mistake!(
+            "`run.checkpoint.best` watches `{evaluator}.{metric}`, which has no value: {reason}. Watch one of {}",
+            left.map(|m| format!("`{evaluator}.{}`", m.name)).collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// Their names with their entries in the recipe.

@@ -51,7 +51,12 @@ pub struct ModelInference<'m> {
     transforms: Vec<Vec<Arc<dyn Transform>>>,
     /// The runs whose weights modules started from.
     starts: Vec<PathBuf>,
+    recipe: serde_json::Value,
+    progress: Option<Progress>,
 }
+
+/// Is told how many of how many pictures a model has looked at.
+pub type Progress = Rc<dyn Fn(usize, usize)>;
 
 impl<'m> ModelInference<'m> {
     /// Of a model of that recipe.
@@ -80,7 +85,15 @@ impl<'m> ModelInference<'m> {
             threads: threads(recipe).max(1),
             transforms: recipe.data.values().map(|data| transforms(data, false)).collect::<Result<_>>()?,
             starts: weights.map(|run| run.0.clone()).collect(),
+            recipe: recipe.root.to_json(),
+            progress: None,
         })
+    }
+
+    /// The same, telling how far it is with pictures.
+    #[must_use]
+    pub fn telling(self, progress: Progress) -> Self {
+        Self { progress: Some(progress), ..self }
     }
 
     fn model(&self) -> &Model {
@@ -143,6 +156,10 @@ impl Inference for ModelInference<'_> {
             Dim::Named(n) => Err(Error::failure(format!("the size `{n}` is not known"))),
         };
         sizes.map(size).collect()
+    }
+
+    fn setting(&self, path: &str) -> Option<serde_json::Value> {
+        path.split('.').try_fold(&self.recipe, |value, key| value.get(key)).cloned()
     }
 
     fn dim(&self, name: &str) -> Option<i64> {
@@ -239,6 +256,9 @@ impl Inference for ModelInference<'_> {
                     waiting.insert(number, batch);
                 };
                 each(&batch?)?;
+                if let Some(progress) = &self.progress {
+                    progress(count.min((at + 1) * batch_size), count);
+                }
             }
             Ok(())
         })

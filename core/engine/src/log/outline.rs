@@ -65,7 +65,8 @@ pub fn outline(graph: &Graph) -> GraphDrawing {
     GraphDrawing { nodes }
 }
 
-/// The numbers and names of the recipe, flat.
+/// The numbers and names of the recipe, flat: first what overrides set, then what the recipe itself sets, then what it
+/// takes from others and by default, since runs differ most by the first.
 pub fn hparams(recipe: &Recipe) -> Vec<(String, HParam)> {
     fn walk(path: &str, value: &serde_json::Value, out: &mut Vec<(String, HParam)>) {
         match value {
@@ -91,5 +92,16 @@ pub fn hparams(recipe: &Recipe) -> Vec<(String, HParam)> {
             walk(section, value, &mut out);
         }
     }
+    let text = |path: &str| {
+        let origin = recipe.root.place(path);
+        let source = recipe.sources.get(origin.file);
+        let exact = recipe.root.at(path).is_some();
+        match (&source.path, exact) {
+            (None, true) => 0,
+            (Some(file), true) if *file == recipe.path || file.ends_with(&recipe.path) => 1,
+            _ => 2,
+        }
+    };
+    out.sort_by_key(|(path, _)| text(path));
     out
 }

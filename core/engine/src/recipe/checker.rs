@@ -49,7 +49,8 @@ impl Checker<'_> {
             self.out.push(
                 Diagnostic::error(&ids::MISSING_SECTION, "the recipe lacks the section [run]")
                     .at(&Origin { file: root.origin.file, span: 0..0 }, "add it")
-                    .help("at least: [run] and in it steps = 1000"),
+                    .help("at least: [run] and in it steps = 1000")
+                    .help("a file that others extend is no recipe by itself: check those that extend it"),
             );
         }
     }

@@ -25,7 +25,7 @@ use mtl_recipe::{
     ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, load_record,
     recorded, suggestion,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -309,6 +309,7 @@ impl Recipe {
         let Merged { sources, mut root, found, order, failed, .. } = merged;
         let loaded = found.clone();
         let reported = found.len();
+        let keys = keys(&root.to_json());
         let mut cx = Checker { registry, sources: &sources, out: found };
         cx.top_level(&root);
         let run = cx.section::<Run>(&mut root, "run");
@@ -338,7 +339,8 @@ impl Recipe {
         let twice = |(i, d): &(usize, Diagnostic)| {
             *i >= reported && d.origin.as_ref().is_some_and(|origin| failed.contains(origin))
         };
-        let out: Vec<Diagnostic> = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| d).collect();
+        let out = out.into_iter().enumerate().filter(|d| !twice(d)).map(|(_, d)| elsewhere(d, &keys));
+        let out: Vec<Diagnostic> = out.collect();
         let failed = out.iter().any(|d| d.severity == Severity::Error);
         let Some(run) = run.filter(|_| !failed) else { return Err(Diagnostics { list: out, sources }) };
         let mut recipe = Self {
@@ -395,6 +397,34 @@ impl Recipe {
         self.phase = sorted;
         if bad.is_empty() { Ok(()) } else { Err(self.diagnostics(bad)) }
     }
+}
+
+/// The dotted paths of a recipe by their last key.
+fn keys(root: &serde_json::Value) -> HashMap<String, Vec<String>> {
+    fn walk(path: &str, value: &serde_json::Value, out: &mut HashMap<String, Vec<String>>) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            walk(&path, value, out);
+            out.entry(key.clone()).or_default().push(path);
+        }
+    }
+    let mut out = HashMap::new();
+    walk("", root, &mut out);
+    out
+}
+
+/// Adds to the finding of a key that does not exist where else the recipe has one of that name.
+fn elsewhere(found: Diagnostic, keys: &HashMap<String, Vec<String>>) -> Diagnostic {
+    const SHOWN: usize = 3;
+    if !std::ptr::eq(found.id, &mtl_recipe::ids::UNKNOWN_KEY) {
+        return found;
+    }
+    let mut quoted = found.message.split('`').skip(1).step_by(2);
+    let (Some(table), Some(key)) = (quoted.next(), quoted.next()) else { return found };
+    let own = format!("{}.{key}", table.split(' ').next().unwrap_or_default());
+    let others = keys.get(key).into_iter().flatten().filter(|path| **path != own);
+    let others: Vec<String> = others.take(SHOWN).map(|path| format!("`{path}`")).collect();
+    if others.is_empty() { found } else { found.help(format!("the recipe has {}", others.join(", "))) }
 }
 
 /// What a name is that may become part of a path: that of a run, a table, a variant of a sweep.

@@ -243,17 +243,37 @@ impl RunFolder {
 
     /// The report of an evaluator at a step.
     pub fn report(&self, evaluator: &str, step: u64) -> PathBuf {
-        self.path.join(format!("eval/{evaluator}.step-{step}.json"))
+        self.reports().report(evaluator, step)
     }
 
     /// The cases that an evaluator measured at a step.
     pub fn cases(&self, evaluator: &str, step: u64) -> PathBuf {
-        self.path.join(format!("eval/{evaluator}.step-{step}.cases.safetensors"))
+        self.reports().cases(evaluator, step)
     }
 
     /// A picture of an evaluator at a step.
     pub fn picture(&self, evaluator: &str, picture: &str, step: u64) -> PathBuf {
-        self.path.join(format!("eval/{evaluator}.{picture}.step-{step}.png"))
+        self.reports().picture(evaluator, picture, step)
+    }
+
+    /// What was measured in training.
+    pub fn reports(&self) -> ReportFolder {
+        ReportFolder::at(self.path.join("eval"))
+    }
+
+    /// A folder for what is measured after training, of that name or, without one, of the present time.
+    ///
+    /// # Errors
+    /// A mistake if the folder is there already: nothing that was measured is written over.
+    pub fn evaluation(&self, name: Option<&str>) -> Result<ReportFolder> {
+        let base = name.map_or_else(timestamp, str::to_owned);
+        let all = self.path.join(EVALUATIONS);
+        if name.is_some() && all.join(&base).exists() {
+            mistake!("{} is there already: give another --name", all.join(&base).display());
+        }
+        let numbered = (2..).map(|n| format!("{base}-{n}"));
+        let free = std::iter::once(base.clone()).chain(numbered).map(|name| all.join(name)).find(|path| !path.exists());
+        Ok(ReportFolder::at(free.unwrap_or(all)))
     }
 
     /// Whether a recipe has been recorded.
@@ -432,6 +452,7 @@ pub fn is_made(name: &str) -> bool {
         "tb",
         "graph.svg",
         "eval",
+        EVALUATIONS,
         "reproduced",
         // Runs of earlier versions do not record which files their data keeps.
         "identities.json",
@@ -449,6 +470,37 @@ fn texts(value: &Value, each: &mut dyn FnMut(&str)) {
     }
 }
 
+/// A folder of reports of evaluators.
+#[derive(Debug, Clone)]
+pub struct ReportFolder(PathBuf);
+
+impl ReportFolder {
+    /// The reports in that folder.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The report of an evaluator at a step.
+    pub fn report(&self, evaluator: &str, step: u64) -> PathBuf {
+        self.0.join(format!("{evaluator}.step-{step}.json"))
+    }
+
+    /// The cases that an evaluator measured at a step.
+    pub fn cases(&self, evaluator: &str, step: u64) -> PathBuf {
+        self.0.join(format!("{evaluator}.step-{step}.cases.safetensors"))
+    }
+
+    /// A picture of an evaluator at a step.
+    pub fn picture(&self, evaluator: &str, picture: &str, step: u64) -> PathBuf {
+        self.0.join(format!("{evaluator}.{picture}.step-{step}.png"))
+    }
+}
+
 /// The run in a folder that was started last, by its record; by name if two say the same.
 fn newest(folder: &Path) -> Option<PathBuf> {
     let entries = folder.read_dir().ok()?.flatten().map(|entry| RunFolder::at(entry.path()));
@@ -458,6 +510,9 @@ fn newest(folder: &Path) -> Option<PathBuf> {
     });
     started.max().map(|(_, path)| path)
 }
+
+/// The folder of what is measured after training.
+const EVALUATIONS: &str = "evaluations";
 
 /// The time as `2026-01-31T12-30-59Z`, which sorts as time does.
 fn timestamp() -> String {

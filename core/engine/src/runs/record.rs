@@ -1,7 +1,7 @@
 //! What is read of runs: their recipe, how far they have come, and what was measured.
 
 use super::{RETIRED, RunFolder, State};
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use mtl_recipe::files::{read_bounded, read_text};
 use mtl_recipe::{Context, Result, mistake};
 use serde_json::Value;
@@ -26,6 +26,8 @@ pub struct Record {
     pub step: u64,
     /// The newest figures of evaluation, as `evaluator.metric`.
     pub metrics: IndexMap<String, f64>,
+    /// The figures whose newest value the data could not tell.
+    pub unresolved: IndexSet<String>,
     /// All figures by name, as (step, value).
     pub curves: IndexMap<String, Vec<(u64, f64)>>,
     /// How far it has come.
@@ -51,6 +53,7 @@ impl Record {
             table.and_then(toml::Value::as_table_mut).and_then(|table| table.remove(key));
         }
         let (mut step, mut metrics, mut curves) = (0, IndexMap::new(), IndexMap::<String, Vec<(u64, f64)>>::new());
+        let mut unresolved = IndexSet::new();
         // A byte that is no text costs its line, and not the file.
         let lines = read_bounded(&folder.metrics(), MAX_BYTES).unwrap_or_default();
         for line in String::from_utf8_lossy(&lines).lines() {
@@ -60,12 +63,15 @@ impl Record {
             step = step.max(at);
             // A measurement that is not a number replaces what was measured before.
             for name in line.iter().filter(|(_, v)| v.is_null()).filter_map(|(n, _)| n.strip_prefix("eval/")) {
-                metrics.shift_remove(&name.replacen('/', ".", 1));
+                let metric = name.replacen('/', ".", 1);
+                metrics.shift_remove(&metric);
+                unresolved.insert(metric);
             }
             for (name, value) in line.iter().filter_map(|(n, v)| Some((n, v.as_f64()?))) {
                 match name.strip_prefix("eval/") {
                     Some(metric) => {
                         let metric = metric.replacen('/', ".", 1);
+                        unresolved.shift_remove(&metric);
                         curves.entry(metric.clone()).or_default().push((at, value));
                         metrics.insert(metric, value);
                     }
@@ -80,6 +86,7 @@ impl Record {
             recipe: serde_json::to_value(recipe)?,
             step,
             metrics,
+            unresolved,
             curves,
             state: folder.state(),
         })
@@ -140,7 +147,11 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
         });
         for path in found {
             if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                out.push(Record { point: places[&path].is_some(), ..Record::read(&RunFolder::at(&path))? });
+                // One that is damaged does not hide the others.
+                match Record::read(&RunFolder::at(&path)) {
+                    Ok(record) => out.push(Record { point: places[&path].is_some(), ..record }),
+                    Err(e) => tracing::warn!("{} is left out: {e:#}", path.display()),
+                }
             }
         }
     }
@@ -156,9 +167,10 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>, depth: u32) -> Result<()> {
         Ok(entries) => entries,
         Err(e) => mistake!("cannot look into {}: {e}", folder.display()),
     };
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+    // Also through links to folders; the depth ends those that lead back.
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         if depth > 0 {
-            walk(&entry.path(), out, depth - 1)?;
+            walk(&path, out, depth - 1)?;
         }
     }
     Ok(())

@@ -260,9 +260,9 @@ fn record(
 /// How the data of a run compares with that of a record.
 #[derive(Debug, Default)]
 pub struct Compared {
-    /// What is another one.
+    /// What lists are another text, or have another length.
     pub changed: Vec<String>,
-    /// What may be.
+    /// Which files were replaced, or may have been.
     pub doubts: Vec<String>,
 }
 
@@ -281,7 +281,7 @@ pub fn compared(then: &Value, now: &Value) -> Compared {
         let files = |record: &Value| serde_json::from_value::<Files>(of(record, "files")).ok();
         let Some((then, now)) = files(then).zip(files(now)) else { continue };
         if let Some(reason) = now.replaced_since(&then) {
-            out.changed.push(format!("the files of `data.{name}` were replaced: {reason}"));
+            out.doubts.push(format!("the files of `data.{name}` were replaced since the record was made: {reason}"));
         } else if let Some(doubt) = now.doubt(&then) {
             out.doubts
                 .push(format!("whether the files of `data.{name}` are those of the record is not known: {doubt}"));
@@ -783,8 +783,13 @@ impl<'r> Run<'r> {
         let done = self.state.step == self.recipe.run.steps;
         let written = if done && matches!(result, Ok(0)) { self.write_weights() } else { Ok(()) };
         let ending = match &result {
-            Ok(0) if !done => Ending::Stopped,
-            Ok(0) if saved.is_ok() && written.is_ok() => Ending::Finished,
+            Ok(0) if saved.is_ok() && written.is_ok() => {
+                if done {
+                    Ending::Finished
+                } else {
+                    Ending::Reached
+                }
+            }
             Ok(code) if *code != 0 && saved.is_ok() => Ending::Stopped,
             _ => Ending::Failed,
         };

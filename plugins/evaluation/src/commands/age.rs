@@ -1,21 +1,25 @@
 use crate::ageing_wires::{AgeingWires, TargetAge};
+use crate::reading::{self, Reading};
 use image::{Delay, Frame, RgbImage, codecs::gif::GifEncoder, codecs::gif::Repeat};
 use mtl_component::picture::{pixels, sheet};
 use mtl_component::{DType, ErrorContext as _, Inference, Normalization, Registry, Result, mistake};
 use mtl_engine::device::configure;
 use mtl_engine::graph::{Graph, Target, Wire};
-use mtl_engine::inference::{Judges, ModelInference, Which, open_run};
+use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::RunFolder;
-use mtl_faces::{age_groups, source};
+use mtl_faces::age_groups;
+use mtl_faces::headings::headed;
+use mtl_faces::source::{self, Pictures};
 use mtl_recipe::Override;
 use mtl_recipe::files::write_atomically;
-use mtl_standard::codec::{self, png};
+use mtl_standard::codec::png;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Tensor;
 
-/// Shows faces at other ages.
+/// Show faces at other ages.
 #[derive(Debug, clap::Args)]
 pub struct Age {
     /// The run folder.
@@ -35,6 +39,9 @@ pub struct Age {
     /// last, best, or a step.
     #[arg(long, default_value = "last")]
     checkpoint: Which,
+    /// Leave out pictures that cannot be read.
+    #[arg(long)]
+    skip: bool,
     /// Print the predicted ages as JSON.
     #[arg(long)]
     json: bool,
@@ -71,7 +78,7 @@ impl Age {
     ///
     /// # Errors
     /// A mistake if the run ages no pictures, or the arguments do not fit.
-    pub fn run(&self, registry: &Arc<Registry>, overrides: &[Override]) -> Result<String> {
+    pub fn run(&self, registry: &Arc<Registry>, overrides: &[Override], progress: Progress) -> Result<String> {
         let form = match self.out.extension().and_then(|e| e.to_str()) {
             Some("png") => Form::Sheet,
             Some("gif") => Form::Animation,
@@ -83,7 +90,7 @@ impl Age {
         }
         // Mistakes in the command line show before the model is opened.
         let years = self.years(form)?;
-        let files = source::files(&self.pictures)?;
+        let mut files = source::files(&self.pictures)?;
         let wires = AgeingWires {
             image: self.image.clone(),
             group: self.group.clone(),
@@ -109,24 +116,29 @@ impl Age {
         }
         let run = open_run(registry, &self.run, &self.checkpoint, &overrides)?;
         configure(&run.recipe)?;
-        let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?;
+        let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(progress);
         let normalization = model.normalization(&self.output)?;
         let edges = age_groups::of_run(&model)?;
+        if let Some(years) = &years {
+            tell_beyond(years, &age_groups::centres(edges));
+        }
         let (names, wanted): (Vec<String>, Vec<TargetAge>) = match years {
             Some(years) => years.into_iter().map(|y| (y.to_string(), TargetAge::Years(y))).unzip(),
             None => age_groups::names(edges).into_iter().zip((0..).map(TargetAge::Group)).unzip(),
         };
         let columns = wanted.len() + 1;
         let shape = model.sample_shape(&self.image)?;
+        let pictures = Pictures::Files(files.clone());
+        let reading = Reading::new(&pictures, self.skip);
+        let resized = AtomicBool::new(false);
         let read = |i: usize| {
-            let picture = match codec::read(&files[i]) {
-                Ok(picture) => picture,
-                Err(e) => mistake!("{e:#}"),
-            };
-            if [picture.height as i64, picture.width as i64] != shape[1..] {
+            let picture = reading.read(i)?;
+            let fits = [picture.height as i64, picture.width as i64] == shape[1..];
+            if !fits && (picture.width, picture.height) != (1, 1) && !resized.swap(true, Ordering::Relaxed) {
                 tracing::info!(
-                    "{} is {}x{} and is resized to {}x{}: the network wants aligned crops of that size",
-                    files[i].display(),
+                    "{} is {}x{} and is resized to {}x{}, as are others of another size: the network wants aligned crops \
+                     of that size",
+                    pictures.name(i),
                     picture.width,
                     picture.height,
                     shape[2],
@@ -135,9 +147,22 @@ impl Age {
             }
             Ok(picture)
         };
-        let rows = wires.strips(&model, files.len(), &read, &wanted)?;
+        let mut rows = wires.strips(&model, files.len(), &read, &wanted)?;
+        let failed = reading.failed();
+        reading::tell(&failed, files.len());
+        if failed.len() == files.len() {
+            mistake!("none of the {} pictures can be read", files.len());
+        }
+        let mut kept = (0..files.len()).map(|i| !failed.contains_key(&i));
+        rows.retain(|_| kept.next().unwrap_or(true));
+        let mut kept = (0..files.len()).map(|i| !failed.contains_key(&i));
+        files.retain(|_| kept.next().unwrap_or(true));
         let seen = self.seen(&model, &rows)?;
-        let grid = |rows: &[Tensor]| png(&sheet(&Tensor::f_cat(rows, 0)?, &normalization, columns)?);
+        let headings: Vec<String> = std::iter::once("input".to_owned()).chain(names.iter().cloned()).collect();
+        let grid = |rows: &[Tensor]| {
+            let sheet = sheet(&Tensor::f_cat(rows, 0)?, &normalization, columns)?;
+            png(&headed(&sheet, &headings)?)
+        };
         let written = match form {
             Form::Sheet => {
                 write_atomically(&self.out, &grid(&rows)?)?;
@@ -264,6 +289,18 @@ impl Age {
         }
         let paths: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         Ok(out + &paths.join("\n"))
+    }
+}
+
+/// Says which wanted ages lie beyond what the groups reach: they are shown as the nearest that does.
+fn tell_beyond(years: &[f32], centres: &[f32]) {
+    let (Some(first), Some(last)) = (centres.first(), centres.last()) else { return };
+    let beyond: Vec<String> = years.iter().filter(|y| **y < *first || **y > *last).map(f32::to_string).collect();
+    if !beyond.is_empty() {
+        tracing::warn!(
+            "the run knows ages by groups, whose centres reach from {first} to {last}: {} are shown as the nearest of these",
+            beyond.join(", ")
+        );
     }
 }
 

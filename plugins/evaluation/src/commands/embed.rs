@@ -1,6 +1,9 @@
+use crate::embedding::rows;
+use crate::protocol::FlipTest;
+use crate::reading::{self, Reading};
 use mtl_component::{ErrorContext as _, Inference, Registry, Result, mistake};
 use mtl_engine::device::configure;
-use mtl_engine::inference::{Judges, ModelInference, Which, open_run};
+use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::{RunFolder, is_made};
 use mtl_engine::weights;
 use mtl_faces::list;
@@ -11,13 +14,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tch::Tensor;
 
-/// Writes the embeddings, ages and age groups of pictures.
+/// Write the embeddings, ages and age groups of pictures.
 #[derive(Debug, clap::Args)]
 pub struct Embed {
     /// The run folder.
     run: PathBuf,
-    /// An annotated list (`id filename age gender`), a list of files, or a folder of pictures.
-    input: PathBuf,
+    /// Pictures, folders of them, or one list: annotated (`id filename age gender`), or a file on each line.
+    #[arg(required = true)]
+    input: Vec<PathBuf>,
     /// The result: .safetensors (with the file names beside it, .files.txt) or .csv.
     #[arg(long)]
     out: PathBuf,
@@ -39,9 +43,40 @@ pub struct Embed {
     /// The output with the logits of the age groups; left out where the recipe has none.
     #[arg(long, default_value = "years.groups")]
     groups: String,
+    /// How the embeddings of a picture and its mirror image are joined; all but `none` give unit length. The evaluator
+    /// `verification` takes `sum_raw` by default.
+    #[arg(long, value_enum, default_value = "none")]
+    flip: Flip,
+    /// Bring embeddings to unit length.
+    #[arg(long)]
+    normalise: bool,
+    /// Leave out pictures that cannot be read.
+    #[arg(long)]
+    skip: bool,
     /// Pictures in one pass.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65536))]
     batch: usize,
+}
+
+/// How the embeddings of a picture and its mirror image are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[clap(rename_all = "snake_case")]
+enum Flip {
+    None,
+    SumRaw,
+    SumNorm,
+    Concat,
+}
+
+impl Flip {
+    fn test(self) -> FlipTest {
+        match self {
+            Self::None => FlipTest::None,
+            Self::SumRaw => FlipTest::SumRaw,
+            Self::SumNorm => FlipTest::SumNorm,
+            Self::Concat => FlipTest::Concat,
+        }
+    }
 }
 
 impl Embed {
@@ -49,7 +84,7 @@ impl Embed {
     ///
     /// # Errors
     /// A mistake if the pictures cannot be read, or the arguments do not fit the run.
-    pub fn run(&self, registry: &Arc<Registry>, overrides: &[Override]) -> Result<String> {
+    pub fn run(&self, registry: &Arc<Registry>, overrides: &[Override], progress: Progress) -> Result<String> {
         let csv = match self.out.extension().and_then(|e| e.to_str()) {
             Some("csv") => true,
             Some("safetensors") => false,
@@ -65,14 +100,23 @@ impl Embed {
         let pictures = Pictures::Files(files.clone());
         let run = open_run(registry, &self.run, &self.checkpoint, overrides)?;
         configure(&run.recipe)?;
-        let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?;
+        let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(progress);
         let mut wanted = vec![self.embedding.as_str()];
         let (age, groups) = (model.has(&self.age), model.has(&self.groups));
         wanted.extend(age.then_some(self.age.as_str()));
         wanted.extend(groups.then_some(self.groups.as_str()));
-        let read = |i: usize| pictures.read(i);
-        let mut columns = model.outputs(&self.image, pictures.len(), &read, self.batch, &wanted)?.into_iter();
-        let mut next = || columns.next().context("an output is missing");
+        let reading = Reading::new(&pictures, self.skip);
+        let columns = self.columns(&model, &pictures, &reading, &wanted)?;
+        let failed = reading.failed();
+        reading::tell(&failed, files.len());
+        if failed.len() == files.len() {
+            mistake!("none of the {} pictures can be read", files.len());
+        }
+        let kept: Vec<i64> = (0..files.len()).filter(|i| !failed.contains_key(i)).map(|i| i as i64).collect();
+        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i as usize].clone()).collect();
+        let kept = Tensor::f_from_slice(&kept)?;
+        let mut columns = columns.into_iter().map(|column| -> Result<Tensor> { Ok(column.f_index_select(0, &kept)?) });
+        let mut next = || columns.next().context("an output is missing")?;
         let embedding = next()?;
         let age = age.then(&mut next).transpose()?;
         let group = groups.then(&mut next).transpose()?.map(|g| g.f_argmax(1, false)).transpose()?;
@@ -91,6 +135,42 @@ impl Embed {
             write_atomically(&beside, format!("{}\n", names.join("\n")).as_bytes())?;
         }
         Ok(format!("{} pictures, checkpoint of step {}: {}", files.len(), run.step, self.out.display()))
+    }
+
+    /// The wanted outputs, the first of which is the embedding.
+    fn columns(
+        &self,
+        model: &ModelInference<'_>,
+        pictures: &Pictures,
+        reading: &Reading<'_>,
+        wanted: &[&str],
+    ) -> Result<Vec<Tensor>> {
+        let feed = self.image.as_str();
+        let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
+        let mut embeddings: Vec<f32> = Vec::new();
+        let mut first = 0;
+        model.pictures(feed, pictures.len(), &|i| reading.read(i), self.batch, &mut |batch| {
+            let found = model.run(&[(feed, batch)], wanted)?;
+            parts.iter_mut().zip(&found).for_each(|(part, tensor)| part.push(tensor.shallow_clone()));
+            if self.normalise || self.flip != Flip::None {
+                let mirrored = match self.flip {
+                    Flip::None => None,
+                    _ => Some(rows(&model.run(&[(feed, &batch.f_flip([3])?)], &wanted[..1])?[0])?),
+                };
+                for (i, row) in rows(&found[0])?.iter().enumerate() {
+                    let other = mirrored.as_ref().map(|rows| rows[i].as_slice());
+                    let joined = self.flip.test().combine(row, other);
+                    embeddings.extend(joined.with_context(|| format!("the picture {}", pictures.name(first + i)))?);
+                }
+            }
+            first += batch.size()[0] as usize;
+            Ok(())
+        })?;
+        let mut out = parts.iter().map(|part| Ok(Tensor::f_cat(part, 0)?)).collect::<Result<Vec<_>>>()?;
+        if !embeddings.is_empty() {
+            out[0] = Tensor::f_from_slice(&embeddings)?.f_view([pictures.len() as i64, -1])?;
+        }
+        Ok(out)
     }
 
     fn write_csv(
@@ -114,29 +194,38 @@ impl Embed {
         write_atomically(&self.out, &out.into_inner()?)
     }
 
-    /// The pictures of a folder, of an annotated list, or of a plain list of files.
+    /// The pictures among the inputs and in their folders, or those of a list.
     fn files(&self) -> Result<Vec<PathBuf>> {
-        if self.input.is_dir() {
-            return source::files(std::slice::from_ref(&self.input));
-        }
-        let root = list::root(&self.input, self.root.as_deref());
-        let text = match read_text(&self.input, list::MAX_BYTES) {
+        let list = match &self.input[..] {
+            [one] if one.is_file() && !source::is_picture(one) => one,
+            paths => return source::files(paths),
+        };
+        let root = list::root(list, self.root.as_deref());
+        let text = match read_text(list, list::MAX_BYTES) {
             Ok(text) => text,
-            Err(e) => mistake!("cannot read {}: {e}", self.input.display()),
+            Err(e) => mistake!(
+                "{} is neither a picture by its name ({}) nor a list: {e}",
+                list.display(),
+                source::ENDINGS.map(|ending| format!(".{ending}")).join(", ")
+            ),
         };
         let counts = |l: &&str| !l.is_empty() && !l.starts_with('#');
         let first = text.lines().map(str::trim).find(counts).unwrap_or_default();
-        if first.split_whitespace().count() == 4 {
-            let faces = list::read(&self.input, &root)?;
-            list::report(list::missing(&faces, &self.input), "pictures are missing")?;
+        if list::is_annotated(first) {
+            let faces = list::read(list, &root)?;
+            if !self.skip {
+                list::report(list::missing(&faces, list), "pictures are missing")?;
+            }
             return Ok(faces.into_iter().map(|f| f.file).collect());
         }
         let files: Vec<PathBuf> = text.lines().map(str::trim).filter(counts).map(|l| root.join(l)).collect();
         if files.is_empty() {
-            mistake!("the list {} is empty", self.input.display());
+            mistake!("the list {} is empty", list.display());
         }
         let absent = files.iter().filter(|f| !f.is_file()).map(|f| format!("there is no file {}", f.display()));
-        list::report(absent.collect(), "pictures are missing")?;
+        if !self.skip {
+            list::report(absent.collect(), "pictures are missing")?;
+        }
         Ok(files)
     }
 }

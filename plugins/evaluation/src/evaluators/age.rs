@@ -1,8 +1,8 @@
 use crate::defaults;
 use crate::protocol;
-use crate::evaluators::rows;
+use crate::embedding::rows;
 use mtl_component::{
-    Better, Cases, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath, Report, Result,
+    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath, Report, ReportTable, Result,
     mistake, register,
 };
 use mtl_faces::age_groups;
@@ -61,18 +61,21 @@ impl EvaluatorConfig for Age {
         if known.is_empty() {
             mistake!("no picture has a known age");
         }
-        Ok(Box::new(Ages { config: self.clone(), pictures, known }))
+        let people = labels.iter().map(|label| label.identity).collect();
+        Ok(Box::new(Ages { config: self.clone(), pictures, known, people }))
     }
 
-    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
         let of: (&str, fn(f64) -> f64) = match metric {
             "mae" => ("error", |v| v),
             "group_accuracy" => ("groups_off", |v| f64::from(v == 0.0)),
             "group_accuracy_one_off" => ("groups_off", |v| f64::from(v <= 1.0)),
             _ => return Ok(None),
         };
-        let Some(values) = cases.picked(of.0, picked) else { return Ok(None) };
-        Ok(Some(values.iter().map(|v| of.1(*v)).sum::<f64>() / values.len() as f64))
+        let Some(values) = cases.column(of.0) else { return Ok(None) };
+        let all: f64 = weights.iter().sum();
+        let sum: f64 = values.iter().zip(weights).map(|(value, weight)| of.1(*value) * weight).sum();
+        Ok((all > 0.0).then(|| sum / all))
     }
 }
 
@@ -82,6 +85,8 @@ struct Ages {
     pictures: Pictures,
     /// The pictures whose age is known, with it.
     known: Vec<(usize, f32)>,
+    /// Whose picture each is.
+    people: Vec<i64>,
 }
 
 impl Evaluator for Ages {
@@ -97,9 +102,12 @@ impl Evaluator for Ages {
         let ages = Vec::<f64>::try_from(&out[0].f_to_kind(tch::Kind::Double)?)?;
         let logits = rows(&out[1])?;
         let count = logits.first().map_or(0, Vec::len);
-        let largest =
-            |row: &Vec<f32>| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
-        let found_groups: Vec<usize> = logits.iter().map(largest).collect();
+        let named = |i: usize| format!("the picture {}", self.pictures.name(known[i].0));
+        if let Some(i) = ages.iter().position(|age| !age.is_finite()) {
+            mistake!("the age of {} is {}: the weights of the run are not sound", named(i), ages[i]);
+        }
+        let group = |(i, row): (usize, &Vec<f32>)| protocol::largest(row).with_context(|| named(i));
+        let found_groups: Vec<usize> = logits.iter().enumerate().map(group).collect::<Result<_>>()?;
         let target: Vec<f64> = known.iter().map(|(_, a)| f64::from(*a)).collect();
         let edges = age_groups::edges(count as i64)?;
         let target_groups: Vec<usize> = known.iter().map(|(_, a)| age_groups::group_of(*a, edges) as usize).collect();
@@ -109,6 +117,7 @@ impl Evaluator for Ages {
         let cases = Cases {
             of: source::fingerprint(config.list.as_ref(), config.made.as_ref())?,
             columns: [
+                ("person".to_owned(), known.iter().map(|(i, _)| self.people[*i] as f64).collect()),
                 ("error".to_owned(), ages.iter().zip(&target).map(|(a, b)| (a - b).abs()).collect()),
                 (
                     "groups_off".to_owned(),
@@ -118,12 +127,13 @@ impl Evaluator for Ages {
             .into_iter()
             .collect(),
         };
-        let by_group: Vec<serde_json::Value> = (0..count)
+        let names = age_groups::names(edges);
+        let by_group: Vec<Vec<Cell>> = (0..count)
             .map(|g| {
                 let of: Vec<usize> = (0..target.len()).filter(|i| target_groups[*i] == g).collect();
                 let pick = |v: &[f64]| of.iter().map(|i| v[*i]).collect::<Vec<f64>>();
                 let mae = protocol::mean_absolute_error(&pick(&ages), &pick(&target)).ok();
-                serde_json::json!({ "group": g, "pictures": of.len(), "mae": mae })
+                vec![names[g].as_str().into(), of.len().into(), mae.into()]
             })
             .collect();
         Ok(Report {
@@ -134,7 +144,15 @@ impl Evaluator for Ages {
             ]
             .into_iter()
             .collect(),
-            details: serde_json::json!({ "pictures": target.len(), "by_group": by_group }),
+            details: serde_json::json!({
+                "pictures": target.len(),
+                "figures": protocol::AgeFigures::of(&ages, &target)?,
+            }),
+            tables: vec![ReportTable {
+                name: "by_group".into(),
+                columns: vec![Axis::new("group"), Axis::new("pictures"), Axis::new("mae").unit("years")],
+                rows: by_group,
+            }],
             cases: Some(cases),
             ..Report::default()
         })

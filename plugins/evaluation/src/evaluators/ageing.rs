@@ -1,11 +1,12 @@
 use crate::ageing_wires::{AgeingWires, TargetAge};
-use crate::evaluators::rows;
+use crate::embedding::Embedding;
+use crate::embedding::rows;
 use crate::likeness::{psnr, rank_correlation, ssim};
-use crate::protocol::cosine;
+use crate::protocol::{self, Course, FlipTest, cosine};
 use mtl_component::picture::pixels;
 use mtl_component::{
-    Better, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture,
-    ReadPicture, RecipePath, Report, Result, mistake, register,
+    Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture,
+    ReadPicture, RecipePath, Report, ReportCurve, ReportTable, Result, mistake, register,
 };
 use mtl_faces::age_groups;
 use mtl_faces::label::Label;
@@ -83,6 +84,9 @@ struct Recogniser {
     /// The node that gives the embedding.
     #[serde(default = "crate::defaults::embedding")]
     embedding: String,
+    /// How the embeddings of a picture and its mirror image are joined; without it as the run's own `verification` does.
+    #[serde(default)]
+    flip: Option<FlipTest>,
 }
 
 fn twenty() -> usize {
@@ -92,7 +96,7 @@ fn far() -> f64 {
     0.01
 }
 fn pairs() -> usize {
-    600
+    2000
 }
 
 /// Pictures that a judge looks at in one pass.
@@ -102,21 +106,42 @@ impl Estimator {
     /// Ages in years, and age groups.
     fn judge(&self, run: &dyn Inference, count: usize, read: ReadPicture<'_>) -> Result<(Vec<f64>, Vec<usize>)> {
         let out = run.outputs(&self.image, count, read, BATCH, &[&self.age, &self.groups])?;
-        let groups = Vec::<i64>::try_from(&out[1].f_argmax(1, false)?)?;
-        Ok((Vec::<f64>::try_from(&out[0].f_to_kind(Kind::Double)?)?, groups.into_iter().map(|g| g as usize).collect()))
+        let ages = Vec::<f64>::try_from(&out[0].f_to_kind(Kind::Double)?)?;
+        if let Some(i) = ages.iter().position(|age| !age.is_finite()) {
+            mistake!("the run {} sees the age {} in picture {i}: its weights are not sound", self.run.display(), ages[i]);
+        }
+        let groups = rows(&out[1])?.iter().map(|row| protocol::largest(row)).collect::<Result<_>>()?;
+        Ok((ages, groups))
     }
 }
 
 impl Recogniser {
     /// Embeddings.
     fn judge(&self, run: &dyn Inference, count: usize, read: ReadPicture<'_>) -> Result<Vec<Vec<f32>>> {
-        rows(&run.outputs(&self.image, count, read, BATCH, &[&self.embedding])?[0])
+        let embedding = Embedding { image: &self.image, node: &self.embedding, flip: self.flip(run), batch: BATCH };
+        let mut out = Vec::with_capacity(count);
+        embedding.each(run, count, read, &mut |_, found| {
+            out.push(found.with_context(|| format!("the run {} that judges identity", self.run.display()))?);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The flip test that the run's own figures are made with.
+    fn flip(&self, run: &dyn Inference) -> FlipTest {
+        let own = || {
+            let evaluators = run.setting("evaluate")?;
+            let verification = evaluators.as_object()?.values().find(|e| e["component"] == "verification")?;
+            serde_json::from_value(verification.get("flip")?.clone()).ok()
+        };
+        self.flip.or_else(own).unwrap_or_default()
     }
 }
 
 /// The figures of aged faces before judges, and which way they are better.
-const JUDGED: [(&str, &str, Better); 8] = [
+const JUDGED: [(&str, &str, Better); 9] = [
     ("age_mae", "years", Better::Smaller),
+    ("age_mae_interval", "years", Better::Smaller),
     ("group_accuracy", "", Better::Larger),
     ("rank_correlation", "", Better::Larger),
     ("rising", "", Better::Larger),
@@ -131,6 +156,7 @@ impl EvaluatorConfig for Ageing {
         let list = self.list.iter().map(|l| l.0.clone());
         let metric = |(name, unit, better): &(&str, &'static str, Better)| Metric::new(*name, *better).unit(unit);
         let truth = Truth::FIGURES.iter().filter(|_| self.made.is_some());
+        let truth = truth.chain(REFERENCES.iter().filter(|_| self.list.is_some()));
         Ok(EvaluatorDescription {
             wires: self.ager.wires(),
             problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
@@ -142,6 +168,23 @@ impl EvaluatorConfig for Ageing {
     fn open(&self) -> Result<Box<dyn Evaluator>> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let pairs = source::pairs(&labels, self.pairs, 1)?;
+        let different = pairs.iter().filter(|pair| !pair.same).count() as f64;
+        let wanted = |accepted: f64| (2.0 * accepted / self.far).ceil();
+        if self.far * different < 1.0 {
+            mistake!(
+                "`far` = {} of {different} real pairs of two people is none of them: raise `pairs` to {} or more, or `far`",
+                self.far,
+                wanted(1.0)
+            );
+        }
+        if self.far * different < FEWEST {
+            tracing::warn!(
+                "the threshold of identity is decided by {:.0} of {different} real pairs of two people: with pairs = {} \
+                 there would be {FEWEST}",
+                self.far * different,
+                wanted(FEWEST)
+            );
+        }
         Ok(Box::new(Aged { config: self.clone(), pictures, labels, pairs }))
     }
 }
@@ -201,9 +244,16 @@ impl Evaluator for Aged {
         };
         let flag = |b: bool| f64::from(u8::from(b));
         let error = |i: usize| (seen[i] - f64::from(centres[i % groups])).abs();
+        // Above the edge before and up to its own; the last group is open.
+        let outside = |i: usize| {
+            let group = i % groups;
+            let low = group.checked_sub(1).map_or(f64::NEG_INFINITY, |before| f64::from(edges[before]));
+            protocol::beyond(seen[i], low, edges.get(group).map_or(f64::INFINITY, |edge| f64::from(*edge)))
+        };
         let all = 0..aged.len();
         let mut metrics: Vec<(&str, f64)> = vec![
             ("age_mae", mean(&mut all.clone().map(error))),
+            ("age_mae_interval", mean(&mut all.clone().map(outside))),
             ("group_accuracy", mean(&mut all.clone().map(|i| flag(seen_groups[i] == i % groups)))),
             ("rank_correlation", mean(&mut (0..faces.len()).map(|f| rank_correlation(&order, by_face(f))))),
             ("rising", mean(&mut (0..faces.len()).map(|f| flag(by_face(f).windows(2).all(|w| w[1] > w[0]))))),
@@ -218,38 +268,91 @@ impl Evaluator for Aged {
                 metrics.push((name, mean(&mut truth.iter().map(|t| t.0[k]))));
             }
         }
-        let by_group: Vec<serde_json::Value> = (0..groups)
-            .map(|g| {
-                let of = (0..faces.len()).map(|f| f * groups + g);
-                let mut row = serde_json::json!({
-                    "group": names[g],
-                    "wanted_age": centres[g],
-                    "seen_age": mean(&mut of.clone().map(|i| seen[i])),
-                    "age_mae": mean(&mut of.clone().map(error)),
-                    "group_accuracy": mean(&mut of.clone().map(|i| flag(seen_groups[i] == g))),
-                    "cosine": mean(&mut of.clone().map(|i| cosines[i])),
-                    "verified": mean(&mut of.clone().map(|i| flag(cosines[i] >= threshold))),
-                });
-                for (k, (name, ..)) in Truth::FIGURES.iter().enumerate().filter(|_| truth.is_some()) {
-                    row[*name] = mean(&mut of.clone().filter_map(|i| Some(truth.as_ref()?[i].0[k]))).into();
-                }
-                row
-            })
-            .collect();
+        if config.list.is_some() {
+            let found = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
+            metrics.extend(REFERENCES.iter().map(|(name, ..)| *name).zip(found));
+        }
+        let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
+        let courses: Vec<Course> = (0..faces.len()).map(|f| Course::of(&wanted, by_face(f))).collect();
+        let by_gap = self.by_gap(recogniser, &faces, &cosines, &centres)?;
+        let of_group = |g: usize| (0..faces.len()).map(move |f| f * groups + g);
+        let mean_of = |g: usize, value: &dyn Fn(usize) -> f64| mean(&mut of_group(g).map(value));
+        let row = |g: usize| {
+            let mut row: Vec<Cell> = vec![
+                names[g].as_str().into(),
+                f64::from(centres[g]).into(),
+                mean_of(g, &|i| seen[i]).into(),
+                mean_of(g, &error).into(),
+                mean_of(g, &outside).into(),
+                mean_of(g, &|i| seen[i] - f64::from(centres[g])).into(),
+                mean_of(g, &|i| flag(seen_groups[i] == g)).into(),
+                mean_of(g, &|i| cosines[i]).into(),
+                mean_of(g, &|i| flag(cosines[i] >= threshold)).into(),
+            ];
+            for (k, _) in Truth::FIGURES.iter().enumerate().filter(|_| truth.is_some()) {
+                row.push(mean(&mut of_group(g).filter_map(|i| Some(truth.as_ref()?[i].0[k]))).into());
+            }
+            row
+        };
+        let years = |name: &str| Axis::new(name).unit("years");
+        let mut columns = vec![Axis::new("group"), years("wanted_age"), years("seen_age"), years("age_mae")];
+        columns.extend([years("age_mae_interval"), years("bias")]);
+        columns.extend(["group_accuracy", "cosine", "verified"].map(Axis::new));
+        let of_truth = Truth::FIGURES.iter().filter(|_| truth.is_some());
+        columns.extend(of_truth.map(|(name, unit, _)| Axis::new(*name).unit(*unit)));
+        let tables = vec![
+            ReportTable { name: "by_group".into(), columns, rows: (0..groups).map(row).collect() },
+            ReportTable {
+                name: "by_gap".into(),
+                columns: std::iter::once(years("gap"))
+                    .chain(["aged", "real_different", "threshold", "verified", "real_verified"].map(Axis::new))
+                    .collect(),
+                rows: by_gap,
+            },
+        ];
+        let curves = vec![ReportCurve {
+            name: "seen_ages".into(),
+            x: years("wanted age"),
+            y: years("seen age, mean over the faces"),
+            points: (0..groups).map(|g| (f64::from(centres[g]), mean_of(g, &|i| seen[i]))).collect(),
+        }];
         let strips: Vec<&[f64]> = (0..faces.len()).map(by_face).collect();
         Ok(Report {
             metrics: metrics.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+            tables,
+            curves,
             details: serde_json::json!({
                 "faces": faces.len(),
                 "real_pairs": config.pairs,
                 "judges_taught": teachers,
-                "by_group": by_group,
+                "flip": config.recogniser.flip(recogniser),
+                "bias": mean(&mut all.clone().map(|i| seen[i] - f64::from(centres[i % groups]))),
+                "courses": courses,
                 "seen_ages": strips,
             }),
             ..Report::default()
         })
     }
 }
+
+/// The cosine that at most a rate of the pairs of two people reach; none of no pairs.
+fn strictest(different: &mut [f64], far: f64) -> Option<f64> {
+    different.sort_by(f64::total_cmp);
+    let accepted = (far * different.len() as f64 * (1.0 + 1e-9)).floor() as usize;
+    let highest_refused = different.len().checked_sub(accepted + 1).and_then(|i| different.get(i))?;
+    Some(highest_refused.next_up())
+}
+
+/// Lower edges of the gaps between ages, in years.
+const GAPS: [u32; 6] = [0, 5, 10, 20, 30, 40];
+/// As many real pairs of two people have to reach the threshold of identity for it to be sure.
+const FEWEST: f64 = 10.0;
+/// Real pictures of a person are references for a wanted age that is no further away, in years, as in the
+/// protocol of MyTimeMachine (Qi et al. 2024).
+const NEAR: f32 = 3.0;
+/// The figures of aged faces beside real pictures of the person near the wanted age.
+const REFERENCES: [(&str, &str, Better); 2] =
+    [("reference_cosine", "", Better::Larger), ("reference_cosine_unchanged", "", Better::Neither)];
 
 /// An aged picture and the picture before it beside the true one: for each figure, aged and unchanged.
 struct Truth([f64; 6]);
@@ -310,24 +413,109 @@ impl Aged {
     /// The cosine that at most the given rate of real pairs of different people reach, and how many real pairs of
     /// one person do.
     fn threshold(&self, judge: &dyn Inference, pairs: &[Pair]) -> Result<(f64, f64)> {
-        let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.a, p.b]).collect();
-        used.sort_unstable();
-        used.dedup();
-        let recogniser = &self.config.recogniser;
-        let found = recogniser.judge(judge, used.len(), &|i| self.pictures.read(used[i]))?;
-        let place = |i: usize| used.binary_search(&i).unwrap_or(0);
+        let (found, place) = self.looks_of_pairs(judge, pairs)?;
         let (mut same, mut different) = (Vec::new(), Vec::new());
         for pair in pairs {
             let c = cosine(&found[place(pair.a)], &found[place(pair.b)])?;
             if pair.same { &mut same } else { &mut different }.push(c);
         }
-        different.sort_by(f64::total_cmp);
-        let accepted = (self.config.far * different.len() as f64).floor() as usize;
-        let threshold = match different.len().checked_sub(accepted + 1).and_then(|i| different.get(i)) {
-            Some(highest_refused) => highest_refused.next_up(),
-            None => mistake!("there are no real pairs of different people to set a threshold"),
+        let Some(threshold) = strictest(&mut different, self.config.far) else {
+            mistake!("there are no real pairs of different people to set a threshold")
         };
         Ok((threshold, same.iter().filter(|c| **c >= threshold).count() as f64 / same.len().max(1) as f64))
+    }
+
+    /// Identity at thresholds of real pairs whose ages lie as far apart as those of the aged picture and its source: a
+    /// threshold of pairs of any gap is too strict across decades and too lax within years. A row for each gap; gaps with
+    /// too few real pairs for the rate have no threshold.
+    fn by_gap(
+        &self,
+        judge: &dyn Inference,
+        faces: &[usize],
+        cosines: &[f64],
+        centres: &[f32],
+    ) -> Result<Vec<Vec<Cell>>> {
+        let row = |gap: f32| GAPS.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
+        let age = |picture: usize| self.labels[picture].age;
+        let mut real: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); GAPS.len()];
+        let (found, place) = self.looks_of_pairs(judge, &self.pairs)?;
+        for pair in &self.pairs {
+            let Some(gap) = age(pair.a).zip(age(pair.b)).map(|(a, b)| (a - b).abs()) else { continue };
+            let (same, different) = &mut real[row(gap)];
+            let found = cosine(&found[place(pair.a)], &found[place(pair.b)])?;
+            if pair.same { same } else { different }.push(found);
+        }
+        let mut aged: Vec<Vec<f64>> = vec![Vec::new(); GAPS.len()];
+        for (i, cosine) in cosines.iter().enumerate() {
+            let Some(source) = age(faces[i / centres.len()]) else { continue };
+            aged[row((centres[i % centres.len()] - source).abs())].push(*cosine);
+        }
+        let rows = GAPS.iter().enumerate().zip(real).zip(aged);
+        Ok(rows
+            .map(|(((row, from), (same, mut different)), aged)| {
+                let resolved = self.config.far * different.len() as f64 >= 1.0;
+                let threshold = resolved.then(|| strictest(&mut different, self.config.far)).flatten();
+                let share = |of: &[f64]| {
+                    let threshold = threshold.filter(|_| !of.is_empty())?;
+                    Some(of.iter().filter(|c| **c >= threshold).count() as f64 / of.len() as f64)
+                };
+                let end = GAPS.get(row + 1).map_or("+".to_owned(), |next| format!("-{}", next - 1));
+                vec![
+                    format!("{from}{end}").as_str().into(),
+                    aged.len().into(),
+                    different.len().into(),
+                    threshold.into(),
+                    share(&aged).into(),
+                    share(&same).into(),
+                ]
+            })
+            .collect())
+    }
+
+    /// Each aged picture beside real pictures of the person near the wanted age: the mean of its best cosine, and that of
+    /// the picture before ageing. Not numbers where no person has such a picture.
+    fn against_references(
+        &self,
+        judge: &dyn Inference,
+        faces: &[usize],
+        looks: &[Vec<f32>],
+        inputs: &[Vec<f32>],
+        centres: &[f32],
+    ) -> Result<[f64; 2]> {
+        let groups = centres.len();
+        let near = |i: usize| {
+            let (face, wanted) = (faces[i / groups], centres[i % groups]);
+            let fits = move |(other, label): (usize, &Label)| {
+                let own = other != face && label.identity == self.labels[face].identity;
+                (own && label.age.is_some_and(|age| (age - wanted).abs() <= NEAR)).then_some(other)
+            };
+            self.labels.iter().enumerate().filter_map(fits).collect::<Vec<usize>>()
+        };
+        let references: Vec<Vec<usize>> = (0..looks.len()).map(near).collect();
+        let mut used: Vec<usize> = references.iter().flatten().copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        let found = self.config.recogniser.judge(judge, used.len(), &|i| self.pictures.read(used[i]))?;
+        let best = |own: &[f32], references: &[usize]| -> Result<f64> {
+            let mut each = references.iter().map(|r| cosine(own, &found[used.binary_search(r).unwrap_or(0)]));
+            each.try_fold(f64::NEG_INFINITY, |best, next| Ok(best.max(next?)))
+        };
+        let (mut sums, mut count) = ([0.0; 2], 0.0);
+        for (i, references) in references.iter().enumerate().filter(|(_, references)| !references.is_empty()) {
+            sums[0] += best(&looks[i], references)?;
+            sums[1] += best(&inputs[i / groups], references)?;
+            count += 1.0;
+        }
+        Ok(sums.map(|sum| sum / count))
+    }
+
+    /// The embeddings of the pictures of pairs, and where each picture's is.
+    fn looks_of_pairs(&self, judge: &dyn Inference, pairs: &[Pair]) -> Result<(Vec<Vec<f32>>, impl Fn(usize) -> usize)> {
+        let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.a, p.b]).collect();
+        used.sort_unstable();
+        used.dedup();
+        let found = self.config.recogniser.judge(judge, used.len(), &|i| self.pictures.read(used[i]))?;
+        Ok((found, move |i: usize| used.binary_search(&i).unwrap_or(0)))
     }
 
     /// Made faces: each aged picture and its source beside the true picture at the centre of the group.

@@ -4,6 +4,7 @@ use mtl_component::{
     Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, RecipePath, Report, Result, register,
 };
 use mtl_faces::age_groups;
+use mtl_faces::headings::headed;
 use mtl_faces::made::MadeFaces;
 use mtl_faces::source::{self, Pictures};
 use schemars::JsonSchema;
@@ -63,11 +64,13 @@ struct Grid {
 
 impl Evaluator for Grid {
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        let groups = age_groups::of_run(model)?.len() + 1;
+        let names = age_groups::names(age_groups::of_run(model)?);
+        let groups = names.len();
         let read = |i: usize| self.pictures.read(self.shown[i]);
         let rows = self.wires.strips(model, self.shown.len(), &read, &TargetAge::groups(groups))?;
         let normalization = model.normalization(&self.wires.output)?;
-        let grid = sheet(&Tensor::f_cat(&rows, 0)?, &normalization, groups + 1)?;
+        let headings: Vec<String> = std::iter::once("input".to_owned()).chain(names).collect();
+        let grid = headed(&sheet(&Tensor::f_cat(&rows, 0)?, &normalization, groups + 1)?, &headings)?;
         Ok(Report { pictures: vec![("grid".into(), grid)], ..Report::default() })
     }
 }

@@ -1,8 +1,8 @@
 use crate::defaults;
-use crate::evaluators::rows;
+use crate::embedding::rows;
 use mtl_component::{
-    Better, Cases, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath, Report, Result,
-    ScalarOps, mistake, register,
+    Better, Cases, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
+    Report, Result, ScalarOps, mistake, register,
 };
 use mtl_faces::made::MadeFaces;
 use mtl_faces::label::Label;
@@ -77,13 +77,15 @@ impl EvaluatorConfig for Leakage {
     fn open(&self) -> Result<Box<dyn Evaluator>> {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let known: Vec<&Label> = labels.iter().filter(|label| label.age.is_some()).collect();
-        enough_people(&known.iter().map(|label| label.identity).collect::<Vec<_>>())?;
+        let people: Vec<i64> = known.iter().map(|label| label.identity).collect();
+        let ages: Vec<f64> = known.iter().filter_map(|label| label.age).map(f64::from).collect();
+        ages_differ(&ages, &people)?;
         Ok(Box::new(Probes { config: self.clone(), pictures, labels }))
     }
 
-    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
-        let both = || Some((cases.picked("age", picked)?, cases.picked(metric.strip_suffix("_r2")?, picked)?));
-        Ok(both().map(|(truth, found)| r2(&truth, &found)))
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
+        let both = || Some((cases.column("age")?, cases.column(metric.strip_suffix("_r2")?)?));
+        Ok(both().and_then(|(truth, found)| r2(truth, found, weights)))
     }
 }
 
@@ -120,8 +122,15 @@ impl Evaluator for Probes {
         let mut metrics = indexmap::IndexMap::new();
         let mut cases = Cases { of: source::fingerprint(config.list.as_ref(), config.made.as_ref())?, ..Cases::default() };
         for (what, features) in FEATURES.iter().zip(&features) {
+            if let Some(i) = features.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
+                mistake!(
+                    "the {what} features of {} are not finite: the weights of the run are not sound",
+                    self.pictures.name(known[i])
+                );
+            }
             let x = matrix(features)?;
             let age = probe_age(&x, &ages, &people, edges)?;
+            cases.columns.insert("person".into(), age.people);
             cases.columns.insert("age".into(), age.truth);
             cases.columns.insert(format!("{what}_age"), age.found);
             metrics.insert(format!("{what}_age_r2"), age.r2);
@@ -144,17 +153,22 @@ struct AgeProbe {
     /// The ages of the pictures that it is tested on, and what it finds.
     truth: Vec<f64>,
     found: Vec<f64>,
+    /// Whose pictures they are.
+    people: Vec<f64>,
     r2: f64,
     group_accuracy: f64,
     commonest: f64,
 }
 
-/// The share of the spread of `truth` that `found` explains; not a number where the truth does not differ.
-fn r2(truth: &[f64], found: &[f64]) -> f64 {
-    let mean = truth.iter().sum::<f64>() / truth.len() as f64;
-    let spread: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
-    let error: f64 = truth.iter().zip(found).map(|(t, f)| (t - f).powi(2)).sum();
-    if spread > 0.0 { 1.0 - error / spread } else { f64::NAN }
+/// The share of the spread of `truth` that `found` explains, where each counts as often as its weight says; none where
+/// the truth does not differ.
+fn r2(truth: &[f64], found: &[f64], weights: &[f64]) -> Option<f64> {
+    let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
+        truth.iter().zip(found).zip(weights).map(|((t, f), weight)| weight * of(*t, *f)).sum()
+    };
+    let mean = sum(&|t, _| t) / weights.iter().sum::<f64>();
+    let spread = sum(&|t, _| (t - mean).powi(2));
+    (spread > 0.0).then(|| 1.0 - sum(&|t, f| (t - f).powi(2)) / spread)
 }
 
 /// The people, each once; those that the age probe is fitted on and those that it is tested on.
@@ -171,10 +185,31 @@ fn enough_people(people: &[i64]) -> Result<Vec<i64>> {
     Ok(all)
 }
 
-fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<AgeProbe> {
+/// The pictures of the first half of the people and those of the second.
+fn halves(people: &[i64]) -> Result<(Vec<usize>, Vec<usize>)> {
     let all = enough_people(people)?;
     let half = all[all.len() / 2];
-    let (fit, test): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|i| people[*i] < half);
+    Ok((0..people.len()).partition(|i| people[*i] < half))
+}
+
+/// Ages that do not differ have nothing to be explained.
+fn ages_differ(ages: &[f64], people: &[i64]) -> Result<()> {
+    let (fit, test) = halves(people)?;
+    for (pictures, what) in [(test, "tested"), (fit, "fitted")] {
+        if let Some(first) = pictures.first().filter(|first| pictures.iter().all(|i| ages[*i] == ages[**first])) {
+            mistake!(
+                "all {} {what} pictures have one age, {}: whether features tell ages can only be measured where ages \
+                 differ",
+                pictures.len(),
+                ages[*first]
+            );
+        }
+    }
+    Ok(())
+}
+
+fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<AgeProbe> {
+    let (fit, test) = halves(people)?;
     let y = Tensor::f_from_slice(ages)?.f_view([-1, 1])?;
     // Within the fitted people, every third one chooses the penalty.
     let found = ridge(x, &y, &fit, &test, |i| people[i] % 3 == 0)?;
@@ -186,8 +221,9 @@ fn probe_age(x: &Tensor, ages: &[f64], people: &[i64], edges: &[f32]) -> Result<
     truth.iter().for_each(|t| counts[group(*t) as usize] += 1);
     let count = truth.len() as f64;
     Ok(AgeProbe {
-        r2: r2(&truth, &found),
+        r2: r2(&truth, &found, &vec![1.0; truth.len()]).context("all tested pictures have one age")?,
         group_accuracy: right as f64 / count,
+        people: test.iter().map(|i| people[*i] as f64).collect(),
         commonest: counts.into_iter().max().unwrap_or(0) as f64 / count,
         truth,
         found,

@@ -1,11 +1,12 @@
 use crate::defaults;
-use crate::protocol::{self, Convention, FlipTest, ReportSettings};
-use crate::evaluators::rows;
-use mtl_component::files::read_text;
+use crate::embedding::Embedding;
+use crate::pairs;
+use crate::protocol::{self, Convention, FlipTest, FoldChoice, INDEPENDENT, PairReport, Reading, ReportSettings, Rule};
 use mtl_component::{
-    Better, Cases, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
-    Report, Result, mistake, register,
+    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
+    Report, ReportCurve, ReportTable, Result, mistake, register,
 };
+use mtl_faces::label::Label;
 use mtl_faces::list;
 use mtl_faces::made::{MadeFaces, Pair};
 use mtl_faces::source::{self, Pictures};
@@ -14,10 +15,11 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Face verification on a list of pairs: k-fold accuracy, AUC, EER, TAR at FAR, and all of it by age gap.
+/// Face verification on a list of pairs: k-fold accuracy, AUC, EER, false non-match rates at false match rates, and
+/// accuracy and AUC by age gap.
 ///
-/// The pairs are a list, whose lines are `a b 1` (same person) or `a b -1`, or are drawn from made faces. The folds
-/// are contiguous.
+/// The pairs are a list, whose lines are `a b 1` (same person) or `a b -1`, separated by tabs or blanks, or are drawn from
+/// made faces. FNMR and FMR are the terms of ISO/IEC 19795-1; papers call 1 - FNMR also TAR, and FMR also FAR.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Verification {
@@ -38,7 +40,7 @@ struct Verification {
     /// The folder that file names start from; without it the folder of the list.
     #[serde(default)]
     root: Option<RecipePath>,
-    /// An annotated list with the ages of the pictures, for the results by age gap.
+    /// An annotated list of the pictures, for their ages (results by age gap) and people (intervals by person).
     #[serde(default)]
     list: Option<RecipePath>,
     /// The data port that pictures are fed to.
@@ -53,18 +55,43 @@ struct Verification {
     /// How the embeddings of a picture and its mirror image are joined.
     #[serde(default)]
     flip: FlipTest,
-    /// Folds.
+    /// How the list is cut into folds: so many contiguous ones, which must mix both kinds of pairs; `"interleaved"`; or
+    /// `"list"`, contiguous ones whatever they hold.
+    #[serde(default)]
+    folds: FoldChoice,
+    /// The number of folds of a named order.
     #[serde(default = "ten")]
     #[schemars(range(min = 2, max = 1000))]
-    folds: usize,
+    fold_count: usize,
+    /// False non-match rates that are read off: a rule and a false match rate each.
+    #[serde(default = "readings")]
+    readings: Vec<Reading>,
+    /// What happens where a picture cannot be read or its embedding has no direction.
+    #[serde(default)]
+    on_bad_embedding: OnBadEmbedding,
     /// Pictures in one pass.
     #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 65536))]
     batch_size: usize,
 }
 
-/// As many different pairs have to lie beyond a threshold for draws of the pairs to show how sure it is.
+/// What happens where a picture cannot be read or its embedding has no direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnBadEmbedding {
+    /// The evaluation ends and names the picture.
+    #[default]
+    Error,
+    /// It counts as a failure to enrol: all its pairs are taken for different people. How many there are is reported.
+    Worst,
+}
+
+/// As many different pairs have to lie beyond a threshold for draws to show how sure it is.
 const FEWEST: f64 = 10.0;
+/// The squared distance of opposite embeddings: no pair is less alike.
+const OPPOSITE: f64 = 4.0;
+/// How many failed pictures a report names.
+const NAMED: usize = 10;
 
 fn gap() -> f32 {
     20.0
@@ -75,12 +102,38 @@ fn count() -> usize {
 fn ten() -> usize {
     10
 }
+fn readings() -> Vec<Reading> {
+    ReportSettings::default().readings
+}
 
-/// Pictures, pairs of them, and their ages where known.
+/// Pictures, pairs of them, and what is known of each.
 struct Pairs {
     pictures: Pictures,
     pairs: Vec<Pair>,
-    ages: Option<Vec<Option<f64>>>,
+    labels: Option<Vec<Option<Label>>>,
+}
+
+impl Pairs {
+    fn same(&self) -> Vec<bool> {
+        self.pairs.iter().map(|pair| pair.same).collect()
+    }
+
+    fn label(&self, picture: usize) -> Option<Label> {
+        self.labels.as_ref()?[picture]
+    }
+
+    /// The two people of each pair, if all are known.
+    fn people(&self) -> Option<Vec<(i64, i64)>> {
+        let person = |picture: usize| Some(self.label(picture)?.identity);
+        self.pairs.iter().map(|pair| Some((person(pair.a)?, person(pair.b)?))).collect()
+    }
+
+    /// The years between the two pictures of each pair, where known.
+    fn gaps(&self) -> Option<Vec<Option<f64>>> {
+        self.labels.as_ref()?;
+        let age = |picture: usize| self.label(picture)?.age.map(f64::from);
+        Some(self.pairs.iter().map(|pair| Some((age(pair.a)? - age(pair.b)?).abs())).collect())
+    }
 }
 
 impl Verification {
@@ -92,83 +145,93 @@ impl Verification {
         }
     }
 
+    fn settings(&self) -> ReportSettings {
+        ReportSettings {
+            convention: self.convention,
+            folds: self.folds,
+            fold_count: self.fold_count,
+            readings: self.readings.clone(),
+            ..ReportSettings::default()
+        }
+    }
+
     fn pairs(&self) -> Result<Pairs> {
         if let Some(made) = &self.made {
             let collection = made.open()?;
             let pairs = collection.pairs(self.gap, self.count, made.seed as u64)?;
-            let ages = (0..collection.shots.len()).map(|i| collection.label(i).age.map(f64::from)).collect();
-            return Ok(Pairs { pictures: Pictures::Made(collection), pairs, ages: Some(ages) });
+            let labels = (0..collection.shots.len()).map(|i| Some(collection.label(i))).collect();
+            return Ok(Pairs { pictures: Pictures::Made(collection), pairs, labels: Some(labels) });
         }
         let Some(path) = &self.pairs else { mistake!("no pairs are given: name a list as `pairs`, or `made` faces") };
-        let (files, pairs) = self.read(path)?;
-        let ages = self.ages(&files)?;
-        Ok(Pairs { pictures: Pictures::Files(files), pairs, ages })
+        let (files, pairs) = pairs::read(path, &list::root(path, self.root.as_deref()))?;
+        let labels = self.list.as_ref().map(|list| self.labels(list, &files)).transpose()?;
+        let data = Pairs { pictures: Pictures::Files(files), pairs, labels };
+        self.agrees(&data)?;
+        Ok(data)
     }
 
-    /// The pictures, each once, and the pairs as indices into them.
-    fn read(&self, path: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
-        let root = list::root(path, self.root.as_deref());
-        let text = match read_text(path, list::MAX_BYTES) {
-            Ok(text) => text,
-            Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
-        };
-        let (mut files, mut pairs, mut faults) = (Vec::new(), Vec::new(), Vec::new());
-        let mut known: HashMap<PathBuf, usize> = HashMap::new();
-        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let place = format!("{}:{}", path.display(), number + 1);
-            let [a, b, same] = fields[..] else {
-                faults.push(format!("{place}: expected `a b 1` or `a b -1`, found {} fields", fields.len()));
-                continue;
-            };
-            let same = match same {
-                "1" => true,
-                "-1" | "0" => false,
-                other => {
-                    faults.push(format!("{place}: expected 1 (same) or -1 (different), found {other:?}"));
-                    continue;
-                }
-            };
-            let mut index = |name: &str| {
-                let file = root.join(name);
-                *known.entry(file.clone()).or_insert_with(|| {
-                    if !file.is_file() {
-                        faults.push(format!("{place}: there is no file {}", file.display()));
-                    }
-                    files.push(file);
-                    files.len() - 1
-                })
-            };
-            let (a, b) = (index(a), index(b));
-            pairs.push(Pair { a, b, same });
+    /// What the list knows of each picture.
+    fn labels(&self, path: &Path, files: &[PathBuf]) -> Result<Vec<Option<Label>>> {
+        let faces = list::read(path, &list::root(path, self.root.as_deref()))?;
+        let (_, labels) = list::labels(&faces);
+        let by_file: HashMap<PathBuf, Label> =
+            faces.iter().map(|face| list::tidy(&face.file)).zip(labels.iter().copied()).collect();
+        let found: Vec<Option<Label>> = files.iter().map(|file| by_file.get(&list::tidy(file)).copied()).collect();
+        let known = found.iter().flatten().count();
+        if known == 0 {
+            mistake!(
+                "the list {} knows none of the {} pictures of {}, such as {}: its names start from {}. Give the folder that \
+                 both start from as `root`, or another list",
+                path.display(),
+                files.len(),
+                self.of(),
+                files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+                faces.first().and_then(|face| face.file.parent()).unwrap_or(Path::new("")).display()
+            );
         }
-        list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
-        if pairs.is_empty() {
-            mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
+        if 2 * known < files.len() {
+            tracing::warn!(
+                "the list {} knows {known} of the {} pictures of {}: the ages of the others are missing",
+                path.display(),
+                files.len(),
+                self.of()
+            );
         }
-        Ok((files, pairs))
+        Ok(found)
     }
 
-    /// The age of each picture, where the list says it.
-    fn ages(&self, files: &[PathBuf]) -> Result<Option<Vec<Option<f64>>>> {
-        let Some(path) = &self.list else { return Ok(None) };
-        let root = list::root(path, self.root.as_deref());
-        let by_file: HashMap<PathBuf, f64> =
-            list::read(path, &root)?.into_iter().filter_map(|f| Some((f.file, f64::from(f.age?)))).collect();
-        Ok(Some(files.iter().map(|f| by_file.get(f).copied()).collect()))
+    /// Checks that a list says the same people as the pairs.
+    fn agrees(&self, data: &Pairs) -> Result<()> {
+        let mut faults = Vec::new();
+        for pair in &data.pairs {
+            let Some((a, b)) = data.label(pair.a).zip(data.label(pair.b)) else { continue };
+            if (a.identity == b.identity) != pair.same {
+                faults.push(format!(
+                    "{} and {} are {} by the pairs, and {} by the list",
+                    data.pictures.name(pair.a),
+                    data.pictures.name(pair.b),
+                    if pair.same { "one person" } else { "two people" },
+                    if pair.same { "two people" } else { "one person" }
+                ));
+            }
+        }
+        list::report(faults, &format!("{} and the list contradict each other", self.of()))
     }
 }
 
 impl EvaluatorConfig for Verification {
     fn describe(&self) -> Result<EvaluatorDescription> {
-        let fars = ReportSettings::default().fars.into_iter().map(|far| format!("tar_at_far_{far}"));
         let mut metrics = vec![
             Metric::new("accuracy", Better::Larger),
             Metric::new("deviation", Better::Neither),
             Metric::new("auc", Better::Larger),
             Metric::new("eer", Better::Smaller),
         ];
-        metrics.extend(fars.map(|name| Metric::new(name, Better::Larger)));
+        metrics.extend(self.readings.iter().map(|reading| Metric::new(reading.metric(), Better::Smaller)));
+        for reading in self.readings.iter().filter(|reading| reading.rule == Rule::AtMost) {
+            let older = Metric::new(format!("tar_at_far_{}", reading.target), Better::Larger);
+            metrics.push(older.complement_of(reading.metric()));
+        }
         Ok(EvaluatorDescription {
             wires: vec![("image", self.image.clone()), ("embedding", self.embedding.clone())],
             problems: source::problems("pairs", self.pairs.as_ref(), self.made.as_ref()),
@@ -179,45 +242,51 @@ impl EvaluatorConfig for Verification {
 
     fn open(&self) -> Result<Box<dyn Evaluator>> {
         let data = self.pairs()?;
-        // Both kinds of pairs, and enough of them for each fold: what the protocol needs is found before training.
-        let same: Vec<bool> = data.pairs.iter().map(|pair| pair.same).collect();
+        // Both kinds of pairs, and folds that mix them: what the protocol needs is found before training.
+        let same = data.same();
         let made_up: Vec<f64> = same.iter().map(|same| if *same { 0.5 } else { 1.5 }).collect();
-        let settings = ReportSettings { convention: self.convention, folds: self.folds, ..ReportSettings::default() };
-        if let Err(e) = protocol::report(&made_up, &same, None, &settings) {
+        if let Err(e) = protocol::report(&made_up, &same, None, None, &self.settings()) {
             mistake!("{} cannot be used: {e:#}", self.of());
         }
         Ok(Box::new(OpenPairs { config: self.clone(), data }))
     }
 
-    fn on_cases(&self, metric: &str, cases: &Cases, picked: &[usize]) -> Result<Option<f64>> {
-        Ok(on_cases(metric, cases, picked))
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
+        Ok(on_cases(metric, cases, weights))
     }
 }
 
-/// A metric on some of the pairs.
+/// A metric on pairs of which each counts as often as its weight says.
 ///
 /// The thresholds of the folds stay those of the whole list: fitting them again on a sample would find pairs of the
 /// held-out fold among those it is fitted on. A rate that a handful of pairs decides has no bootstrap.
-fn on_cases(metric: &str, cases: &Cases, picked: &[usize]) -> Option<f64> {
-    let pick = |name: &str| cases.picked(name, picked);
+fn on_cases(metric: &str, cases: &Cases, weights: &[f64]) -> Option<f64> {
     if metric == "accuracy" {
-        return Some(pick("right")?.iter().sum::<f64>() / picked.len() as f64);
+        let (right, folds) = (cases.column("right")?, cases.column("fold")?);
+        let count = folds.iter().fold(0.0, |most: f64, fold| most.max(*fold)) as usize + 1;
+        let mut sums = vec![(0.0, 0.0); count];
+        for ((right, fold), weight) in right.iter().zip(folds).zip(weights) {
+            let sum = sums.get_mut(*fold as usize)?;
+            *sum = (sum.0 + right * weight, sum.1 + weight);
+        }
+        // As in the whole list, every fold has the same weight.
+        let folds: Vec<f64> = sums.into_iter().filter(|(_, all)| *all > 0.0).map(|(right, all)| right / all).collect();
+        return (!folds.is_empty()).then(|| folds.iter().sum::<f64>() / folds.len() as f64);
     }
-    let far = metric.strip_prefix("tar_at_far_").map(str::parse::<f64>);
-    let different = cases.column("same")?.iter().filter(|same| **same == 0.0).count();
-    if let Some(Ok(far)) = &far
-        && far * (different as f64) < FEWEST
+    let same: Vec<bool> = cases.column("same")?.iter().map(|same| *same == 1.0).collect();
+    let reading = Reading::of_metric(metric);
+    if let Some(reading) = reading
+        && reading.target * (same.iter().filter(|same| !**same).count() as f64) < FEWEST
     {
         return None;
     }
-    let similarity: Vec<f64> = pick("distance")?.iter().map(|d| -d).collect();
-    let same: Vec<bool> = pick("same")?.iter().map(|s| *s == 1.0).collect();
+    let similarity: Vec<f64> = cases.column("distance")?.iter().map(|d| -d).collect();
     // A sample without one of both kinds determines nothing.
-    let roc = || protocol::roc(&similarity, &same).ok();
-    match (metric, far) {
+    let roc = || protocol::weighted_roc(&similarity, &same, weights).ok();
+    match (metric, reading) {
         ("auc", _) => Some(roc()?.auc()),
         ("eer", _) => Some(roc()?.eer()),
-        (_, Some(far)) => roc()?.tar_at_far(far.ok()?).ok(),
+        (_, Some(reading)) => Some(roc()?.read(reading).fnmr),
         _ => None,
     }
 }
@@ -228,64 +297,196 @@ struct OpenPairs {
     data: Pairs,
 }
 
+impl OpenPairs {
+    /// The embedding of each picture; none of one that has failed, where that is allowed.
+    fn embeddings(&self, model: &dyn Inference) -> Result<Vec<Option<Vec<f32>>>> {
+        let (config, pictures) = (&self.config, &self.data.pictures);
+        let worst = config.on_bad_embedding == OnBadEmbedding::Worst;
+        let reading = crate::reading::Reading::new(pictures, worst);
+        let read = |i: usize| reading.read(i);
+        let mut embeddings: Vec<Option<Vec<f32>>> = Vec::with_capacity(pictures.len());
+        let embedding = Embedding {
+            image: &config.image,
+            node: &config.embedding,
+            flip: config.flip,
+            batch: config.batch_size,
+        };
+        embedding.each(model, pictures.len(), &read, &mut |i, found| {
+            embeddings.push(match found {
+                Ok(embedding) => Some(embedding),
+                Err(_) if worst => None,
+                Err(e) => return Err(e.context(format!("the picture {}", pictures.name(i)))),
+            });
+            Ok(())
+        })?;
+        for i in reading.failed().into_keys() {
+            embeddings[i] = None;
+        }
+        Ok(embeddings)
+    }
+
+    fn cases(&self, distances: Vec<f64>, found: &PairReport) -> Result<Cases> {
+        let (config, data) = (&self.config, &self.data);
+        let drawn = config.made.as_ref().map(|_| format!("; {} pairs, gap {}", config.count, config.gap));
+        let of = source::fingerprint(config.pairs.as_ref(), config.made.as_ref())? + &drawn.unwrap_or_default();
+        let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(u8::from(*f))).collect::<Vec<f64>>();
+        let each = |of: &dyn Fn(&Pair) -> Option<f64>| {
+            data.pairs.iter().map(|pair| of(pair).unwrap_or(f64::NAN)).collect::<Vec<f64>>()
+        };
+        let mut columns = vec![
+            ("same", flags(&data.same())),
+            ("right", flags(&found.right)),
+            ("distance", distances),
+            ("fold", (0..data.pairs.len()).map(|i| found.folds.of(i) as f64).collect()),
+        ];
+        if let Some(people) = data.people() {
+            let (a, b): (Vec<f64>, Vec<f64>) = people.into_iter().map(|(a, b)| (a as f64, b as f64)).unzip();
+            columns.extend([("a", a), ("b", b)]);
+        }
+        if data.labels.is_some() {
+            let age = |picture: usize| data.label(picture)?.age.map(f64::from);
+            let sex = |picture: usize| Some(data.label(picture)?.gender as f64).filter(|sex| *sex >= 0.0);
+            columns.extend([
+                ("gap", each(&|pair| Some((age(pair.a)? - age(pair.b)?).abs()))),
+                ("age_a", each(&|pair| age(pair.a))),
+                ("age_b", each(&|pair| age(pair.b))),
+                ("sex_a", each(&|pair| sex(pair.a))),
+                ("sex_b", each(&|pair| sex(pair.b))),
+            ]);
+        }
+        Ok(Cases { of, columns: columns.into_iter().map(|(name, values)| (name.to_owned(), values)).collect() })
+    }
+}
+
 impl Evaluator for OpenPairs {
     fn files(&self) -> Vec<&Path> {
         self.data.pictures.files()
     }
 
+    fn unresolved(&self) -> Vec<(String, String)> {
+        let different = self.data.pairs.iter().filter(|pair| !pair.same).count();
+        let beyond = |reading: &&Reading| reading.rule == Rule::AtMost && reading.target * different as f64 + 1e-9 < 1.0;
+        let reason = || format!("{} has {different} different pairs, and tells no rate below 1/{different}", self.config.of());
+        let names = |reading: &Reading| [reading.metric(), format!("tar_at_far_{}", reading.target)];
+        self.config.readings.iter().filter(beyond).flat_map(names).map(|name| (name, reason())).collect()
+    }
+
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        let Pairs { pictures, pairs, ages } = &self.data;
-        let config = &self.config;
-        let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(pictures.len());
-        let read = |i: usize| pictures.read(i);
-        model.pictures(&config.image, pictures.len(), &read, config.batch_size, &mut |batch| {
-            let plain = rows(&model.run(&[(config.image.as_str(), batch)], &[&config.embedding])?[0])?;
-            let flipped = match config.flip {
-                FlipTest::None => None,
-                _ => Some(rows(&model.run(&[(config.image.as_str(), &batch.f_flip([3])?)], &[&config.embedding])?[0])?),
-            };
-            for (i, row) in plain.iter().enumerate() {
-                let mirrored = flipped.as_ref().map(|f| f[i].as_slice());
-                embeddings.push(config.flip.combine(row, mirrored)?);
-            }
-            Ok(())
-        })?;
-        let distances: Vec<f64> = pairs
-            .iter()
-            .map(|p| protocol::squared_distance(&embeddings[p.a], &embeddings[p.b]))
-            .collect::<Result<_>>()?;
-        let same: Vec<bool> = pairs.iter().map(|p| p.same).collect();
-        let gaps: Option<Vec<Option<f64>>> =
-            ages.as_ref().map(|ages| pairs.iter().map(|p| Some((ages[p.a]? - ages[p.b]?).abs())).collect());
-        let settings = ReportSettings { convention: config.convention, folds: config.folds, ..ReportSettings::default() };
-        let found =
-            protocol::report(&distances, &same, gaps.as_deref(), &settings).with_context(|| config.of())?;
-        let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(*f)).collect::<Vec<f64>>();
-        let drawn = config.made.as_ref().map(|_| format!("; {} pairs, gap {}", config.count, config.gap));
-        let cases = Cases {
-            of: source::fingerprint(config.pairs.as_ref(), config.made.as_ref())? + &drawn.unwrap_or_default(),
-            columns: [
-                ("same".to_owned(), flags(&same)),
-                ("right".to_owned(), flags(&found.right)),
-                ("distance".to_owned(), distances),
-            ]
-            .into_iter()
-            .collect(),
+        let Self { config, data } = self;
+        let embeddings = self.embeddings(model)?;
+        let failed: Vec<usize> = (0..embeddings.len()).filter(|i| embeddings[*i].is_none()).collect();
+        let distance = |pair: &Pair| match (&embeddings[pair.a], &embeddings[pair.b]) {
+            (Some(a), Some(b)) => protocol::squared_distance(a, b),
+            _ => Ok(OPPOSITE),
         };
+        let distances: Vec<f64> = data.pairs.iter().map(distance).collect::<Result<_>>()?;
+        let (same, gaps, people) = (data.same(), data.gaps(), data.people());
+        let found = protocol::report(&distances, &same, gaps.as_deref(), people.as_deref(), &config.settings())
+            .with_context(|| config.of())?;
         let mut metrics: Vec<(String, f64)> = vec![
             ("accuracy".into(), found.accuracy),
             ("deviation".into(), found.deviation),
             ("auc".into(), found.auc),
             ("eer".into(), found.eer),
         ];
-        metrics.extend(found.tar_at_far.iter().map(|(far, tar)| (format!("tar_at_far_{far}"), *tar)));
+        metrics.extend(found.readings.iter().map(|row| (row.reading.metric(), row.fnmr.unwrap_or(f64::NAN))));
+        let mut details = serde_json::to_value(&found)?;
+        if !failed.is_empty() {
+            let names: Vec<String> = failed.iter().take(NAMED).map(|i| data.pictures.name(*i)).collect();
+            details["failed_pictures"] = serde_json::json!({ "count": failed.len(), "such_as": names });
+        }
         Ok(Report {
             metrics: metrics.into_iter().collect(),
-            details: serde_json::to_value(&found)?,
-            cases: Some(cases),
+            notes: notes(&found, failed.len()),
+            tables: tables(&found),
+            curves: curves(&found),
+            details,
+            cases: Some(self.cases(distances, &found)?),
             ..Report::default()
         })
     }
+}
+
+/// The readings, and the pairs by age gap where ages are known.
+fn tables(found: &PairReport) -> Vec<ReportTable> {
+    let names = |names: &[&str]| names.iter().map(|name| Axis::new(*name)).collect::<Vec<_>>();
+    let reading = |row: &protocol::ReadingRow| {
+        let of = |rate: Option<protocol::Rate>, what: fn(protocol::Rate) -> f64| Cell::from(rate.map(what));
+        vec![
+            row.reading.to_string().as_str().into(),
+            row.fnmr.into(),
+            of(row.non_matches, |rate| rate.low),
+            of(row.non_matches, |rate| rate.high),
+            row.reached.into(),
+            of(row.matches, |rate| rate.low),
+            of(row.matches, |rate| rate.high),
+            row.resolution.into(),
+        ]
+    };
+    let columns = ["reading", "FNMR", "FNMR from", "FNMR to", "FMR reached", "FMR from", "FMR to", "resolution"];
+    let mut out = vec![ReportTable {
+        name: "readings".into(),
+        columns: names(&columns),
+        rows: found.readings.iter().map(reading).collect(),
+    }];
+    if !found.by_gap.is_empty() {
+        let row = |row: &protocol::GapRow| {
+            vec![row.label.as_str().into(), row.pairs.into(), row.same.into(), row.accuracy.into(), row.auc.into()]
+        };
+        let mut columns = names(&["gap", "pairs", "same", "accuracy", "AUC"]);
+        columns[0] = Axis::new("gap").unit("years");
+        out.push(ReportTable { name: "by_gap".into(), columns, rows: found.by_gap.iter().map(row).collect() });
+    }
+    out
+}
+
+/// The receiver operating characteristic, and the same as the errors of either kind.
+fn curves(found: &PairReport) -> Vec<ReportCurve> {
+    const MOST: usize = 1000;
+    let points = found.roc.thinned(MOST);
+    let fmr = || Axis::new("false match rate").logarithmic();
+    vec![
+        ReportCurve {
+            name: "roc".into(),
+            x: fmr(),
+            y: Axis::new("true match rate"),
+            points: points.iter().map(|point| (point.fmr, point.tmr)).collect(),
+        },
+        ReportCurve {
+            name: "det".into(),
+            x: fmr(),
+            y: Axis::new("false non-match rate").logarithmic(),
+            points: points.iter().map(|point| (point.fmr, 1.0 - point.tmr)).collect(),
+        },
+    ]
+}
+
+/// What stands beside the metrics: how sure the rates are, and what the list cannot tell.
+fn notes(found: &PairReport, failed: usize) -> Vec<(String, String)> {
+    let mut notes = Vec::new();
+    for row in &found.readings {
+        let name = row.reading.metric();
+        let Some(rate) = row.non_matches else {
+            notes.push((name, format!("not resolved (1/{})", found.pairs - found.same)));
+            continue;
+        };
+        let few = if rate.few_errors { ", fewer than 30 errors" } else { "" };
+        let reached = row.matches.map_or(String::new(), |rate| {
+            format!("; FMR {:.4} [{:.4}, {:.4}]", rate.rate, rate.low, rate.high)
+        });
+        notes.push((
+            name,
+            format!("[{:.4}, {:.4}], {} errors of {}{few}{reached}", rate.low, rate.high, rate.errors, rate.trials),
+        ));
+    }
+    if found.intervals == INDEPENDENT {
+        notes.push(("intervals".into(), INDEPENDENT.into()));
+    }
+    if failed > 0 {
+        notes.push(("failures".into(), format!("{failed} pictures failed and count as unlike all others")));
+    }
+    notes.push(("deviation".into(), format!("{} over the folds", found.deviation_is.replace('_', " "))));
+    notes
 }
 
 register!(Evaluator, "verification", Verification);

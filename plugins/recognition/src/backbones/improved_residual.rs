@@ -208,7 +208,7 @@ network!("ir34", Ir34, [3, 4, 6, 3], false, "34 layers.");
 network!("ir50", Ir50, [3, 4, 14, 3], false, "50 layers.");
 network!("ir64", Ir64, [3, 4, 10, 3], false, "The released code's \"64\": in truth shallower than `ir50`.");
 network!("ir101", Ir101, [3, 13, 30, 3], false, "101 layers.");
-network!("ir152", Ir152, [3, 8, 36, 3], false, "152 layers.");
+network!("ir152", Ir152, [3, 8, 36, 3], false, "152 layers, of units with two convolutions; AdaFace's IR_152 has bottlenecks of 2,048 channels.");
 network!("irse50", Irse50, [3, 4, 14, 3], true, "50 layers with squeeze and excitation.");
 network!("irse101", Irse101, [3, 13, 30, 3], true, "101 layers with squeeze and excitation.");
 network!("irse152", Irse152, [3, 8, 36, 3], true, "152 layers with squeeze and excitation.");

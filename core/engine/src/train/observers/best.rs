@@ -9,6 +9,8 @@ use mtl_component::Better;
 pub(in crate::train) struct BestTracker {
     /// The evaluator and the metric that decide.
     metric: (String, String),
+    /// The metric whose complement to one that is, if it is an older name.
+    complement_of: Option<String>,
     better: Better,
     best: Option<Best>,
     found: Option<Best>,
@@ -18,16 +20,22 @@ impl BestTracker {
     /// That of a recipe, if it names a metric; `best` is what an earlier part of the run has found.
     pub fn new(recipe: &Recipe, best: Option<Best>) -> Option<Self> {
         let (evaluator, name) = recipe.run.checkpoint.best.as_ref()?.split_once('.')?;
-        let better = recipe.evaluate.get(evaluator)?.metrics().find(|m| m.name == name)?.better;
+        let known = recipe.evaluate.get(evaluator)?.metrics().find(|m| m.name == name)?;
+        let (better, complement_of) = (known.better, known.complement_of.clone());
         let same = |b: &Best| b.metric.split_once('.') == Some((evaluator, name));
-        Some(Self { metric: (evaluator.to_owned(), name.to_owned()), better, best: best.filter(same), found: None })
+        let metric = (evaluator.to_owned(), name.to_owned());
+        Some(Self { metric, complement_of, better, best: best.filter(same), found: None })
     }
 
     /// Takes note of what happened.
     pub fn on(&mut self, event: &Event<'_>) {
         let Event::Evaluated { step, evaluator, report, .. } = *event else { return };
         let (decides, metric) = &self.metric;
-        let Some(value) = report.metrics.get(metric).copied().filter(|v| v.is_finite()) else { return };
+        let value = match &self.complement_of {
+            Some(other) => report.metrics.get(other).map(|value| 1.0 - value),
+            None => report.metrics.get(metric).copied(),
+        };
+        let Some(value) = value.filter(|v| v.is_finite()) else { return };
         let improves = self.best.as_ref().is_none_or(|best| match self.better {
             Better::Larger => value > best.value,
             Better::Smaller => value < best.value,

@@ -103,7 +103,7 @@ impl Observer for Board {
                 for (picture, pixels) in &report.pictures {
                     board.image(&format!("eval/{evaluator}/{picture}"), pixels, step as i64)?;
                 }
-                for (metric, value) in &report.metrics {
+                for (metric, value) in report.metrics.iter().filter(|(_, value)| value.is_finite()) {
                     board.scalar(&format!("eval/{evaluator}/{metric}"), *value, step as i64)?;
                 }
             }

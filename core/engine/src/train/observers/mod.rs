@@ -90,6 +90,8 @@ pub enum Ending {
     Finished,
     /// A signal asked it to stop.
     Stopped,
+    /// The step is reached after which it was asked to stop, and others follow in the recipe.
+    Reached,
     /// An error ended it.
     Failed,
 }

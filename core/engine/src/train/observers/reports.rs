@@ -22,7 +22,7 @@ impl Observer for Reports {
 
     fn on(&mut self, event: &Event<'_>) -> Result<()> {
         if let Event::Evaluated { step, evaluator, report, .. } = *event {
-            write_report(&self.folder, evaluator, step, report)?;
+            write_report(&self.folder.reports(), evaluator, step, report)?;
         }
         Ok(())
     }

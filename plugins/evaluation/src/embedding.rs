@@ -1,0 +1,52 @@
+//! Embeddings of pictures with their mirror images.
+
+use crate::protocol::FlipTest;
+use mtl_component::{Inference, ReadPicture, Result};
+use tch::Tensor;
+
+/// The rows of a `[batch, size]` tensor.
+pub(crate) fn rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let size = tensor.size().get(1).copied().unwrap_or(1) as usize;
+    let flat = Vec::<f32>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
+    Ok(flat.chunks_exact(size).map(<[f32]>::to_vec).collect())
+}
+
+/// Where a model takes pictures and gives embeddings, and how those of a picture and its mirror image are joined.
+pub(crate) struct Embedding<'e> {
+    /// The data port that pictures are fed to.
+    pub image: &'e str,
+    /// The node that gives the embedding.
+    pub node: &'e str,
+    pub flip: FlipTest,
+    /// Pictures in one pass.
+    pub batch: usize,
+}
+
+impl Embedding<'_> {
+    /// Hands on the embedding of each picture of `0..count` in order, of unit length, or why it has none.
+    ///
+    /// # Errors
+    /// If a picture cannot be read, the model fails, or `each` does.
+    pub(crate) fn each(
+        &self,
+        model: &dyn Inference,
+        count: usize,
+        read: ReadPicture<'_>,
+        each: &mut dyn FnMut(usize, Result<Vec<f32>>) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = 0;
+        model.pictures(self.image, count, read, self.batch, &mut |batch| {
+            let plain = rows(&model.run(&[(self.image, batch)], &[self.node])?[0])?;
+            let mirrored = match self.flip {
+                FlipTest::None => None,
+                _ => Some(rows(&model.run(&[(self.image, &batch.f_flip([3])?)], &[self.node])?[0])?),
+            };
+            for (i, row) in plain.iter().enumerate() {
+                let other = mirrored.as_ref().map(|rows| rows[i].as_slice());
+                each(next, self.flip.combine(row, other))?;
+                next += 1;
+            }
+            Ok(())
+        })
+    }
+}
