@@ -48,7 +48,7 @@ fn lists_that_contradict_themselves_are_told() {
     let whole = list(&faces);
     let more = |line: &str| with_list(&faces, &format!("{whole}{line}\n"), &[]);
     says(&more("3 0_0.jpg 5 0"), 2, &["list.txt:13", "is of `3` here and of `0` at", "list.txt:1"]);
-    says(&more("0 0_0.jpg 77 0"), 0, &["listed twice with another age or gender"]);
+    says(&more("0 0_0.jpg 77 0"), 0, &["list a file again with another age or gender"]);
     says(&more("00 1_0.jpg 6 1"), 2, &["is of `00` here and of `1`"]);
     // The same people under the same numbers in a second list are others, unless it is said.
     std::fs::create_dir(faces.path("other")).unwrap();
@@ -78,7 +78,11 @@ fn ages_that_nobody_knows_are_told() {
     assert!(told.contains("12 pictures of 4 people; age known of none, gender of none"), "{told}");
     // An age that the estimator does not have.
     let old = text.replacen(" - -", " 105 -", 1);
-    says(&with_list(&faces, &old, &[]), 2, &["labels up to 105", "list.txt:1", "has 101: its labels are 0 to 100"]);
+    says(
+        &with_list(&faces, &old, &[]),
+        2,
+        &["labels up to 105", "list.txt:1", "has 101 of them: its labels are 0 to 100"],
+    );
 }
 
 #[test]
@@ -104,7 +108,12 @@ fn pictures_that_are_skipped_are_named() {
     says(
         &found,
         0,
-        &["1 of 12 pictures are missing and are skipped", "samples were skipped", "(3 in all)", "web page"],
+        &[
+            "1 of 12 pictures are missing and are skipped",
+            "3 pictures or other samples cannot be read",
+            "took their place",
+            "web page",
+        ],
     );
     let found = faces.run(&out.path().join("other"), STEP);
     says(&found, 2, &["list.txt:12: there is no file"]);

@@ -15,8 +15,8 @@ pub fn doctor(registry: &Registry) -> Result<u8> {
     line("cpu kernels", mtl_torch::cpu_capability()?);
     line("avx512", yes(std::is_x86_feature_detected!("avx512f")));
     let native = std::is_x86_feature_detected!("avx512bf16");
-    let note = if native { "" } else { " (bf16 runs, but is emulated and slower than float32)" };
-    line("bf16", format!("{}{note}", yes(native)));
+    let note = if native { "yes, by the processor" } else { "emulated: slower than float32 here" };
+    line("bf16", note.into());
     line("amx", yes(machine::cpu_has("amx_bf16")));
     line("memory", memory().unwrap_or_else(|| "unknown".into()));
     let mut missing = Vec::new();
@@ -25,21 +25,25 @@ pub fn doctor(registry: &Registry) -> Result<u8> {
             let n = tch::Cuda::device_count();
             line("cuda devices", n.to_string());
             if n == 0 {
-                missing.push("CUDA is loaded, but there is no device: check the driver with nvidia-smi".to_owned());
+                missing.push("CUDA is loaded and finds no device: nvidia-smi shows whether the driver does".to_owned());
             }
         }
-        Err(e) => {
+        Err(_) => {
             line("cuda devices", "none".into());
-            missing.push(format!("for CUDA: {e}"));
+            let version = mtl_torch::version()?;
+            missing.push(format!(
+                "a GPU needs the libraries of PyTorch {version} for CUDA: put its torch/lib folder on LD_LIBRARY_PATH, and \
+                 train with --device cuda"
+            ));
         }
     }
     let components = registry.all().len();
     line("components", format!("{components} (mtlrun list)"));
-    println!();
+    println!("\nEverything is there to train on this machine's CPU.");
     for text in &missing {
-        println!("optional: {text}");
+        println!("Optional: {text}.");
     }
-    println!("nothing is missing that training on this machine's CPU needs");
+    println!("\nThis libtorch says of itself:");
     for text in mtl_torch::build_config()?.lines().filter(|l| !l.trim().is_empty()) {
         println!("  {}", text.trim());
     }

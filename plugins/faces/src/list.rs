@@ -126,8 +126,8 @@ pub fn contradictions(
         );
     }
     report(people, "one picture is of two people")?;
-    warn(&labels, "files are listed twice with another age or gender");
-    warn(&genders, "pictures are of a person whose gender is another one elsewhere");
+    warn(&labels, "lines list a file again with another age or gender");
+    warn(&genders, "pictures have another gender than the first picture of their person");
     warn(&unlike_zeros(faces), "numbers of people differ in their leading zeros only and count as different people");
     Ok(())
 }

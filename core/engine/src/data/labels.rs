@@ -33,7 +33,7 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
                 opened.samples.place(index),
                 node.label(),
                 node.component,
-                if fixed.is_some() { String::new() } else { format!(" {size}") },
+                if fixed.is_some() { " of them".to_owned() } else { format!(" {size}") },
                 classes - 1,
                 column.labels.len(),
                 if fixed.is_some() {

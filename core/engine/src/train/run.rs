@@ -809,9 +809,9 @@ impl<'r> Run<'r> {
         }
         let named: Vec<String> = self.skipped.iter().take(NAMED).map(|place| format!("  {place}")).collect();
         let text = format!(
-            "{} of {drawn} samples were skipped, since these could not be read ({} in all):\n{}{}",
-            self.state.skipped,
+            "{} pictures or other samples cannot be read; the next ones took their place, {} times for {drawn} samples:\n{}{}",
             self.skipped.len(),
+            self.state.skipped,
             named.join("\n"),
             if self.skipped.len() > NAMED {
                 format!("\n  … and {} more", self.skipped.len() - NAMED)

@@ -420,9 +420,10 @@ impl<'a> Machine<'a> {
             ("torch", "BoolStorage") => storage(Kind::Bool),
             ("torch", "device") => Callable::Opaque,
             _ => bail!(
-                "byte {}: it asks for `{module}.{name}`, which is not needed to hold tensors. Nothing was run. If the \
-                 file is your own, save it again by torch.save(model.state_dict(), …)",
-                self.opcode
+                "byte {}: {} (`{module}.{name}`). Such objects are not read, and nothing was run. Load it where it was made \
+                 and save its weights alone, as by torch.save(model.state_dict(), …)",
+                self.opcode,
+                contents(module)
             ),
         }))
     }
@@ -533,5 +534,19 @@ impl<'a> Machine<'a> {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// What a file is that holds objects of a Python module beside its tensors.
+fn contents(module: &str) -> &'static str {
+    match module.split('.').next().unwrap_or_default() {
+        "pytorch_lightning" | "lightning" | "lightning_fabric" => {
+            "it is a checkpoint of PyTorch Lightning, with objects of its own beside the weights under `state_dict`"
+        }
+        "argparse" => "it is a checkpoint of a training script, with its command line beside the weights",
+        "numpy" => "it holds NumPy numbers beside its tensors",
+        "torch" if module.starts_with("torch.nn") => "it is a whole model (torch.save(model)) and not its weights",
+        "__torch__" => "it is a TorchScript program",
+        _ => "it holds objects beside its tensors",
     }
 }

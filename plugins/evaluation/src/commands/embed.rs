@@ -134,7 +134,8 @@ impl Embed {
             let beside = self.out.with_extension("files.txt");
             write_atomically(&beside, format!("{}\n", names.join("\n")).as_bytes())?;
         }
-        Ok(format!("{} pictures, checkpoint of step {}: {}", files.len(), run.step, self.out.display()))
+        let plural = if files.len() == 1 { "" } else { "s" };
+        Ok(format!("{} picture{plural}, checkpoint of step {}: {}", files.len(), run.step, self.out.display()))
     }
 
     /// The wanted outputs, the first of which is the embedding.
