@@ -97,7 +97,7 @@ fn intervals_are_by_person_where_people_are_known() {
     let list = format!(", folds = 2, list = {:?}", faces.path("elsewhere/ages.txt"));
     let found =
         faces.run(&out.path().join("b"), &[STEP, &["--set", &verification(&faces, "pairs.txt", &list)]].concat());
-    refused(found, &["knows none of the", "`root`"]);
+    refused(found, &["names none of the", "`root`"]);
     // A list that says other people than the pairs.
     let text = std::fs::read_to_string(faces.path("list.txt")).unwrap();
     std::fs::write(faces.path("moved.txt"), text.replacen("0 0_0.jpg", "5 0_0.jpg", 1)).unwrap();

@@ -48,7 +48,7 @@ fn lists_that_contradict_themselves_are_told() {
     let whole = list(&faces);
     let more = |line: &str| with_list(&faces, &format!("{whole}{line}\n"), &[]);
     says(&more("3 0_0.jpg 5 0"), 2, &["list.txt:13", "is of `3` here and of `0` at", "list.txt:1"]);
-    says(&more("0 0_0.jpg 77 0"), 0, &["list a file again with another age or gender"]);
+    says(&more("0 0_0.jpg 77 0"), 0, &["a file is listed again with another age or gender"]);
     says(&more("00 1_0.jpg 6 1"), 2, &["is of `00` here and of `1`"]);
     // The same people under the same numbers in a second list are others, unless it is said.
     std::fs::create_dir(faces.path("other")).unwrap();
@@ -78,11 +78,7 @@ fn ages_that_nobody_knows_are_told() {
     assert!(told.contains("12 pictures of 4 people; age known of none, gender of none"), "{told}");
     // An age that the estimator does not have.
     let old = text.replacen(" - -", " 105 -", 1);
-    says(
-        &with_list(&faces, &old, &[]),
-        2,
-        &["labels up to 105", "list.txt:1", "has 101 of them: its labels are 0 to 100"],
-    );
+    says(&with_list(&faces, &old, &[]), 2, &["is 105 at", "list.txt:1", "takes 0 to 100"]);
 }
 
 #[test]
@@ -111,7 +107,7 @@ fn pictures_that_are_skipped_are_named() {
         &[
             "1 of 12 pictures are missing and are skipped",
             "3 pictures or other samples cannot be read",
-            "took their place",
+            "in their place",
             "web page",
         ],
     );
@@ -148,7 +144,11 @@ fn weights_that_are_not_those_of_the_module_are_refused() {
     let file = run.join("weights.safetensors").display().to_string();
     // The names of the whole model, of which none is the backbone's.
     let found = from("backbone", &format!("{{file={file:?}, prefix=\"\", strict=false}}"), &[]);
-    says(&found, 2, &["holds none of the weights of `model.backbone`", "say prefix = \"backbone.\""]);
+    says(
+        &found,
+        2,
+        &["holds none of the weights of `model.backbone`", "model.backbone.weights.prefix = \"backbone.\""],
+    );
     // The rows of a head go by the names of people.
     let head = format!("{{run={:?}}}", run.display().to_string());
     says(&from("identity", &head, &[]), 0, &[]);
@@ -180,10 +180,10 @@ fn pictures_that_were_replaced_are_noticed() {
     touched.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
     says(&more(&[]), 0, &["not known: they have the same sizes but were changed at other times"]);
     std::fs::copy(faces.path("0_0.jpg"), &picture).unwrap();
-    says(&more(&["--deep"]), 0, &["the files of `data.faces` were replaced since the record was made"]);
+    says(&more(&["--deep"]), 0, &["the files of `data.faces` are not those of the record"]);
     let output = mtlrun(&["reproduce", "-q", "--deep", run.to_str().unwrap()]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(told.contains("the files of `data.faces` were replaced"), "{told} {}", outcome(&output).1);
+    assert!(told.contains("the files of `data.faces` are not those of the record"), "{told} {}", outcome(&output).1);
 }
 
 #[test]

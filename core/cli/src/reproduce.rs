@@ -72,7 +72,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
     }
     let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
     let Compared { changed, doubts } = compared(&data(&then), &data(&RunFolder::at(&out).record()?));
-    changed.iter().chain(&doubts).for_each(|line| println!("{line}"));
+    changed.iter().chain(&doubts).for_each(|line| println!("warning: {line}"));
     let new = numbers(Record::read(&RunFolder::at(&out))?, steps);
     let Some(line) = first_difference(&old, &new) else {
         println!("reproduced: {} numbers up to step {steps} are the same bit by bit", old.len());
@@ -105,7 +105,7 @@ fn first_difference(old: &Numbers, new: &Numbers) -> Option<String> {
     old.iter().find_map(|((step, name), then)| match new.get(&(*step, name.clone())) {
         Some(now) if now.to_bits() == then.to_bits() => None,
         Some(now) => {
-            Some(format!("`{name}` at step {step} was {then:?} and is {now:?}, apart by {:e}", (now - then).abs()))
+            Some(format!("`{name}` at step {step} was {then:?} and is {now:?}, apart by {:.3e}", (now - then).abs()))
         }
         None => Some(format!("`{name}` at step {step} was {then:?} and is not there now")),
     })

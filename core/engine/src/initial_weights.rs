@@ -104,12 +104,14 @@ pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result
                 "Say prefix = \"…\" for what stands before its names, or rename = \"…\" for weights of another program"
                     .into()
             },
-            |prefix| format!("Its names stand behind `{named}{prefix}`: say prefix = \"{named}{prefix}\""),
+            |prefix| {
+                format!("In the file they stand behind `{named}{prefix}`: say model.{name}.weights.prefix = \"{named}{prefix}\"")
+            },
         );
         if report.loaded == 0 && !weights.strict {
             mistake!(
                 "{} holds none of the weights of `model.{name}`, so that nothing of it would be loaded:\n{}\n{advice}. \
-                 Without weights the module starts as it is drawn",
+                 Without `weights` the module starts from random values",
                 file.display(),
                 report.explain()
             );

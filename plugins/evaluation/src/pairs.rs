@@ -17,7 +17,7 @@ pub(crate) fn read(path: &Path, root: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)
         Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
     };
     if let Some(form) = other_form(&text) {
-        mistake!("the pairs {} cannot be used: {form}", path.display());
+        mistake!("the list of pairs {} cannot be used: {form}", path.display());
     }
     let (mut files, mut pairs, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     let mut known: HashMap<PathBuf, usize> = HashMap::new();
@@ -103,7 +103,8 @@ fn other_form(text: &str) -> Option<String> {
     let body = if header { rows.get(1..)? } else { &rows[..] };
     (!body.is_empty() && body.iter().all(of_lfw)).then(|| {
         "it has the form of LFW's pairs.txt (`name number number` or `name number name number`, with folds of same and then \
-         different pairs). Write a line `name/name_0001.jpg name/name_0002.jpg 1` for each pair, with -1 for two people"
+         different pairs). Write a line `name/name_0001.jpg name/name_0002.jpg 1` for each pair, in the same order, with -1 for \
+         different people"
             .to_owned()
     })
 }

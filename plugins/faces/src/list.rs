@@ -111,12 +111,26 @@ pub fn contradictions(
                 place(first)
             ));
         } else if before.age != face.age || before.gender != face.gender {
-            labels.push(format!("{} and {}", place(first), place(i)));
+            labels.push(format!(
+                "{} with {} at {} and with {} at {}",
+                face.file.display(),
+                known_text(before),
+                place(first),
+                known_text(face),
+                place(i)
+            ));
         }
         if face.gender >= 0 {
             let known = *gender_of.entry(person(i)).or_insert(i);
             if faces[known].gender != face.gender {
-                genders.push(format!("`{}` at {} and {}", face.identity, place(known), place(i)));
+                genders.push(format!(
+                    "the person `{}` with gender {} at {} and {} at {}",
+                    face.identity,
+                    faces[known].gender,
+                    place(known),
+                    face.gender,
+                    place(i)
+                ));
             }
         }
     }
@@ -126,16 +140,23 @@ pub fn contradictions(
         );
     }
     report(people, "one picture is of two people")?;
-    warn(&labels, "lines list a file again with another age or gender");
-    warn(&genders, "pictures have another gender than the first picture of their person");
-    warn(&unlike_zeros(faces), "numbers of people differ in their leading zeros only and count as different people");
+    warn(&labels, "a file is listed again with another age or gender, and every line counts as it is written");
+    warn(&genders, "a person has two genders, and every line counts as it is written");
+    warn(&unlike_zeros(faces), "numbers of people that differ in their leading zeros only count as different people");
     Ok(())
 }
 
 fn warn(found: &[String], what: &str) {
     if let Some(first) = found.first() {
-        tracing::warn!("{} {what}, such as {first}", found.len());
+        let times = if found.len() > 1 { format!(" ({} times)", found.len()) } else { String::new() };
+        tracing::warn!("{what}{times}: {first}");
     }
+}
+
+/// Age and gender in words.
+fn known_text(face: &Face) -> String {
+    let age = face.age.map_or("no age".to_owned(), |age| format!("age {age}"));
+    if face.gender < 0 { format!("{age}, no gender") } else { format!("{age}, gender {}", face.gender) }
 }
 
 /// Numbers that are written in several ways.

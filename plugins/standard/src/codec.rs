@@ -90,7 +90,9 @@ fn not_a_picture(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [] => Some("it is empty"),
         [0x00, 0x05, 0x16, 0x07, ..] => Some("it holds notes of macOS beside a picture (AppleDouble), not a picture"),
-        _ if begins("<!doctype html") || begins("<html") => Some("it is a web page, not a picture: download it again"),
+        _ if begins("<!doctype html") || begins("<html") => {
+            Some("it is a web page, not a picture: its link leads to a page, and not to the file")
+        }
         _ if begins("version https://git-lfs") => {
             Some("it is a pointer of git LFS, not the picture: fetch it with `git lfs pull`")
         }

@@ -21,7 +21,7 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
             floats.push(room(n, size(field))?);
         }
     }
-    let mut skipped = Vec::new();
+    let (mut skipped, mut replaced) = (Vec::new(), 0);
     {
         let mut float_parts: Vec<_> = floats.iter_mut().map(|v| chunks(v, n)).collect();
         let mut int_parts: Vec<_> = ints.iter_mut().map(|v| chunks(v, n)).collect();
@@ -31,6 +31,7 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
             let mut out = SampleOut::new(floats, ints, at.clone());
             let mut draw = Draw::new(&[seed, *position]);
             data.samples.sample(*index, &mut draw, &mut out)?;
+            replaced += u64::from(!out.skipped.is_empty());
             skipped.append(&mut out.skipped);
         }
     }
@@ -47,7 +48,7 @@ pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> 
             }
         });
     }
-    Ok(Batch { tensors, skipped })
+    Ok(Batch { tensors, skipped, replaced })
 }
 
 /// Room for `n` samples of that many numbers, which a batch that is too large does not find.
@@ -76,6 +77,8 @@ pub struct Batch {
     pub tensors: Vec<Tensor>,
     /// The samples that were skipped because they could not be read: where each is from, and why.
     pub skipped: Vec<String>,
+    /// How many samples of the batch stand in the place of one that could not be read.
+    pub replaced: u64,
 }
 
 impl Batch {
@@ -83,12 +86,12 @@ impl Batch {
     pub fn to(self, kind: Kind, device: tch::Device) -> Result<Self> {
         let tensors = self
             .tensors
-            .into_iter()
+            .iter()
             .map(|t| {
-                let t = if t.kind() == Kind::Float { t.f_to_kind(kind)? } else { t };
+                let t = if t.kind() == Kind::Float { t.f_to_kind(kind)? } else { t.shallow_clone() };
                 Ok(t.f_to_device(device)?)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { tensors, skipped: self.skipped })
+        Ok(Self { tensors, ..self })
     }
 }

@@ -25,24 +25,23 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
             let largest = column.labels.iter().enumerate().max_by_key(|(index, label)| (**label, usize::MAX - index));
             let Some((index, label)) = largest.filter(|(_, label)| **label >= classes) else { continue };
             let beyond = column.labels.iter().filter(|label| **label >= classes).count();
+            let place = opened.samples.place(index);
+            let whose = format!("`data.{}.{}`", stream.name, port.name);
+            let (reader, most) = (format!("`{}` ({})", node.label(), node.component), classes - 1);
+            let all = column.labels.len();
+            if fixed.is_some() {
+                mistake!(
+                    "{whose} is {label} at {place}, and {reader} takes 0 to {most}: {beyond} of {all} samples lie beyond. \
+                     Correct them, or write that they are not known"
+                );
+            }
+            let remedy = match node.sizes.global(size).is_ok() {
+                true => format!("Raise `dims.{size}` to {}", label + 1),
+                false => format!("Let it have {} {size}", label + 1),
+            };
             mistake!(
-                "`data.{}.{}` has labels up to {label}, such as at {}, but `{}` ({}) has {classes}{}: its labels are 0 to \
-                 {}, and {beyond} of {} samples lie beyond. {}, or give it the data that it was made for",
-                stream.name,
-                port.name,
-                opened.samples.place(index),
-                node.label(),
-                node.component,
-                if fixed.is_some() { " of them".to_owned() } else { format!(" {size}") },
-                classes - 1,
-                column.labels.len(),
-                if fixed.is_some() {
-                    "Correct these labels".to_owned()
-                } else if node.sizes.global(size).is_ok() {
-                    format!("Raise `dims.{size}` to {}", label + 1)
-                } else {
-                    format!("Let it have {} {size}", label + 1)
-                }
+                "{whose} has labels up to {label}, such as at {place}, but {reader} has {classes} {size}: its labels are 0 to \
+                 {most}, and {beyond} of {all} samples lie beyond. {remedy}, or name the data that it was made for"
             );
         }
     }
@@ -62,7 +61,7 @@ pub fn labels_are_known(graph: &Graph, data: &OpenedData) -> Result<()> {
             let Some(column) = opened.samples.column(&port.name)? else { continue };
             if column.labels.iter().all(|label| *label < 0) && told.insert((node.name.clone(), port.name.clone())) {
                 tracing::warn!(
-                    "`{}` learns nothing: `data.{}.{}` is not known of any of the {} samples",
+                    "`{}` learns nothing: `data.{}.{}` is not known of any of the {} samples. Add the labels, or drop that loss",
                     node.label(),
                     stream.name,
                     port.name,

@@ -125,7 +125,8 @@ fn saved_state(
         let lines: Vec<String> = changes.iter().map(|change| format!("  {change}")).collect();
         tracing::info!("changed since the run was started:\n{}", lines.join("\n"));
     }
-    if changes.iter().any(|change| change.path == "run.steps") {
+    let done = checkpoint::list(&folder.checkpoints()).last().map_or(0, |(step, _)| *step);
+    if changes.iter().any(|change| change.path == "run.steps") && done <= recipe.run.steps {
         for (name, phase) in &recipe.phase {
             if phase.schedule(recipe.run.steps)?.depends_on_length {
                 tracing::warn!("the learning rate of the phase `{name}` depends on run.steps, which has changed");
@@ -281,7 +282,7 @@ pub fn compared(then: &Value, now: &Value) -> Compared {
         let files = |record: &Value| serde_json::from_value::<Files>(of(record, "files")).ok();
         let Some((then, now)) = files(then).zip(files(now)) else { continue };
         if let Some(reason) = now.replaced_since(&then) {
-            out.doubts.push(format!("the files of `data.{name}` were replaced since the record was made: {reason}"));
+            out.doubts.push(format!("the files of `data.{name}` are not those of the record: {reason}"));
         } else if let Some(doubt) = now.doubt(&then) {
             out.doubts
                 .push(format!("whether the files of `data.{name}` are those of the record is not known: {doubt}"));
@@ -350,6 +351,8 @@ struct Run<'r> {
     saved_at: Option<u64>,
     /// The samples that this process could not read, each once.
     skipped: IndexSet<String>,
+    /// How many samples stood in the place of one of them.
+    replaced: u64,
     /// The step after which it stops.
     until: u64,
     /// Checkpoints of which no later loss is known yet.
@@ -420,6 +423,7 @@ impl<'r> Run<'r> {
             proven,
             saved_at: saved.map(|s| s.state.step),
             skipped: IndexSet::new(),
+            replaced: 0,
             until: options.until.map_or(total, |until| until.min(total)),
             trainer,
             folder,
@@ -642,6 +646,7 @@ impl<'r> Run<'r> {
             for _ in 0..n {
                 batches.push(self.loaders[stream].next_batch()?.to(context.kind, context.device)?);
             }
+            self.replaced += batches.iter().map(|batch| batch.replaced).sum::<u64>();
             for place in batches.iter_mut().flat_map(|batch| batch.skipped.drain(..)) {
                 if self.skipped.is_empty() {
                     tracing::info!("skipped: {place}");
@@ -809,9 +814,10 @@ impl<'r> Run<'r> {
         }
         let named: Vec<String> = self.skipped.iter().take(NAMED).map(|place| format!("  {place}")).collect();
         let text = format!(
-            "{} pictures or other samples cannot be read; the next ones took their place, {} times for {drawn} samples:\n{}{}",
+            "{} pictures or other samples cannot be read; {} of the {drawn} samples that were drawn are the next readable \
+             ones in their place:\n{}{}",
             self.skipped.len(),
-            self.state.skipped,
+            self.replaced,
             named.join("\n"),
             if self.skipped.len() > NAMED {
                 format!("\n  … and {} more", self.skipped.len() - NAMED)
@@ -819,7 +825,7 @@ impl<'r> Run<'r> {
                 String::new()
             }
         );
-        if self.state.skipped.saturating_mul(100) > drawn {
+        if self.replaced.saturating_mul(100) > drawn {
             tracing::warn!("{text}");
         } else {
             tracing::info!("{text}");

@@ -53,7 +53,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Tensors> {
     let other = match bytes {
         [] => Some("it is empty"),
         _ if start.starts_with("<!doctype html") || start.starts_with("<html") => {
-            Some("it is a web page: what was downloaded is not the file but the page that leads to it")
+            Some("it is a web page: the link that was downloaded leads to a page, and not to the file")
         }
         _ if start.starts_with("version https://git-lfs") => {
             Some("it is a pointer of git LFS: fetch the file itself with `git lfs pull`")
@@ -208,7 +208,7 @@ impl LoadReport {
 /// How many names a report shows.
 const SHOWN: usize = 5;
 
-/// How many numbers of a tensor are not finite, in words; none if all are.
+/// What a tensor holds that is not finite, in words; none if all of it is.
 ///
 /// # Errors
 /// If they cannot be read.
@@ -221,10 +221,7 @@ pub fn not_finite(tensor: &Tensor) -> Result<Option<String>> {
         return Ok(None);
     }
     let bad = finite.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-    Ok(Some(match tensor.numel() {
-        1 => "a number that is not finite".to_owned(),
-        all => format!("{bad} of {all} numbers that are not finite"),
-    }))
+    Ok(Some(format!("NaN or infinite values ({bad} of {})", tensor.numel())))
 }
 
 /// Copies tensors into the model's, by name; kind, device and memory layout of the model stay.
@@ -247,7 +244,9 @@ pub fn load_into<'m>(targets: impl IntoIterator<Item = (String, &'m Tensor)>, te
             continue;
         }
         if let Some(what) = not_finite(source)? {
-            mistake!("`{name}` holds {what}: weights that were saved after training had diverged cannot be used");
+            mistake!(
+                "`{name}` holds {what}: training had probably diverged when it was saved. Take an earlier checkpoint"
+            );
         }
         target.shallow_clone().f_copy_(source).with_context(|| format!("loading `{name}`"))?;
         report.loaded += 1;

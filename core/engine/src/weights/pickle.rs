@@ -419,9 +419,18 @@ impl<'a> Machine<'a> {
             ("torch", "ByteStorage") => storage(Kind::Uint8),
             ("torch", "BoolStorage") => storage(Kind::Bool),
             ("torch", "device") => Callable::Opaque,
+            _ if ["posix", "nt", "os", "subprocess", "sys", "builtins", "__builtin__", "runpy", "importlib"]
+                .contains(&module.split('.').next().unwrap_or_default()) =>
+            {
+                bail!(
+                    "byte {}: whoever loads it would call `{module}.{name}`. Nothing was run; do not load it elsewhere either",
+                    self.opcode
+                )
+            }
             _ => bail!(
                 "byte {}: {} (`{module}.{name}`). Such objects are not read, and nothing was run. Load it where it was made \
-                 and save its weights alone, as by torch.save(model.state_dict(), …)",
+                 and save its weights alone: torch.save(checkpoint[\"state_dict\"], \"weights.pth\"), or under whichever key \
+                 they are",
                 self.opcode,
                 contents(module)
             ),

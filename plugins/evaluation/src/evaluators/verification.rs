@@ -180,8 +180,8 @@ impl Verification {
         let known = found.iter().flatten().count();
         if known == 0 {
             mistake!(
-                "the list {} knows none of the {} pictures of {}, such as {}: its names start from {}. Give the folder that \
-                 both start from as `root`, or another list",
+                "the list {} names none of the {} pictures of {}, such as {}: its relative names start from {}. Give the \
+                 folder that both start from as `root`, or another list",
                 path.display(),
                 files.len(),
                 self.of(),

@@ -36,17 +36,19 @@ impl Normalize {
 
 impl TransformConfig for Normalize {
     fn describe(&self) -> Result<TransformDescription> {
-        for (what, values, least) in [("mean", self.mean, 0.0), ("deviation", self.deviation, f32::MIN_POSITIVE)] {
-            if let Some(value) = values.into_iter().find(|value| !(least..=1.0).contains(value)) {
-                let hint = match values.into_iter().all(|value| (least..=255.0).contains(&value)) {
-                    true => format!(": divide by 255, so that {value} becomes {:.4}", value / 255.0),
-                    false => String::new(),
-                };
-                mistake!(
-                    "the {what} of `normalize` is {value}, and pixels are divided by 255 before it is used, so that it \
-                     lies between 0 and 1{hint}"
-                );
-            }
+        let wrong = |values: [f32; 3], least: f32| values.into_iter().find(|value| !(least..=1.0).contains(value));
+        let faults: Vec<String> = [("mean", self.mean, 0.0), ("deviation", self.deviation, f32::MIN_POSITIVE)]
+            .into_iter()
+            .filter_map(|(what, values, least)| {
+                wrong(values, least)?;
+                // As other programs write it, for pixels of 0 to 255.
+                let scaled = values.map(|value| value / 255.0);
+                let hint = if wrong(scaled, least).is_none() { format!(": write {what} = {scaled:?}") } else { String::new() };
+                Some(format!("its {what} is {values:?}{hint}"))
+            })
+            .collect();
+        if !faults.is_empty() {
+            mistake!("pixels are divided by 255 before `normalize`, so that its numbers lie between 0 and 1; {}", faults.join("; "));
         }
         let normalization = Some(self.normalization());
         Ok(TransformDescription { in_evaluation: true, normalization, ..TransformDescription::default() })
@@ -68,11 +70,11 @@ mod tests {
         let describe = |mean: f32, deviation: f32| Normalize { mean: [mean; 3], deviation: [deviation; 3] }.describe();
         assert!(describe(0.5, 0.25).is_ok());
         let text = describe(127.5, 0.5).unwrap_err().to_string();
-        assert!(text.contains("the mean") && text.contains("127.5 becomes 0.5000"), "{text}");
+        assert!(text.contains("its mean is [127.5") && text.contains("write mean = [0.5, 0.5, 0.5]"), "{text}");
         let text = describe(0.5, 128.0).unwrap_err().to_string();
-        assert!(text.contains("the deviation") && text.contains("0.5020"), "{text}");
+        assert!(text.contains("its deviation is [128.0") && text.contains("write deviation = [0.50"), "{text}");
         for bad in [-0.1, f32::NAN, 300.0] {
-            assert!(!describe(bad, 0.5).unwrap_err().to_string().contains("divide by"), "{bad}");
+            assert!(!describe(bad, 0.5).unwrap_err().to_string().contains("write mean"), "{bad}");
         }
         assert!(describe(0.5, 0.0).is_err());
     }
