@@ -142,7 +142,7 @@ fn other_runs_judge_and_made_faces_know_the_truth() {
     let sets = set(&["evaluate.ageing.component=ageing", made, "evaluate.ageing.faces=2", &judge("estimator")]);
     let with = |pairs: &str| [sets.clone(), set(&[&judge("recogniser"), pairs]), weights("run", &t.teacher)].concat();
     let few = train("tests/recipes/tiny_age.toml", &judged, &with("evaluate.ageing.pairs=40"));
-    refused(few, &["`far` = 0.01 of 20 real pairs", "raise `pairs` to 200"]);
+    refused(few, &["`far` = 0.01 of 20 real pairs", "say pairs = 200 or more"]);
     let more = with("evaluate.ageing.pairs=200");
     let (code, text) = train("tests/recipes/tiny_age.toml", &judged, &more);
     assert_eq!(code, 0, "{text}");

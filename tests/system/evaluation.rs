@@ -163,6 +163,16 @@ fn an_evaluation_does_not_replace_what_training_measured() {
     told(&["eval", folder, "--out", elsewhere.to_str().unwrap()]);
     let again = ["eval", folder, "--out", elsewhere.to_str().unwrap()];
     refused(outcome(&mtlrun(&again).output().unwrap()), &["is there already", "--out"]);
+    let own = run.join("eval");
+    refused(
+        outcome(&mtlrun(&["eval", folder, "--out", own.to_str().unwrap()]).output().unwrap()),
+        &["is there already"],
+    );
+    // What fails leaves the name free.
+    let fails = ["eval", folder, "--name", "later", "--set", "evaluate.v.embedding=\"features.c1\""];
+    let (code, text) = outcome(&mtlrun(&fails).output().unwrap());
+    assert!(code == 2 && text.contains("`[batch, size]`"), "{text}");
+    told(&["eval", folder, "--name", "later"]);
 }
 
 #[test]

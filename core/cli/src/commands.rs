@@ -4,15 +4,17 @@ use crate::arguments::{Check, Eval, Explain, GraphArgs, Schema, Show, Summary, T
 use crate::messages;
 use crate::progress::{Progress, pictures};
 use indicatif::ProgressBar;
-use mtl_component::{Dim, Registration, Registry, Result, mistake};
+use mtl_component::{Dim, Registration, Registry, Report, Result, mistake};
 use mtl_engine::data;
 use mtl_engine::device;
 use mtl_engine::drawing;
 use mtl_engine::graph::Graph;
-use mtl_engine::inference::{Evaluators, Judges, ModelInference, open_run, warn_of_trained_pictures, write_report};
+use mtl_engine::inference::{
+    Comparing, Evaluators, Judges, ModelInference, open_run, warn_of_trained_pictures, write_report,
+};
 use mtl_engine::memory;
 use mtl_engine::model::Model;
-use mtl_engine::recipe::{Recipe, family_schema, is_name, recipe_schema, table_schema};
+use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, recipe_schema, table_schema};
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
@@ -134,7 +136,7 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
         data::labels_fit(&resolved, &data)?;
         data::labels_are_known(&resolved, &data)?;
         data::first_samples(&data)?;
-        warn_of_trained_pictures(&data, &evaluators);
+        warn_of_trained_pictures(&data, &evaluators, Comparing::All);
         let outline = Model::outline(&recipe, &resolved, 1)?;
         evaluators.check(&ModelInference::new(&outline, &recipe, &Judges::default())?)?;
     }
@@ -336,39 +338,38 @@ pub fn eval(registry: &Arc<Registry>, args: &Eval) -> Result<u8> {
     }
     let evaluators = Evaluators::open(&run.recipe)?;
     let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(pictures());
-    let folder = match &args.out {
-        Some(out) => ReportFolder::at(out),
-        None => run.folder.evaluation(args.name.as_deref())?,
+    let named = match (&args.out, &args.name) {
+        (Some(out), _) => Some(ReportFolder::at(out)),
+        (None, Some(name)) => Some(run.folder.evaluation(name)),
+        (None, None) => None,
     };
-    // What another evaluation has left in the folder is not written over.
-    if let Some((name, _)) = evaluators.entries().find(|(name, _)| folder.report(name, run.step).exists()) {
-        mistake!("{} is there already: give another --out", folder.report(name, run.step).display());
+    // Nothing that was measured is written over, by training or by another evaluation.
+    if let Some(folder) = &named {
+        let own = folder.path().canonicalize().ok().zip(run.folder.reports().path().canonicalize().ok());
+        if folder.record().exists() || own.is_some_and(|(folder, own)| folder == own) {
+            mistake!("{} is there already: give another --out or --name", folder.path().display());
+        }
     }
     let mut record = environment(&run.recipe, &args.overrides.texts());
     record["run"] = run.folder.path().display().to_string().into();
     record["step"] = run.step.into();
     record["evaluate"] = run.recipe.root.to_json().get("evaluate").cloned().unwrap_or_default();
-    write_atomically(&folder.path().join("evaluation.json"), &serde_json::to_vec_pretty(&record)?)?;
-    let mut all = serde_json::Map::new();
+    let mut reports = Vec::new();
     for (name, entry) in evaluators.entries() {
         let report = evaluators.measure(name, &model).with_context(|| format!("in `evaluate.{name}`"))?;
+        reports.push((name, entry, report));
+    }
+    let folder = match named {
+        Some(folder) => folder,
+        None => run.folder.new_evaluation()?,
+    };
+    write_atomically(&folder.record(), &serde_json::to_vec_pretty(&record)?)?;
+    let mut all = serde_json::Map::new();
+    for (name, entry, report) in reports {
         let pictures = write_report(&folder, name, run.step, &report)?;
         if !args.json {
             println!("{name} (step {})", run.step);
-            for (metric, value) in &report.metrics {
-                let unit = entry.metrics().find(|known| known.name == *metric).map_or("", |known| known.unit);
-                let notes: Vec<&str> =
-                    report.notes.iter().filter(|(name, _)| name == metric).map(|(_, note)| note.as_str()).collect();
-                match value.is_finite() {
-                    true => {
-                        println!("{}", format!("  {metric:<26} {value:.4} {unit}  {}", notes.join(", ")).trim_end())
-                    }
-                    false => println!("  {metric:<26} {}", notes.join(", ")),
-                }
-            }
-            for (topic, note) in report.notes.iter().filter(|(name, _)| !report.metrics.contains_key(name)) {
-                println!("  {topic:<26} {note}");
-            }
+            print!("{}", measured(entry, &report));
             for ((picture, _), path) in report.pictures.iter().zip(&pictures) {
                 println!("  {picture:<26} {}", path.display());
             }
@@ -380,6 +381,27 @@ pub fn eval(registry: &Arc<Registry>, args: &Eval) -> Result<u8> {
         println!("{}", serde_json::to_string_pretty(&all)?);
     }
     Ok(0)
+}
+
+/// The metrics of a report with what is said beside them, a line each.
+fn measured(entry: &EvaluateEntry, report: &Report) -> String {
+    let mut out = String::new();
+    for (metric, value) in &report.metrics {
+        let notes: Vec<&str> =
+            report.notes.iter().filter(|(name, _)| name == metric).map(|(_, note)| note.as_str()).collect();
+        let notes = notes.join(", ");
+        let unit = entry.metrics().find(|known| known.name == *metric).map_or("", |known| known.unit);
+        let line = match value.is_finite() {
+            true => format!("  {metric:<26} {value:.4} {unit}  {notes}"),
+            false => format!("  {metric:<26} {}", if notes.is_empty() { "no value" } else { notes.as_str() }),
+        };
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    for (topic, note) in report.notes.iter().filter(|(name, _)| !report.metrics.contains_key(name)) {
+        out.push_str(&format!("  {topic:<26} {note}\n"));
+    }
+    out
 }
 
 /// Renders made faces.

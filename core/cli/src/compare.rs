@@ -9,6 +9,7 @@ use indexmap::{IndexMap, IndexSet};
 use mtl_component::{Axis, Better, Registry, ReportCurve, Result, mistake};
 use mtl_engine::recipe::Recipe;
 use mtl_engine::runs::{Record, State, find};
+use mtl_evaluation::protocol::INDEPENDENT;
 use mtl_recipe::files::read_bounded;
 use mtl_recipe::{difference as changes, suggestion};
 use serde_json::{Value, json};
@@ -17,9 +18,6 @@ use std::sync::Arc;
 
 /// The largest report that is read.
 const MAX_REPORT: u64 = 1 << 30;
-
-/// What is said where people are not known.
-const INDEPENDENT: &str = "pairs treated as independent: probably too narrow";
 
 /// Paths in which runs of one experiment may differ without being another variant.
 const SAME: &[&str] = &["run.seed", "run.name", "run.device", "run.threads", "run.log_every"];

@@ -88,6 +88,7 @@ where
     let room = ((high - low) * 0.05).max(1e-9);
     let label = |axis: &Axis, value: f64| match axis.logarithmic {
         true => format!("{:.1e}", 10f64.powf(value)),
+        false if value != 0.0 && value.abs() < 1e-4 => format!("{value:.1e}"),
         false => format!("{}", (value * 1e6).round() / 1e6),
     };
     let several = chart.curves.len() > 1;

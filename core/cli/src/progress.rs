@@ -66,8 +66,8 @@ impl Observer for Progress {
     }
 
     fn on(&mut self, event: &Event<'_>) -> Result<()> {
-        if let Event::Started { recipe, folder, step } = *event {
-            self.run = Some(Run::start(folder, step, recipe.run.steps));
+        if let Event::Started { folder, step, until, .. } = *event {
+            self.run = Some(Run::start(folder, step, until));
         }
         if let Some(run) = &self.run {
             run.on(event);

@@ -61,7 +61,7 @@ pub fn resample(run: &Record, recipe: &Recipe, metric: &str) -> Result<Option<Re
         seed: recipe.run.seed,
         whole,
         draws: (0..DRAWS).into_par_iter().map(draw).collect::<Result<_, String>>()?,
-        of: format!("{} of {}{}", cases.len(), cases.of, if by_person { ", by person" } else { "" }),
+        of: format!("{} of {}", cases.len(), cases.of),
         by_person,
     }))
 }
@@ -122,6 +122,10 @@ pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Differe
     {
         return Err(format!("measured on other cases: {} and {}", first.of, other.of));
     }
+    let by_person = from.iter().chain(to).all(|run| run.by_person);
+    if !by_person && from.iter().chain(to).any(|run| run.by_person) {
+        return Err("whose pictures they are is known in some of these runs only".into());
+    }
     let mean = |group: &[&Resample], of: &dyn Fn(&Resample) -> f64| {
         group.iter().map(|run| of(run)).sum::<f64>() / group.len() as f64
     };
@@ -137,7 +141,6 @@ pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Differe
     let same_seed = |run: &&&Resample| Some(run.whole - from.iter().find(|other| other.seed == run.seed)?.whole);
     let by_seed: Vec<f64> = to.iter().filter_map(|run| same_seed(&run)).collect();
     let deviation = Figure::of(&by_seed).filter(|figure| figure.count > 1).map(|figure| figure.deviation);
-    let by_person = from.iter().chain(to).all(|run| run.by_person);
     Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low: at(0.025), high: at(0.975), by_person }))
 }
 

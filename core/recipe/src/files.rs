@@ -75,6 +75,22 @@ pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What the bytes of a file are that is often found under the name of another: what a download or a clone has left in its
+/// place.
+pub fn left_instead(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.trim_ascii_start();
+    let begins = |text: &str| start.get(..text.len()).is_some_and(|it| it.eq_ignore_ascii_case(text.as_bytes()));
+    if bytes.is_empty() {
+        Some("it is empty")
+    } else if begins("<!doctype html") || begins("<html") {
+        Some("it is a web page: the link that was downloaded leads to a page, and not to the file")
+    } else if begins("version https://git-lfs") {
+        Some("it is a pointer of git LFS: fetch the file itself with `git lfs pull`")
+    } else {
+        None
+    }
+}
+
 /// A place that cannot be written to is the user's choice of a path; a full disk is a failure.
 fn refused(what: &str, path: &Path, error: io::Error) -> Error {
     use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};

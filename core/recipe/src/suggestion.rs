@@ -11,7 +11,7 @@ const SYNONYMS: &[&[&str]] = &[
     &["fp16", "float16", "f16", "half", "16"],
     &["bf16", "bfloat16"],
     &["cuda", "gpu"],
-    &["steps", "iterations", "max_steps", "epochs", "num_epochs"],
+    &["steps", "iterations", "max_steps"],
     &["batch_size", "batch", "bs"],
     &["lr", "learning_rate", "base_lr"],
     &["weight_decay", "wd"],

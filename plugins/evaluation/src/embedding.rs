@@ -1,14 +1,22 @@
 //! Embeddings of pictures with their mirror images.
 
 use crate::protocol::FlipTest;
-use mtl_component::{Inference, ReadPicture, Result};
+use mtl_component::{Inference, ReadPicture, Result, mistake};
 use tch::Tensor;
 
 /// The rows of a `[batch, size]` tensor.
+///
+/// # Errors
+/// A mistake if it has another shape, such as that of feature maps.
 pub(crate) fn rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let size = tensor.size().get(1).copied().unwrap_or(1) as usize;
+    let shape = tensor.size();
+    let [_, size] = shape[..] else {
+        mistake!(
+            "a row of numbers for each picture is wanted, `[batch, size]`, and the output has the shape {shape:?}"
+        );
+    };
     let flat = Vec::<f32>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
-    Ok(flat.chunks_exact(size).map(<[f32]>::to_vec).collect())
+    Ok(flat.chunks_exact((size as usize).max(1)).map(<[f32]>::to_vec).collect())
 }
 
 /// Where a model takes pictures and gives embeddings, and how those of a picture and its mirror image are joined.

@@ -1,8 +1,8 @@
 use crate::label::{self, Label};
 use crate::list::{self, Face};
 use mtl_component::{
-    Column, Dataset, DatasetConfig, Description, Draw, ErrorContext as _, Open, OpenDataset, Picture, RecipePath,
-    Result, SampleOut, Transform, mistake, register,
+    Column, Dataset, DatasetConfig, Description, Draw, Open, OpenDataset, Picture, RecipePath, Result, SampleOut,
+    Transform, mistake, register,
 };
 use mtl_standard::codec;
 use schemars::JsonSchema;
@@ -100,6 +100,10 @@ impl DatasetConfig for AnnotatedFaces {
             faces.extend(read);
         }
         let skip = self.on_bad_image == OnBadImage::Skip;
+        let missing: Vec<bool> = match absent.is_empty() {
+            true => Vec::new(),
+            false => faces.iter().map(|face| !face.file.is_file()).collect(),
+        };
         if !skip || absent.len() == faces.len() {
             list::report(absent, "pictures are missing")?;
         } else if let Some(first) = absent.first() {
@@ -132,6 +136,7 @@ impl DatasetConfig for AnnotatedFaces {
             edges,
             size: self.size as usize,
             skip,
+            missing,
             transforms: open.transforms.clone(),
         };
         let opened = OpenDataset::new(Arc::new(samples), count, label::fields(self.size), fingerprint);
@@ -145,6 +150,9 @@ fn place(faces: &[Face], parts: &[Range<usize>], lists: &[PathBuf], index: usize
     format!("{}:{}", lists[part].display(), faces[index].line)
 }
 
+/// The most unreadable pictures that are named of those before one that can be read.
+const REASONS: usize = 8;
+
 struct Faces {
     faces: Vec<Face>,
     labels: Vec<Label>,
@@ -153,6 +161,8 @@ struct Faces {
     edges: &'static [f32],
     size: usize,
     skip: bool,
+    /// Which were not there when the list was opened; empty if none.
+    missing: Vec<bool>,
     transforms: Vec<Arc<dyn Transform>>,
 }
 
@@ -169,18 +179,27 @@ impl Faces {
         let (mut at, mut skipped) = (index, Vec::new());
         loop {
             let face = &self.faces[at];
-            match codec::read(&face.file) {
+            // What was missing from the start is not looked for again.
+            let found = match self.missing.get(at) {
+                Some(true) => Err(None),
+                _ => codec::read(&face.file).map_err(Some),
+            };
+            match found {
                 Ok(picture) => return Ok((at, picture, skipped)),
-                Err(e) if !self.skip => mistake!(
+                Err(Some(e)) if !self.skip => mistake!(
                     "{}:{}: {e:#}. Mend or remove the line, or set on_bad_image = \"skip\"",
                     list.display(),
                     face.line
                 ),
                 Err(e) => {
-                    skipped.push(format!("{}:{}: {e:#}", list.display(), face.line));
+                    if skipped.len() < REASONS {
+                        let why =
+                            e.map_or_else(|| format!("there is no file {}", face.file.display()), |e| format!("{e:#}"));
+                        skipped.push(format!("{}:{}: {why}", list.display(), face.line));
+                    }
                     at = if at + 1 < range.end { at + 1 } else { range.start };
                     if at == index {
-                        return Err(e).with_context(|| format!("no picture of {} can be read", list.display()));
+                        mistake!("no picture of {} can be read: {}", list.display(), skipped.join("; "));
                     }
                 }
             }

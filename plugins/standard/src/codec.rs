@@ -4,7 +4,7 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageReader, Limits, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
-use mtl_component::files::read_bounded;
+use mtl_component::files::{left_instead, read_bounded};
 use mtl_component::{ErrorContext as _, Picture, Result, bail, panic_text};
 use std::io::{self, BufRead, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,8 +27,8 @@ pub fn read(path: &Path) -> Result<Picture> {
     if picture.width != picture.height {
         NOT_SQUARE.call_once(|| {
             tracing::info!(
-                "{} has {}x{} pixels: what is not a square is stretched to one, here and in every such picture. Aligned crops \
-                 of faces are square",
+                "{} has {}x{} pixels: what is not a square is stretched or cut to one, here and in every such picture. Aligned \
+                 crops of faces are square",
                 path.display(),
                 picture.width,
                 picture.height
@@ -85,17 +85,8 @@ fn decode_other(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
 
 /// What a file is that is often found under the name of a picture.
 fn not_a_picture(bytes: &[u8]) -> Option<&'static str> {
-    let start = bytes.trim_ascii_start();
-    let begins = |text: &str| start.get(..text.len()).is_some_and(|it| it.eq_ignore_ascii_case(text.as_bytes()));
-    match bytes {
-        [] => Some("it is empty"),
+    left_instead(bytes).or(match bytes {
         [0x00, 0x05, 0x16, 0x07, ..] => Some("it holds notes of macOS beside a picture (AppleDouble), not a picture"),
-        _ if begins("<!doctype html") || begins("<html") => {
-            Some("it is a web page, not a picture: its link leads to a page, and not to the file")
-        }
-        _ if begins("version https://git-lfs") => {
-            Some("it is a pointer of git LFS, not the picture: fetch it with `git lfs pull`")
-        }
         [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', ..] => {
             Some("it is a PGM or PPM picture, which is not read: convert it to PNG")
         }
@@ -106,7 +97,7 @@ fn not_a_picture(bytes: &[u8]) -> Option<&'static str> {
             Some("it is a HEIC or AVIF picture, which is not read: convert it to PNG or JPEG")
         }
         _ => None,
-    }
+    })
 }
 
 /// The bytes of a picture, beyond which there is nothing to read: decoders fill up what is missing with grey.

@@ -85,8 +85,7 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
     };
     let watch = Watch {
         points: jobs.iter().zip(&recipes).map(|(job, recipe)| place(job, recipe)).collect(),
-        training: Mutex::default(),
-        ended: Mutex::default(),
+        course: Mutex::default(),
         over: AtomicBool::new(false),
     };
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
@@ -100,14 +99,11 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
                     let Some(job) = jobs.get(at).filter(|_| running.asked().is_none()) else { return };
                     if !job.kept {
                         messages::line(&format!("[{}/{}] starts {}", at + 1, jobs.len(), job.point.name));
-                        locked(&watch.training).push(at);
+                        watch.starts(at);
                     }
                     let outcome =
                         run(job, &out, args, &running).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
-                    locked(&watch.training).retain(|training| *training != at);
-                    if !job.kept {
-                        locked(&watch.ended).push(at);
-                    }
+                    watch.ends(at);
                     let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",

@@ -10,7 +10,7 @@ pub use cases::{read_cases, write_cases};
 pub use evaluators::Evaluators;
 pub use open::{OpenRun, Which, open_run};
 pub use report::write_report;
-pub use unseen::warn_of_trained_pictures;
+pub use unseen::{Comparing, warn_of_trained_pictures};
 
 use crate::data::open::transforms;
 use crate::device::threads;

@@ -4,42 +4,76 @@ use super::Evaluators;
 use crate::data::{OpenedData, files};
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Warns where evaluators measure on files that a stream trains on, whatever their names: files are compared by their
-/// bytes.
-pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>) {
+/// The most files of training whose bytes are read before the first step.
+const MOST_READ: usize = 100_000;
+
+/// How files are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparing {
+    /// By their bytes, however many they are.
+    All,
+    /// By their bytes where these are soon read, and else as files: a copy is not noticed then, which is told.
+    Soon,
+}
+
+/// Warns where evaluators measure on files that a stream trains on, whatever their names.
+pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, comparing: Comparing) {
     let tested: Vec<(&str, Vec<&Path>)> = evaluators.files();
     let sizes: HashSet<u64> = tested.iter().flat_map(|(_, files)| files).filter_map(|file| files::size(file)).collect();
     if sizes.is_empty() {
         return;
     }
-    // Only files of equal sizes can be equal.
-    let hashed = |all: &[&Path]| -> Vec<(usize, (u64, [u8; 32]))> {
-        let hash = |(i, file): (usize, &&Path)| {
-            let size = files::size(file).filter(|size| sizes.contains(size))?;
-            Some((i, (size, files::digest(file).ok()?)))
-        };
-        all.par_iter().enumerate().filter_map(hash).collect()
+    let trained: Vec<(&String, Vec<&Path>)> =
+        data.streams.iter().map(|(stream, opened)| (stream, opened.samples.files())).collect();
+    let alike = |files: &[&Path]| {
+        // Only files of equal sizes can be equal.
+        files.par_iter().filter(|file| files::size(file).is_some_and(|size| sizes.contains(&size))).count()
     };
-    let hashes: Vec<_> = tested.iter().map(|(_, files)| hashed(files)).collect();
-    for (stream, opened) in &data.streams {
-        let trained = opened.samples.files();
-        let mut known: HashMap<(u64, [u8; 32]), &Path> = HashMap::new();
-        for (i, key) in hashed(&trained) {
-            known.entry(key).or_insert(trained[i]);
-        }
-        for ((evaluator, files), found) in tested.iter().zip(&hashes) {
-            let mut seen = found.iter().filter_map(|(i, key)| Some((files[*i], *known.get(key)?)));
-            let Some((own, training)) = seen.next() else { continue };
+    let count: usize = trained.iter().map(|(_, files)| alike(files)).sum();
+    let by_bytes = comparing == Comparing::All || count <= MOST_READ;
+    if !by_bytes {
+        tracing::info!(
+            "{count} pictures of training have sizes of tested ones: copies among them are found by mtlrun check --data, \
+             which reads them all"
+        );
+    }
+    let key = |file: &Path| -> Option<Key> {
+        let found = fs::metadata(file).ok().filter(|found| sizes.contains(&found.len()))?;
+        Some(match by_bytes {
+            true => Key::Bytes(files::digest(file).ok()?),
+            false => Key::File(found.dev(), found.ino()),
+        })
+    };
+    let keys: Vec<Vec<Option<Key>>> =
+        tested.iter().map(|(_, files)| files.par_iter().map(|file| key(file)).collect()).collect();
+    let wanted: HashSet<Key> = keys.iter().flatten().flatten().copied().collect();
+    for (stream, files) in &trained {
+        let found = files.par_iter().filter_map(|file| Some((key(file).filter(|key| wanted.contains(key))?, *file)));
+        let known: HashMap<Key, &Path> = found.collect();
+        for ((evaluator, own), keys) in tested.iter().zip(&keys) {
+            let mut seen = own.iter().zip(keys).filter_map(|(file, key)| Some((*file, *known.get(key.as_ref()?)?)));
+            let Some((file, training)) = seen.next() else { continue };
             tracing::warn!(
                 "`evaluate.{evaluator}` measures on pictures that `data.{stream}` trains on: {} of its {} files, such as {} \
                  (in training {}). What it measures on them says little",
                 seen.count() + 1,
-                files.len(),
-                own.display(),
+                own.len(),
+                file.display(),
                 training.display()
             );
         }
     }
+}
+
+/// What makes two files the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    /// A hash of their bytes.
+    Bytes([u8; 32]),
+    /// The device and the number of the file on it.
+    File(u64, u64),
 }

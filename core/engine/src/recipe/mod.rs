@@ -421,7 +421,12 @@ fn elsewhere(found: Diagnostic, keys: &HashMap<String, Vec<String>>) -> Diagnost
     }
     let mut quoted = found.message.split('`').skip(1).step_by(2);
     let (Some(table), Some(key)) = (quoted.next(), quoted.next()) else { return found };
-    let own = format!("{}.{key}", table.split(' ').next().unwrap_or_default());
+    // `evaluate.v (verification).made` is the table `evaluate.v.made`.
+    let table = match (table.find(" ("), table.find(')')) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &table[..from], &table[to + 1..]),
+        _ => table.to_owned(),
+    };
+    let own = format!("{table}.{key}");
     let others = keys.get(key).into_iter().flatten().filter(|path| **path != own);
     let others: Vec<String> = others.take(SHOWN).map(|path| format!("`{path}`")).collect();
     if others.is_empty() { found } else { found.help(format!("the recipe has {}", others.join(", "))) }

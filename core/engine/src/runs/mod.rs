@@ -15,7 +15,7 @@ pub use record::{Record, SWEEP, find};
 use crate::recipe::Recipe;
 use mtl_component::Registry;
 use mtl_recipe::files::{is_leftover, read_bounded, read_text, write_atomically};
-use mtl_recipe::{Change, Context, Override, Result, difference, mistake, to_toml};
+use mtl_recipe::{Change, Context, Override, Result, bail, difference, mistake, to_toml};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -261,19 +261,27 @@ impl RunFolder {
         ReportFolder::at(self.path.join("eval"))
     }
 
-    /// A folder for what is measured after training, of that name or, without one, of the present time.
+    /// The folder of an evaluation after training of that name.
+    pub fn evaluation(&self, name: &str) -> ReportFolder {
+        ReportFolder::at(self.path.join(EVALUATIONS).join(name))
+    }
+
+    /// A new folder for an evaluation after training, called by the present time.
     ///
     /// # Errors
-    /// A mistake if the folder is there already: nothing that was measured is written over.
-    pub fn evaluation(&self, name: Option<&str>) -> Result<ReportFolder> {
-        let base = name.map_or_else(timestamp, str::to_owned);
-        let all = self.path.join(EVALUATIONS);
-        if name.is_some() && all.join(&base).exists() {
-            mistake!("{} is there already: give another --name", all.join(&base).display());
+    /// If it cannot be made.
+    pub fn new_evaluation(&self) -> Result<ReportFolder> {
+        let (base, all) = (timestamp(), self.path.join(EVALUATIONS));
+        std::fs::create_dir_all(&all).with_context(|| format!("making {}", all.display()))?;
+        for n in 1.. {
+            let path = all.join(if n == 1 { base.clone() } else { format!("{base}-{n}") });
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(ReportFolder::at(path)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).with_context(|| format!("making {}", path.display())),
+            }
         }
-        let numbered = (2..).map(|n| format!("{base}-{n}"));
-        let free = std::iter::once(base.clone()).chain(numbered).map(|name| all.join(name)).find(|path| !path.exists());
-        Ok(ReportFolder::at(free.unwrap_or(all)))
+        bail!("no name is free in {}", all.display())
     }
 
     /// Whether a recipe has been recorded.
@@ -483,6 +491,11 @@ impl ReportFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The record of an evaluation after training: which run, which checkpoint, and what was measured on.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("evaluation.json")
     }
 
     /// The report of an evaluator at a step.

@@ -134,6 +134,7 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
         if found.is_empty() {
             mistake!("there is no run in {}: no recipe.resolved.toml", folder.display());
         }
+        found.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
         let mut sweeps: HashMap<PathBuf, HashMap<String, usize>> = HashMap::new();
         let mut places = HashMap::new();
         for path in &found {
@@ -146,12 +147,10 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Record>> {
             (path.parent().map(Path::to_owned), places[path].unwrap_or(usize::MAX), path.clone())
         });
         for path in found {
-            if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                // One that is damaged does not hide the others.
-                match Record::read(&RunFolder::at(&path)) {
-                    Ok(record) => out.push(Record { point: places[&path].is_some(), ..record }),
-                    Err(e) => tracing::warn!("{} is left out: {e:#}", path.display()),
-                }
+            // One that is damaged does not hide the others.
+            match Record::read(&RunFolder::at(&path)) {
+                Ok(record) => out.push(Record { point: places[&path].is_some(), ..record }),
+                Err(e) => tracing::warn!("{} is left out: {e:#}", path.display()),
             }
         }
     }
@@ -167,11 +166,18 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>, depth: u32) -> Result<()> {
         Ok(entries) => entries,
         Err(e) => mistake!("cannot look into {}: {e}", folder.display()),
     };
-    // Also through links to folders; the depth ends those that lead back.
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
-        if depth > 0 {
-            walk(&path, out, depth - 1)?;
+    let (mut folders, mut links) = (Vec::new(), Vec::new());
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+            Ok(kind) if kind.is_symlink() => links.push(entry.path()),
+            _ => {}
         }
+    }
+    // A link to a run counts as it, after the runs that are here themselves; other folders are not searched by links.
+    let linked = links.into_iter().filter(|link| RunFolder::at(link).has_started());
+    for path in folders.into_iter().chain(linked).filter(|_| depth > 0) {
+        walk(&path, out, depth - 1)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer
 use crate::data::{self, Batch, BatchOrder, Files, Loader, OpenedData};
 use crate::device;
 use crate::graph::Graph;
-use crate::inference::{Evaluators, Judges, ModelInference, warn_of_trained_pictures};
+use crate::inference::{Comparing, Evaluators, Judges, ModelInference, warn_of_trained_pictures};
 use crate::initial_weights::{load_initial, pin};
 use crate::memory;
 use crate::model::{Feed, Model};
@@ -67,7 +67,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
     data::labels_are_known(&graph, &data)?;
-    warn_of_trained_pictures(&data, &evaluators);
+    warn_of_trained_pictures(&data, &evaluators, Comparing::Soon);
     memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
     let (saved, fresh) = if resume { resumable(&folder, &recipe, options)? } else { (None, Vec::new()) };
@@ -436,7 +436,7 @@ impl<'r> Run<'r> {
             run.observers.extend(observers);
         }
         run.observers.extend(hooks);
-        run.observers.notify(&Event::Started { recipe, folder: &run.folder, step });
+        run.observers.notify(&Event::Started { recipe, folder: &run.folder, step, until: run.until });
         run.advise();
         Ok(run)
     }

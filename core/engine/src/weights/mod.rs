@@ -7,7 +7,7 @@ mod rename;
 pub use rename::Rename;
 
 use indexmap::IndexMap;
-use mtl_recipe::files::{read_bounded, stream_atomically};
+use mtl_recipe::files::{left_instead, read_bounded, stream_atomically};
 use mtl_recipe::{Context, Error, Result, bail, mistake};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
@@ -49,19 +49,11 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Tensors> {
         let old = Error::failure("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
         return Err(mistaken("file of weights that can be read here", old));
     }
-    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();
-    let other = match bytes {
-        [] => Some("it is empty"),
-        _ if start.starts_with("<!doctype html") || start.starts_with("<html") => {
-            Some("it is a web page: the link that was downloaded leads to a page, and not to the file")
-        }
-        _ if start.starts_with("version https://git-lfs") => {
-            Some("it is a pointer of git LFS: fetch the file itself with `git lfs pull`")
-        }
+    let other = left_instead(bytes).or(match bytes {
         [0x1f, 0x8b, ..] => Some("it is compressed by gzip: unpack it first"),
         [0x89, b'H', b'D', b'F', ..] => Some("it is an HDF5 file, as Keras writes it: save its tensors as safetensors"),
         _ => None,
-    };
+    });
     if let Some(other) = other {
         return Err(mistaken("file of weights", Error::failure(other)));
     }

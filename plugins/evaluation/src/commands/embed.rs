@@ -1,5 +1,5 @@
 use crate::embedding::rows;
-use crate::protocol::FlipTest;
+use crate::protocol::{FlipTest, largest};
 use crate::reading::{self, Reading};
 use mtl_component::{ErrorContext as _, Inference, Registry, Result, mistake};
 use mtl_engine::device::configure;
@@ -112,14 +112,17 @@ impl Embed {
         if failed.len() == files.len() {
             mistake!("none of the {} pictures can be read", files.len());
         }
-        let kept: Vec<i64> = (0..files.len()).filter(|i| !failed.contains_key(i)).map(|i| i as i64).collect();
-        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i as usize].clone()).collect();
-        let kept = Tensor::f_from_slice(&kept)?;
-        let mut columns = columns.into_iter().map(|column| -> Result<Tensor> { Ok(column.f_index_select(0, &kept)?) });
+        let kept: Vec<usize> = (0..files.len()).filter(|i| !failed.contains_key(i)).collect();
+        let index = Tensor::f_from_slice(&kept.iter().map(|i| *i as i64).collect::<Vec<_>>())?;
+        let of_kept = |column: Tensor| -> Result<Tensor> {
+            Ok(if failed.is_empty() { column } else { column.f_index_select(0, &index)? })
+        };
+        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i].clone()).collect();
+        let mut columns = columns.into_iter().map(of_kept);
         let mut next = || columns.next().context("an output is missing")?;
         let embedding = next()?;
         let age = age.then(&mut next).transpose()?;
-        let group = groups.then(&mut next).transpose()?.map(|g| g.f_argmax(1, false)).transpose()?;
+        let group = groups.then(&mut next).transpose()?.map(|logits| numbers(&logits, &files)).transpose()?;
         if csv {
             self.write_csv(&files, &embedding, age.as_ref(), group.as_ref())?;
         } else {
@@ -147,31 +150,29 @@ impl Embed {
         wanted: &[&str],
     ) -> Result<Vec<Tensor>> {
         let feed = self.image.as_str();
+        let joined = self.normalise || self.flip != Flip::None;
         let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
-        let mut embeddings: Vec<f32> = Vec::new();
         let mut first = 0;
         model.pictures(feed, pictures.len(), &|i| reading.read(i), self.batch, &mut |batch| {
-            let found = model.run(&[(feed, batch)], wanted)?;
-            parts.iter_mut().zip(&found).for_each(|(part, tensor)| part.push(tensor.shallow_clone()));
-            if self.normalise || self.flip != Flip::None {
+            let mut found = model.run(&[(feed, batch)], wanted)?;
+            if joined {
                 let mirrored = match self.flip {
                     Flip::None => None,
                     _ => Some(rows(&model.run(&[(feed, &batch.f_flip([3])?)], &wanted[..1])?[0])?),
                 };
+                let mut embeddings: Vec<f32> = Vec::new();
                 for (i, row) in rows(&found[0])?.iter().enumerate() {
                     let other = mirrored.as_ref().map(|rows| rows[i].as_slice());
                     let joined = self.flip.test().combine(row, other);
                     embeddings.extend(joined.with_context(|| format!("the picture {}", pictures.name(first + i)))?);
                 }
+                found[0] = Tensor::f_from_slice(&embeddings)?.f_view([batch.size()[0], -1])?;
             }
             first += batch.size()[0] as usize;
+            parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
             Ok(())
         })?;
-        let mut out = parts.iter().map(|part| Ok(Tensor::f_cat(part, 0)?)).collect::<Result<Vec<_>>>()?;
-        if !embeddings.is_empty() {
-            out[0] = Tensor::f_from_slice(&embeddings)?.f_view([pictures.len() as i64, -1])?;
-        }
-        Ok(out)
+        parts.iter().map(|part| Ok(Tensor::f_cat(part, 0)?)).collect()
     }
 
     fn write_csv(
@@ -229,4 +230,13 @@ impl Embed {
         }
         Ok(files)
     }
+}
+
+/// The group with the largest of each row of logits, the first of equals.
+fn numbers(logits: &Tensor, files: &[PathBuf]) -> Result<Tensor> {
+    let row = |(row, file): (&Vec<f32>, &PathBuf)| -> Result<i64> {
+        Ok(largest(row).with_context(|| format!("the age group of {}", file.display()))? as i64)
+    };
+    let groups = rows(logits)?.iter().zip(files).map(row).collect::<Result<Vec<i64>>>()?;
+    Ok(Tensor::f_from_slice(&groups)?)
 }

@@ -2,7 +2,7 @@ use crate::ageing_wires::{AgeingWires, TargetAge};
 use crate::embedding::Embedding;
 use crate::embedding::rows;
 use crate::likeness::{psnr, rank_correlation, ssim};
-use crate::protocol::{self, Course, FlipTest, cosine};
+use crate::protocol::{self, Course, FlipTest, GAP_EDGES, cosine, gap_label};
 use mtl_component::picture::pixels;
 use mtl_component::{
     Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture,
@@ -14,6 +14,7 @@ use mtl_faces::made::{MadeFaces, Pair};
 use mtl_faces::source::{self, Pictures};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::path::Path;
 use tch::Kind;
 
@@ -169,18 +170,22 @@ impl EvaluatorConfig for Ageing {
         let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
         let pairs = source::pairs(&labels, self.pairs, 1)?;
         let different = pairs.iter().filter(|pair| !pair.same).count() as f64;
-        let wanted = |accepted: f64| (2.0 * accepted / self.far).ceil();
+        const MOST: f64 = 1e6;
+        let wanted = |accepted: f64| match (2.0 * accepted / self.far).ceil() {
+            pairs if pairs <= MOST => format!("pairs = {pairs}"),
+            _ => format!("pairs = {MOST} and far = {}", 2.0 * accepted / MOST),
+        };
         if self.far * different < 1.0 {
             mistake!(
-                "`far` = {} of {different} real pairs of two people is none of them: raise `pairs` to {} or more, or `far`",
+                "`far` = {} of {different} real pairs of two people is none of them: say {} or more",
                 self.far,
                 wanted(1.0)
             );
         }
         if self.far * different < FEWEST {
             tracing::warn!(
-                "the threshold of identity is decided by {:.0} of {different} real pairs of two people: with pairs = {} \
-                 there would be {FEWEST}",
+                "the threshold of identity is decided by {:.0} of {different} real pairs of two people: with {} \
+                 it would be {FEWEST}",
                 self.far * different,
                 wanted(FEWEST)
             );
@@ -232,7 +237,10 @@ impl Evaluator for Aged {
         let (seen, seen_groups) = config.estimator.judge(estimator, aged.len(), &|i| Ok(aged[i].clone()))?;
         let inputs = config.recogniser.judge(recogniser, faces.len(), &|i| pictures.read(faces[i]))?;
         let looks = config.recogniser.judge(recogniser, aged.len(), &|i| Ok(aged[i].clone()))?;
-        let (threshold, real) = self.threshold(recogniser, pairs)?;
+        let (real_looks, place) = self.looks_of_pairs(recogniser, pairs)?;
+        let of_pair = |pair: &Pair| cosine(&real_looks[place(pair.a)], &real_looks[place(pair.b)]);
+        let real_cosines: Vec<f64> = pairs.iter().map(of_pair).collect::<Result<_>>()?;
+        let (threshold, real) = self.threshold(&real_cosines)?;
         let cosines: Vec<f64> =
             looks.iter().enumerate().map(|(i, e)| cosine(e, &inputs[i / groups])).collect::<Result<_>>()?;
 
@@ -270,11 +278,13 @@ impl Evaluator for Aged {
         }
         if config.list.is_some() {
             let found = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
-            metrics.extend(REFERENCES.iter().map(|(name, ..)| *name).zip(found));
+            // Where no person has a picture near a wanted age there is nothing to compare with.
+            let known = REFERENCES.iter().map(|(name, ..)| *name).zip(found).filter(|(_, value)| value.is_finite());
+            metrics.extend(known);
         }
         let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
         let courses: Vec<Course> = (0..faces.len()).map(|f| Course::of(&wanted, by_face(f))).collect();
-        let by_gap = self.by_gap(recogniser, &faces, &cosines, &centres)?;
+        let by_gap = self.by_gap(&real_cosines, &faces, &cosines, &centres);
         let of_group = |g: usize| (0..faces.len()).map(move |f| f * groups + g);
         let mean_of = |g: usize, value: &dyn Fn(usize) -> f64| mean(&mut of_group(g).map(value));
         let row = |g: usize| {
@@ -343,8 +353,6 @@ fn strictest(different: &mut [f64], far: f64) -> Option<f64> {
     Some(highest_refused.next_up())
 }
 
-/// Lower edges of the gaps between ages, in years.
-const GAPS: [u32; 6] = [0, 5, 10, 20, 30, 40];
 /// As many real pairs of two people have to reach the threshold of identity for it to be sure.
 const FEWEST: f64 = 10.0;
 /// Real pictures of a person are references for a wanted age that is no further away, in years, as in the
@@ -412,12 +420,10 @@ impl Aged {
 
     /// The cosine that at most the given rate of real pairs of different people reach, and how many real pairs of
     /// one person do.
-    fn threshold(&self, judge: &dyn Inference, pairs: &[Pair]) -> Result<(f64, f64)> {
-        let (found, place) = self.looks_of_pairs(judge, pairs)?;
+    fn threshold(&self, real_cosines: &[f64]) -> Result<(f64, f64)> {
         let (mut same, mut different) = (Vec::new(), Vec::new());
-        for pair in pairs {
-            let c = cosine(&found[place(pair.a)], &found[place(pair.b)])?;
-            if pair.same { &mut same } else { &mut different }.push(c);
+        for (pair, cosine) in self.pairs.iter().zip(real_cosines) {
+            if pair.same { &mut same } else { &mut different }.push(*cosine);
         }
         let Some(threshold) = strictest(&mut different, self.config.far) else {
             mistake!("there are no real pairs of different people to set a threshold")
@@ -430,38 +436,34 @@ impl Aged {
     /// too few real pairs for the rate have no threshold.
     fn by_gap(
         &self,
-        judge: &dyn Inference,
+        real_cosines: &[f64],
         faces: &[usize],
         cosines: &[f64],
         centres: &[f32],
-    ) -> Result<Vec<Vec<Cell>>> {
-        let row = |gap: f32| GAPS.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
+    ) -> Vec<Vec<Cell>> {
+        let row = |gap: f32| GAP_EDGES.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
         let age = |picture: usize| self.labels[picture].age;
-        let mut real: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); GAPS.len()];
-        let (found, place) = self.looks_of_pairs(judge, &self.pairs)?;
-        for pair in &self.pairs {
+        let mut real: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); GAP_EDGES.len()];
+        for (pair, found) in self.pairs.iter().zip(real_cosines) {
             let Some(gap) = age(pair.a).zip(age(pair.b)).map(|(a, b)| (a - b).abs()) else { continue };
             let (same, different) = &mut real[row(gap)];
-            let found = cosine(&found[place(pair.a)], &found[place(pair.b)])?;
-            if pair.same { same } else { different }.push(found);
+            if pair.same { same } else { different }.push(*found);
         }
-        let mut aged: Vec<Vec<f64>> = vec![Vec::new(); GAPS.len()];
+        let mut aged: Vec<Vec<f64>> = vec![Vec::new(); GAP_EDGES.len()];
         for (i, cosine) in cosines.iter().enumerate() {
             let Some(source) = age(faces[i / centres.len()]) else { continue };
             aged[row((centres[i % centres.len()] - source).abs())].push(*cosine);
         }
-        let rows = GAPS.iter().enumerate().zip(real).zip(aged);
-        Ok(rows
-            .map(|(((row, from), (same, mut different)), aged)| {
+        let rows = GAP_EDGES.iter().enumerate().zip(real).zip(aged);
+        rows.map(|(((row, from), (same, mut different)), aged)| {
                 let resolved = self.config.far * different.len() as f64 >= 1.0;
                 let threshold = resolved.then(|| strictest(&mut different, self.config.far)).flatten();
                 let share = |of: &[f64]| {
                     let threshold = threshold.filter(|_| !of.is_empty())?;
                     Some(of.iter().filter(|c| **c >= threshold).count() as f64 / of.len() as f64)
                 };
-                let end = GAPS.get(row + 1).map_or("+".to_owned(), |next| format!("-{}", next - 1));
                 vec![
-                    format!("{from}{end}").as_str().into(),
+                    gap_label(*from, GAP_EDGES.get(row + 1).copied()).as_str().into(),
                     aged.len().into(),
                     different.len().into(),
                     threshold.into(),
@@ -469,7 +471,7 @@ impl Aged {
                     share(&same).into(),
                 ]
             })
-            .collect())
+            .collect()
     }
 
     /// Each aged picture beside real pictures of the person near the wanted age: the mean of its best cosine, and that of
@@ -483,13 +485,14 @@ impl Aged {
         centres: &[f32],
     ) -> Result<[f64; 2]> {
         let groups = centres.len();
+        let mut of_person: HashMap<i64, Vec<usize>> = HashMap::new();
+        self.labels.iter().enumerate().for_each(|(i, label)| of_person.entry(label.identity).or_default().push(i));
         let near = |i: usize| {
             let (face, wanted) = (faces[i / groups], centres[i % groups]);
-            let fits = move |(other, label): (usize, &Label)| {
-                let own = other != face && label.identity == self.labels[face].identity;
-                (own && label.age.is_some_and(|age| (age - wanted).abs() <= NEAR)).then_some(other)
+            let fits = |other: &usize| {
+                *other != face && self.labels[*other].age.is_some_and(|age| (age - wanted).abs() <= NEAR)
             };
-            self.labels.iter().enumerate().filter_map(fits).collect::<Vec<usize>>()
+            of_person[&self.labels[face].identity].iter().copied().filter(fits).collect::<Vec<usize>>()
         };
         let references: Vec<Vec<usize>> = (0..looks.len()).map(near).collect();
         let mut used: Vec<usize> = references.iter().flatten().copied().collect();

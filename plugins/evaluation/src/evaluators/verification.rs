@@ -59,10 +59,10 @@ struct Verification {
     /// `"list"`, contiguous ones whatever they hold.
     #[serde(default)]
     folds: FoldChoice,
-    /// The number of folds of a named order.
-    #[serde(default = "ten")]
+    /// The number of folds of a named order; without it ten.
+    #[serde(default)]
     #[schemars(range(min = 2, max = 1000))]
-    fold_count: usize,
+    fold_count: Option<usize>,
     /// False non-match rates that are read off: a rule and a false match rate each.
     #[serde(default = "readings")]
     readings: Vec<Reading>,
@@ -98,9 +98,6 @@ fn gap() -> f32 {
 }
 fn count() -> usize {
     600
-}
-fn ten() -> usize {
-    10
 }
 fn readings() -> Vec<Reading> {
     ReportSettings::default().readings
@@ -149,7 +146,7 @@ impl Verification {
         ReportSettings {
             convention: self.convention,
             folds: self.folds,
-            fold_count: self.fold_count,
+            fold_count: self.fold_count.unwrap_or(10),
             readings: self.readings.clone(),
             ..ReportSettings::default()
         }
@@ -174,6 +171,8 @@ impl Verification {
     fn labels(&self, path: &Path, files: &[PathBuf]) -> Result<Vec<Option<Label>>> {
         let faces = list::read(path, &list::root(path, self.root.as_deref()))?;
         let (_, labels) = list::labels(&faces);
+        let place = |i: usize| format!("{}:{}", path.display(), faces[i].line);
+        list::contradictions(&faces, &|i| labels[i].identity, &place, false)?;
         let by_file: HashMap<PathBuf, Label> =
             faces.iter().map(|face| list::tidy(&face.file)).zip(labels.iter().copied()).collect();
         let found: Vec<Option<Label>> = files.iter().map(|file| by_file.get(&list::tidy(file)).copied()).collect();
@@ -189,9 +188,10 @@ impl Verification {
                 faces.first().and_then(|face| face.file.parent()).unwrap_or(Path::new("")).display()
             );
         }
-        if 2 * known < files.len() {
+        if known < files.len() {
             tracing::warn!(
-                "the list {} knows {known} of the {} pictures of {}: the ages of the others are missing",
+                "the list {} names {known} of the {} pictures of {}: ages of the others are not known, and intervals treat \
+                 pairs as independent",
                 path.display(),
                 files.len(),
                 self.of()
@@ -232,9 +232,13 @@ impl EvaluatorConfig for Verification {
             let older = Metric::new(format!("tar_at_far_{}", reading.target), Better::Larger);
             metrics.push(older.complement_of(reading.metric()));
         }
+        let mut problems = source::problems("pairs", self.pairs.as_ref(), self.made.as_ref());
+        if self.fold_count.is_some() && matches!(self.folds, FoldChoice::Count(_)) {
+            problems.push("`fold_count` is the number of folds of a named order, and `folds` is a number itself".into());
+        }
         Ok(EvaluatorDescription {
             wires: vec![("image", self.image.clone()), ("embedding", self.embedding.clone())],
-            problems: source::problems("pairs", self.pairs.as_ref(), self.made.as_ref()),
+            problems,
             files: self.pairs.iter().chain(&self.list).map(|l| l.0.clone()).collect(),
             metrics,
         })
@@ -328,7 +332,10 @@ impl OpenPairs {
     fn cases(&self, distances: Vec<f64>, found: &PairReport) -> Result<Cases> {
         let (config, data) = (&self.config, &self.data);
         let drawn = config.made.as_ref().map(|_| format!("; {} pairs, gap {}", config.count, config.gap));
-        let of = source::fingerprint(config.pairs.as_ref(), config.made.as_ref())? + &drawn.unwrap_or_default();
+        let mut of = source::fingerprint(config.pairs.as_ref(), config.made.as_ref())? + &drawn.unwrap_or_default();
+        if let Some(list) = config.list.as_ref().filter(|_| config.made.is_none()) {
+            of.push_str(&format!("; people and ages of {}", source::fingerprint(Some(list), None)?));
+        }
         let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(u8::from(*f))).collect::<Vec<f64>>();
         let each = |of: &dyn Fn(&Pair) -> Option<f64>| {
             data.pairs.iter().map(|pair| of(pair).unwrap_or(f64::NAN)).collect::<Vec<f64>>()
@@ -471,8 +478,9 @@ fn notes(found: &PairReport, failed: usize) -> Vec<(String, String)> {
             continue;
         };
         let few = if rate.few_errors { ", fewer than 30 errors" } else { "" };
+        let small = |rate: f64| if rate == 0.0 || rate >= 1e-3 { format!("{rate:.4}") } else { format!("{rate:.1e}") };
         let reached = row.matches.map_or(String::new(), |rate| {
-            format!("; FMR {:.4} [{:.4}, {:.4}]", rate.rate, rate.low, rate.high)
+            format!("; FMR {} [{}, {}]", small(rate.rate), small(rate.low), small(rate.high))
         });
         notes.push((
             name,

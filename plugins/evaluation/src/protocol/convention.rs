@@ -165,6 +165,7 @@ pub fn k_fold(scores: &[f64], same: &[bool], folds: &Folds, convention: Conventi
         );
         let threshold = convention.fit(&train_same, &train_different);
         let held_out: Vec<usize> = (0..scores.len()).filter(|i| folds.of(*i) == fold).collect();
+        ensure!(!held_out.is_empty(), "fold {} of {count} holds no pair: take fewer folds", fold + 1);
         let right = held_out.iter().filter(|i| convention.is_right(scores[**i], same[**i], threshold)).count();
         fold_accuracies.push(right as f64 / held_out.len() as f64);
         thresholds.push(threshold);

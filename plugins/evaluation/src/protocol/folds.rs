@@ -112,6 +112,21 @@ impl Folds {
                 )));
             }
         }
+        // Small folds: as many without one of both kinds as chance does not give.
+        let sizes = |fold: usize| self.of.iter().filter(|own| **own == fold).count() as f64;
+        let lacking = |fold: usize| {
+            let mut kinds = (0..same.len()).filter(|i| self.of[*i] == fold).map(|i| same[i]);
+            let first = kinds.next();
+            kinds.all(|kind| Some(kind) == first)
+        };
+        let found = (0..self.count).filter(|fold| lacking(*fold)).count() as f64;
+        let chances: Vec<f64> =
+            (0..self.count).map(|fold| share.powf(sizes(fold)) + (1.0 - share).powf(sizes(fold))).collect();
+        let expected: f64 = chances.iter().sum();
+        let deviation = chances.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>().max(0.0).sqrt();
+        if found > expected + 4.0 * deviation + 0.5 {
+            return Err(unmixed(&format!("{found} of {} folds hold one kind alone", self.count)));
+        }
         let changes = same.windows(2).filter(|pair| pair[0] != pair[1]).count();
         let fewest = same.iter().filter(|s| **s).count().min(same.iter().filter(|s| !**s).count());
         if changes == 1 && fewest >= 4 {
@@ -162,6 +177,8 @@ mod tests {
         let lfw: Vec<bool> = (0..6000).map(|i| i % 600 < 300).collect();
         assert!(FoldChoice::default().folds(&lfw, 10).is_ok());
         assert!(FoldChoice::Count(20).folds(&lfw, 10).is_err());
+        let waves: Vec<bool> = (0..40).map(|i| !(10..30).contains(&i)).collect();
+        assert!(FoldChoice::default().folds(&waves, 10).is_err());
         // Half of the list in order, the rest mixed.
         let half: Vec<bool> = (0..6000).map(|i| if i < 3000 { i < 1500 } else { i % 2 == 0 }).collect();
         assert!(FoldChoice::default().folds(&half, 10).is_err());

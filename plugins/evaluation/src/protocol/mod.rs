@@ -18,7 +18,7 @@ pub use embedding::{FlipTest, cosine, largest, squared_distance};
 pub use figures::{AgeFigures, Course, beyond, group_accuracy, mean_absolute_error, pearson};
 pub use folds::{FoldChoice, FoldOrder, Folds};
 pub use interval::{BY_PERSON, INDEPENDENT, Rate, rate, wilson};
-pub use pairs::{GapRow, Nested, PairReport, ReadingRow, ReportSettings, report};
+pub use pairs::{GAP_EDGES, GapRow, Nested, PairReport, ReadingRow, ReportSettings, gap_label, report};
 pub use roc::{Operating, Reading, Roc, RocPoint, Rule, roc, weighted_roc};
 
 use mtl_component::{Result, bail, ensure};

@@ -7,6 +7,18 @@ use super::{
 use mtl_component::{ErrorContext as _, Result, ensure};
 use serde::Serialize;
 
+/// Lower edges of the usual gaps between ages, in years; the last gap is open.
+pub const GAP_EDGES: [u32; 6] = [0, 5, 10, 20, 30, 40];
+
+/// The whole years of a gap, such as `20-29` or `40+`.
+pub fn gap_label(from: u32, to: Option<u32>) -> String {
+    match to {
+        None => format!("{from}+"),
+        Some(to) if to - from == 1 => from.to_string(),
+        Some(to) => format!("{from}-{}", to - 1),
+    }
+}
+
 /// What [`report`] computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReportSettings {
@@ -30,7 +42,7 @@ impl Default for ReportSettings {
             folds: FoldChoice::default(),
             fold_count: 10,
             readings: [1e-3, 1e-2, 1e-1].map(Reading::at_most).to_vec(),
-            gap_edges: vec![0, 5, 10, 20, 30, 40],
+            gap_edges: GAP_EDGES.to_vec(),
         }
     }
 }
@@ -87,7 +99,7 @@ pub struct ReadingRow {
     pub reached: f64,
     /// One over the number of different pairs: the smallest rate but 0 that the list can tell.
     pub resolution: f64,
-    /// Pairs of at least this similarity, the negative squared distance, are accepted; null where all are.
+    /// Pairs of at least this similarity, the negative squared distance, are accepted; null where all are, or none.
     pub threshold: Option<f64>,
     /// The false non-match rate with its interval.
     pub non_matches: Option<Rate>,
@@ -276,11 +288,7 @@ fn gap_rows(
     let mut rows = Vec::with_capacity(edges.len());
     for (row, pairs) in members.iter().enumerate() {
         let (from, to) = (edges[row], edges.get(row + 1).copied());
-        let label = match to {
-            None => format!("{from}+"),
-            Some(to) if to - from == 1 => from.to_string(),
-            Some(to) => format!("{from}-{}", to - 1),
-        };
+        let label = gap_label(from, to);
         let row_same: Vec<bool> = pairs.iter().map(|&i| same[i]).collect();
         let row_right: Vec<bool> = pairs.iter().map(|&i| right[i]).collect();
         let same_pairs = count(&row_same);

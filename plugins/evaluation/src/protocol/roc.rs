@@ -82,25 +82,34 @@ impl Roc {
 
     /// The points by falling threshold, from (0, 0) to (1, 1).
     pub fn points(&self) -> impl Iterator<Item = RocPoint> {
-        self.steps.iter().map(|&step| RocPoint {
+        self.steps.iter().map(|step| self.point(*step))
+    }
+
+    fn point(&self, step: Step) -> RocPoint {
+        RocPoint {
             threshold: step.threshold.is_finite().then_some(step.threshold),
             fmr: self.fmr(step),
             tmr: self.tmr(step),
-        })
+        }
     }
 
-    /// So many of its points at most, evenly from the first to the last, those at the ends included.
+    /// So many of its points at most, for a drawing: evenly by powers of ten of the false match rate, since low rates
+    /// matter most, with the ends and without what lies on a straight line between others.
     pub fn thinned(&self, most: usize) -> Vec<RocPoint> {
-        let all: Vec<RocPoint> = self.points().collect();
-        if all.len() <= most.max(2) {
-            return all;
-        }
-        // Low rates of false matches matter most, and their points are few: all of the first half of them are kept.
-        let head = most / 2;
-        let rest = &all[head..];
-        let steps = most - head;
-        let tail = (0..steps).map(|i| rest[i * (rest.len() - 1) / (steps - 1)]);
-        all[..head].iter().copied().chain(tail).collect()
+        let corners = self.corners();
+        let mut kept: Vec<usize> = if corners.len() <= most {
+            (0..corners.len()).collect()
+        } else {
+            let parts = most.saturating_sub(3).max(1);
+            let lowest = (1.0 / self.different).log10();
+            let rate = |part: usize| 10f64.powf(lowest * (1.0 - part as f64 / parts as f64)) * (1.0 + ROUNDING);
+            let at = |rate: f64| corners.partition_point(|step| self.fmr(*step) <= rate).saturating_sub(1);
+            // Before the first false match, the point that accepts most.
+            [0, at(0.0), corners.len() - 1].into_iter().chain((0..=parts).map(|part| at(rate(part)))).collect()
+        };
+        kept.sort_unstable();
+        kept.dedup();
+        kept.into_iter().map(|i| self.point(corners[i])).collect()
     }
 
     /// Area under the curve: the probability that a random same pair is more similar than a random different pair, where

@@ -795,3 +795,19 @@ fn figures_of_ageing_are_those_of_the_reference() {
         close(crate::likeness::rank_correlation(&centres, row), rank);
     }
 }
+
+#[test]
+fn a_curve_of_a_million_pairs_keeps_its_low_rates() {
+    let mut random = Random(4);
+    let (similarity, same): (Vec<f64>, Vec<bool>) =
+        (0..200_000).map(|i| (random.below(1_000_000) as f64 + f64::from(i % 2) * 600_000.0, i % 2 == 1)).unzip();
+    let curve = roc(&similarity, &same).unwrap();
+    let points = curve.thinned(1000);
+    assert!(points.len() <= 1000 && points.len() > 300, "{}", points.len());
+    assert!(points.windows(2).all(|pair| pair[0].fmr <= pair[1].fmr && pair[0].tmr <= pair[1].tmr));
+    let between = |from: f64, to: f64| points.iter().filter(|point| point.fmr >= from && point.fmr < to).count();
+    assert!(between(1e-5, 1e-4) >= 5 && between(1e-4, 1e-3) > 50, "{} {}", between(1e-5, 1e-4), between(1e-4, 1e-3));
+    assert_eq!((points[0].fmr, points[points.len() - 1].fmr), (0.0, 1.0));
+    let few = roc(&[3.0, 2.0, 1.0], &[true, false, true]).unwrap();
+    assert_eq!(few.thinned(1000).len(), 4);
+}

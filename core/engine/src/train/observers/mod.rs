@@ -41,6 +41,8 @@ pub enum Event<'e> {
         folder: &'e RunFolder,
         /// The steps that are done.
         step: u64,
+        /// The step after which it stops.
+        until: u64,
     },
     /// A step is done.
     Stepped {
