@@ -142,6 +142,16 @@ fn weights_that_are_not_those_of_the_module_are_refused() {
         faces.run(&out.path().join("again"), &[STEP, &["--overwrite", "--set", &set], more].concat())
     };
     let file = run.join("weights.safetensors").display().to_string();
+    let mut broken: Vec<(String, tch::Tensor)> =
+        mtl_engine::weights::read(&run.join("weights.safetensors")).unwrap().into_iter().collect();
+    let (name, _) = broken.iter().find(|(name, _)| name.starts_with("backbone.")).unwrap();
+    let words = format!("`{name}` holds NaN or infinite values");
+    let at = broken.iter().position(|(own, _)| own == name).unwrap();
+    broken[at].1 = broken[at].1.full_like(f64::NAN);
+    let other = out.path().join("nan.safetensors");
+    mtl_engine::weights::write(&other, &broken).unwrap();
+    let other = other.display().to_string();
+    says(&from("backbone", &format!("{{file={other:?}}}"), &[]), 2, &[&words, "Take an earlier checkpoint"]);
     // The names of the whole model, of which none is the backbone's.
     let found = from("backbone", &format!("{{file={file:?}, prefix=\"\", strict=false}}"), &[]);
     says(

@@ -2,8 +2,8 @@
 
 use crate::arguments::{Compare, Format, Runs};
 use crate::curves::{self, Chart, Curve};
-use crate::figures::{Difference, Figure};
-use crate::resampling::{DRAWS, Resample, difference, direction, resample};
+use crate::figures::{Difference, Figure, Interval};
+use crate::resampling::{DRAWS, Resample, difference, direction, interval, resample};
 use crate::table::{aligned, markdown, readable};
 use indexmap::{IndexMap, IndexSet};
 use mtl_component::{Axis, Better, Registry, ReportCurve, Result, mistake};
@@ -56,8 +56,7 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
         return Ok(0);
     }
     let metrics = metrics(&found, &args.metric)?;
-    // One variant alone is neither best nor different.
-    let recipes = if variants.len() > 1 { recipes(registry, &variants) } else { Vec::new() };
+    let recipes = recipes(registry, &variants);
     let mut comparison = Comparison::new(&variants, against, &metrics, &recipes);
     // Comma-separated values have no place for differences.
     if args.format != Format::Csv {
@@ -69,15 +68,15 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
         Format::Table => {
             let (head, rows) = comparison.figures_table(&|text| format!("{text} *"));
             print!("{}", readable(&head, &rows));
-            if let Some((head, rows)) = comparison.differences_table() {
-                print!("\n{}:\n{}", comparison.title(), readable(&head, &rows));
+            if let Some((title, head, rows)) = comparison.sure() {
+                print!("\n{title}:\n{}", readable(&head, &rows));
             }
         }
         Format::Md => {
             let (head, rows) = comparison.figures_table(&|text| format!("**{text}**"));
             print!("{}", markdown(&head, &rows));
-            if let Some((head, rows)) = comparison.differences_table() {
-                print!("\n{}:\n\n{}", comparison.title(), markdown(&head, &rows));
+            if let Some((title, head, rows)) = comparison.sure() {
+                print!("\n{title}:\n\n{}", markdown(&head, &rows));
             }
         }
         Format::Json => {
@@ -145,6 +144,8 @@ struct Comparison<'a> {
     best: Vec<Option<f64>>,
     /// For each variant and metric the difference from one of them.
     apart: Vec<Vec<Option<Difference>>>,
+    /// For each variant and metric how sure it is.
+    own: Vec<Vec<Option<Interval>>>,
 }
 
 impl<'a> Comparison<'a> {
@@ -160,6 +161,10 @@ impl<'a> Comparison<'a> {
         let figures: Vec<Vec<Option<Figure>>> =
             variants.iter().map(|variant| metrics.iter().map(|metric| figure(variant, metric)).collect()).collect();
         let best = |(m, metric): (usize, &String)| {
+            // One variant alone is not the best.
+            if variants.len() < 2 {
+                return None;
+            }
             let better = recipes.iter().flatten().flatten().find_map(|recipe| direction(recipe, metric))?;
             let means = figures.iter().filter_map(|row| Some(row[m]?.mean)).filter(|mean| mean.is_finite());
             match better {
@@ -170,7 +175,8 @@ impl<'a> Comparison<'a> {
         };
         let best = metrics.iter().enumerate().map(best).collect();
         let apart = vec![vec![None; metrics.len()]; variants.len()];
-        Self { variants, against, metrics, figures, best, apart }
+        let own = vec![vec![None; metrics.len()]; variants.len()];
+        Self { variants, against, metrics, figures, best, apart, own }
     }
 
     /// Fills in the differences, where the runs have kept what they measured case by case. What stands in the way is
@@ -187,6 +193,9 @@ impl<'a> Comparison<'a> {
             let drawn: Vec<Option<Vec<Resample>>> =
                 variants.map(|(variant, recipes)| variant.runs.iter().zip(recipes).map(draw).collect()).collect();
             let runs = |row: usize| Some(drawn[row].as_ref()?.iter().collect::<Vec<&Resample>>());
+            for row in 0..self.variants.len() {
+                self.own[row][m] = runs(row).and_then(|runs| interval(&runs).ok().flatten());
+            }
             for row in (0..self.variants.len()).filter(|row| *row != self.against) {
                 let (Some(first), Some(second)) = (runs(self.against), runs(row)) else { continue };
                 match difference(&first, &second) {
@@ -239,6 +248,22 @@ impl<'a> Comparison<'a> {
         )
     }
 
+    /// Title, head and rows of how sure it all is: differences, or of one variant alone its figures.
+    fn sure(&self) -> Option<(String, Vec<String>, Vec<Vec<String>>)> {
+        if self.variants.len() > 1 {
+            return self.differences_table().map(|(head, rows)| (self.title(), head, rows));
+        }
+        let known: Vec<(&String, Interval)> =
+            self.metrics.iter().zip(&self.own[0]).filter_map(|(metric, own)| Some((metric, (*own)?))).collect();
+        let drawn = match known.iter().find(|(_, own)| !own.by_person) {
+            None => "the people".to_owned(),
+            Some((metric, _)) => format!("the people, or of the cases (such as for {metric}; {INDEPENDENT})"),
+        };
+        let head = vec!["metric".to_owned(), "interval".to_owned()];
+        let rows: Vec<Vec<String>> = known.iter().map(|(metric, own)| vec![(*metric).clone(), own.text()]).collect();
+        (!rows.is_empty()).then(|| (format!("the middle 95 % of {DRAWS} draws of {drawn}"), head, rows))
+    }
+
     /// Head and rows of the differences, if there are some.
     fn differences_table(&self) -> Option<(Vec<String>, Vec<Vec<String>>)> {
         let known = |m: &usize| self.apart.iter().any(|row| row[*m].is_some());
@@ -274,6 +299,10 @@ impl<'a> Comparison<'a> {
         let figure = |row: usize, m: usize| {
             let f = self.figures[row][m]?;
             let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
+            if let Some(own) = self.own[row][m] {
+                let drawn = if own.by_person { "people" } else { INDEPENDENT };
+                all["interval"] = json!({ "low": own.low, "high": own.high, "drawn": drawn });
+            }
             if let Some(d) = self.apart[row][m] {
                 let from = &self.variants[self.against].label;
                 all["difference"] = json!({

@@ -50,6 +50,24 @@ impl Difference {
     }
 }
 
+/// How sure a mean over runs is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The least of the middle 95 % of the draws.
+    pub low: f64,
+    /// The largest of them.
+    pub high: f64,
+    /// Whether people were drawn, and not cases.
+    pub by_person: bool,
+}
+
+impl Interval {
+    /// As a table shows it.
+    pub fn text(self) -> String {
+        format!("[{:.4}, {:.4}]", self.low, self.high)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@
 //! Either says what other cases would have changed, not other seeds: of those there are too few to draw from, and their
 //! deviation stands beside it.
 
-use crate::figures::{Difference, Figure};
+use crate::figures::{Difference, Figure, Interval};
 use mtl_component::{Better, Cases, Draw, Result};
 use mtl_engine::inference::read_cases;
 use mtl_engine::recipe::Recipe;
@@ -116,32 +116,53 @@ pub fn direction(recipe: &Recipe, metric: &str) -> Option<Better> {
 /// # Errors
 /// If the runs were not measured on the same cases, in words.
 pub fn difference(from: &[&Resample], to: &[&Resample]) -> Result<Option<Difference>, String> {
-    let mut all = from.iter().chain(to);
-    if let Some(first) = all.next()
-        && let Some(other) = all.find(|run| run.of != first.of)
-    {
-        return Err(format!("measured on other cases: {} and {}", first.of, other.of));
-    }
-    let by_person = from.iter().chain(to).all(|run| run.by_person);
-    if !by_person && from.iter().chain(to).any(|run| run.by_person) {
-        return Err("whose pictures they are is known in some of these runs only".into());
-    }
-    let mean = |group: &[&Resample], of: &dyn Fn(&Resample) -> f64| {
-        group.iter().map(|run| of(run)).sum::<f64>() / group.len() as f64
-    };
+    let all: Vec<&Resample> = from.iter().chain(to).copied().collect();
+    let by_person = alike(&all)?;
     let apart = |of: &dyn Fn(&Resample) -> f64| mean(to, of) - mean(from, of);
-    let mut found: Vec<f64> =
-        (0..DRAWS).map(|draw| apart(&|run| run.draws[draw])).filter(|difference| difference.is_finite()).collect();
-    // A draw without a pair of different people, say, determines nothing.
-    if found.len() < DRAWS * 9 / 10 {
-        return Ok(None);
-    }
-    found.sort_by(f64::total_cmp);
-    let at = |share: f64| found[((found.len() - 1) as f64 * share).round() as usize];
+    let Some((low, high)) = middle(&|draw| apart(&|run| run.draws[draw])) else { return Ok(None) };
     let same_seed = |run: &&&Resample| Some(run.whole - from.iter().find(|other| other.seed == run.seed)?.whole);
     let by_seed: Vec<f64> = to.iter().filter_map(|run| same_seed(&run)).collect();
     let deviation = Figure::of(&by_seed).filter(|figure| figure.count > 1).map(|figure| figure.deviation);
-    Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low: at(0.025), high: at(0.975), by_person }))
+    Ok(Some(Difference { mean: apart(&|run| run.whole), deviation, low, high, by_person }))
+}
+
+/// How sure the mean of a group of runs is. None where too few draws determine it.
+///
+/// # Errors
+/// If the runs were not measured on the same cases, in words.
+pub fn interval(group: &[&Resample]) -> Result<Option<Interval>, String> {
+    let by_person = alike(group)?;
+    let found = middle(&|draw| mean(group, &|run| run.draws[draw]));
+    Ok(found.map(|(low, high)| Interval { low, high, by_person }))
+}
+
+/// Whether people were drawn for all of these runs, which were measured on the same cases.
+fn alike(runs: &[&Resample]) -> Result<bool, String> {
+    if let Some((first, others)) = runs.split_first()
+        && let Some(other) = others.iter().find(|run| run.of != first.of)
+    {
+        return Err(format!("measured on other cases: {} and {}", first.of, other.of));
+    }
+    let by_person = runs.iter().all(|run| run.by_person);
+    if !by_person && runs.iter().any(|run| run.by_person) {
+        return Err("whose pictures they are is known in some of these runs only".into());
+    }
+    Ok(by_person)
+}
+
+fn mean(group: &[&Resample], of: &dyn Fn(&Resample) -> f64) -> f64 {
+    group.iter().map(|run| of(run)).sum::<f64>() / group.len() as f64
+}
+
+/// The middle 95 % of a number in all draws. A draw without a pair of different people, say, determines nothing.
+fn middle(of: &dyn Fn(usize) -> f64) -> Option<(f64, f64)> {
+    let mut found: Vec<f64> = (0..DRAWS).map(of).filter(|value| value.is_finite()).collect();
+    if found.len() < DRAWS * 9 / 10 {
+        return None;
+    }
+    found.sort_by(f64::total_cmp);
+    let at = |share: f64| found[((found.len() - 1) as f64 * share).round() as usize];
+    Some((at(0.025), at(0.975)))
 }
 
 #[cfg(test)]
