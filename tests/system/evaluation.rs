@@ -92,7 +92,10 @@ fn intervals_are_by_person_where_people_are_known() {
     let (low, high) = (rate["low"].as_f64().unwrap(), rate["high"].as_f64().unwrap());
     assert!(low < high && rate["few_errors"] == true, "{rate}");
     let compared = told(&["compare", run.to_str().unwrap()]);
-    assert!(compared.contains("the middle 95 % of 2000 draws of the people") && compared.contains("v.auc"), "{compared}");
+    assert!(
+        compared.contains("the middle 95 % of 2000 draws of the people") && compared.contains("v.auc"),
+        "{compared}"
+    );
     // A list of other pictures knows none of these.
     std::fs::create_dir(faces.path("elsewhere")).unwrap();
     std::fs::copy(faces.path("list.txt"), faces.path("elsewhere/ages.txt")).unwrap();

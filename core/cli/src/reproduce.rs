@@ -70,8 +70,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
     if code != 0 {
         return Ok(code);
     }
-    let data = |record: &Value| record.get("data").cloned().unwrap_or_default();
-    let Compared { changed, doubts } = compared(&data(&then), &data(&RunFolder::at(&out).record()?));
+    let Compared { changed, doubts } = compared(&then, &RunFolder::at(&out).record()?);
     changed.iter().chain(&doubts).for_each(|line| println!("warning: {line}"));
     let new = numbers(Record::read(&RunFolder::at(&out))?, steps);
     let Some(line) = first_difference(&old, &new) else {

@@ -129,7 +129,12 @@ pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result
             Some(first) => format!(", {} left over, such as `{first}`", report.unused.len()),
             None => String::new(),
         };
-        tracing::info!("model.{name}: {} tensors from {}{missing}{left}", report.loaded, file.display());
+        let text = format!("model.{name}: {} tensors from {}{missing}{left}", report.loaded, file.display());
+        if lacking > report.loaded {
+            tracing::warn!("{text}");
+        } else {
+            tracing::info!("{text}");
+        }
     }
     Ok(())
 }

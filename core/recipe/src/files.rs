@@ -115,10 +115,13 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is UTF-16 text: save it as UTF-8"));
     }
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let byte = e.utf8_error().valid_up_to();
         io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8 text (byte {byte})"))
-    })
+    })?;
+    // Files that were put together have the marks of their parts.
+    const MARK: char = '\u{feff}';
+    Ok(if text.contains(MARK) { text.replace(&format!("\n{MARK}"), "\n") } else { text })
 }
 
 /// Makes renames in a folder durable.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// Pictures of faces with identity, age and gender, from lists in the format of SCAF and LCAF, a picture on each line:
 /// `id filename age gender`. Several lists can be mixed in every batch.
@@ -209,7 +209,19 @@ impl Faces {
 
 impl Dataset for Faces {
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
+        static BLOWN_UP: Once = Once::new();
         let (at, mut picture, skipped) = self.picture(index)?;
+        let (width, height) = (picture.width, picture.height);
+        let side = self.size;
+        if width.max(height) < side {
+            BLOWN_UP.call_once(|| {
+                tracing::warn!(
+                    "{} has {width}x{height} pixels and is blown up to {side}x{side}, as are all that are so small: give \
+                     larger pictures, or a smaller `size`",
+                    self.place(at)
+                );
+            });
+        }
         out.skipped = skipped;
         for transform in &self.transforms {
             transform.apply(&mut picture, draw)?;

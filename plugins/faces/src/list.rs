@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_line_is_identity_file_age_and_gender() {
-        let faces = list("\u{feff}# comment\n7 a/b.jpg 23.5 1\n\n9 c.jpg - -\n").unwrap();
+        let faces = list("\u{feff}# comment\n7 a/b.jpg 23.5 1\n\n\u{feff}9 c.jpg - -\n").unwrap();
         assert_eq!(faces[0].file, Path::new("/pictures/a/b.jpg"));
         assert_eq!((faces[0].age, faces[0].gender, faces[0].line), (Some(23.5), 1, 2));
         assert_eq!((faces[1].age, faces[1].gender, faces[1].line), (None, -1, 4));

@@ -64,6 +64,9 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     device::configure(&recipe)?;
     let context = device::context(&recipe)?;
     let data = data::open(&recipe)?;
+    for (name, stream) in data.streams.iter().filter(|(_, stream)| !stream.summary.is_empty()) {
+        tracing::info!("data.{name}: {}", stream.summary);
+    }
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
     data::labels_are_known(&graph, &data)?;
@@ -199,6 +202,7 @@ fn record(
     recipe: &Recipe,
     options: &TrainOptions,
     data: &OpenedData,
+    evaluators: &Evaluators<'_>,
     resumed: Option<u64>,
 ) -> Result<()> {
     let mut run = environment(recipe, &options.overrides);
@@ -212,6 +216,11 @@ fn record(
         })
         .collect::<serde_json::Map<_, _>>()
         .into();
+    let tested = evaluators
+        .files()
+        .into_iter()
+        .map(|(name, files)| (name.to_owned(), json!({ "files": Files::of(&files, options.deep) })));
+    run["evaluate"] = tested.collect::<serde_json::Map<_, _>>().into();
     let kept = |(name, dataset): (&String, &mtl_component::OpenDataset)| {
         let name = |file: &str| if data.streams.len() == 1 { file.to_owned() } else { format!("{name}.{file}") };
         dataset.records.iter().map(|(file, value)| (name(file), value.clone())).collect::<Vec<_>>()
@@ -234,8 +243,7 @@ fn record(
                 )
             }
         };
-        let then = previous.get("data").cloned().unwrap_or_default();
-        let Compared { changed, doubts } = compared(&then, &run["data"]);
+        let Compared { changed, doubts } = compared(&previous, &run);
         if !changed.is_empty() && !options.allow_recipe_change {
             mistake!(
                 "the data has changed since the run was started: {}. Undo it, or say --allow-recipe-change",
@@ -267,28 +275,34 @@ pub struct Compared {
     pub doubts: Vec<String>,
 }
 
-/// Compares what two records say of the data of a run.
+/// Compares what the records of two runs say of the data that they train and measure on.
 pub fn compared(then: &Value, now: &Value) -> Compared {
     let mut out = Compared::default();
+    for section in ["data", "evaluate"] {
+        compare_section(section, &then[section], &now[section], &mut out);
+    }
+    out
+}
+
+fn compare_section(section: &str, then: &Value, now: &Value, out: &mut Compared) {
     let names = [then, now].into_iter().filter_map(Value::as_object).flat_map(|streams| streams.keys());
     for name in names.collect::<IndexSet<_>>() {
         let of = |record: &Value, key: &str| record[name.as_str()].get(key).cloned().unwrap_or_default();
         let (samples_then, samples_now) = (of(then, "samples"), of(now, "samples"));
         if samples_then != samples_now {
-            out.changed.push(format!("`data.{name}` had {samples_then} samples then, and has {samples_now} now"));
+            out.changed.push(format!("`{section}.{name}` had {samples_then} samples then, and has {samples_now} now"));
         } else if of(then, "fingerprint") != of(now, "fingerprint") {
-            out.changed.push(format!("what `data.{name}` lists is another text"));
+            out.changed.push(format!("what `{section}.{name}` lists is another text"));
         }
         let files = |record: &Value| serde_json::from_value::<Files>(of(record, "files")).ok();
         let Some((then, now)) = files(then).zip(files(now)) else { continue };
         if let Some(reason) = now.replaced_since(&then) {
-            out.doubts.push(format!("the files of `data.{name}` are not those of the record: {reason}"));
+            out.doubts.push(format!("the files of `{section}.{name}` are not those of the record: {reason}"));
         } else if let Some(doubt) = now.doubt(&then) {
             out.doubts
-                .push(format!("whether the files of `data.{name}` are those of the record is not known: {doubt}"));
+                .push(format!("whether the files of `{section}.{name}` are those of the record is not known: {doubt}"));
         }
     }
-    out
 }
 
 /// More samples than a run draws.
@@ -395,7 +409,7 @@ impl<'r> Run<'r> {
         let info = RunInfo { folder: folder.path(), step, total, world };
         let hooks = open_hooks(recipe, &info)?;
         if world.leads() {
-            record(&folder, recipe, options, data, saved.as_ref().map(|s| s.state.step))?;
+            record(&folder, recipe, options, data, &evaluators, saved.as_ref().map(|s| s.state.step))?;
         }
         let c = &recipe.run.checkpoint;
         let retention = Retention { last: c.keep_last as usize, every: c.keep_every };
