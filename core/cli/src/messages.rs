@@ -79,6 +79,14 @@ pub fn line(text: &str) {
     raw(&printable(text));
 }
 
+/// A line on stdout, which a bar on the terminal makes room for.
+pub fn result(text: &str) {
+    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.suspend(|| println!("{text}")),
+        None => println!("{text}"),
+    }
+}
+
 fn raw(text: &str) {
     match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(bar) => bar.println(text),

@@ -110,7 +110,7 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
                         Outcome::Stopped => "saved",
                         Outcome::Failed(_) => "FAILED",
                     };
-                    println!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name);
+                    messages::result(&format!("[{}/{}] {word:<6} {}", at + 1, jobs.len(), job.point.name));
                     if let Outcome::Failed(why) = outcome {
                         locked(&failed).push((job.point.name.clone(), why));
                     }
