@@ -39,6 +39,9 @@ impl Graph {
     }
 }
 
+/// The source of a wire is a node whose target is unknown.
+const UNKNOWN_TARGET: &str = "what it calls is unknown";
+
 struct Checker<'a> {
     recipe: &'a Recipe,
     out: Vec<Diagnostic>,
@@ -50,6 +53,8 @@ impl Checker<'_> {
         let streams = self.streams(&dims, known);
         let mut nodes = self.nodes();
         self.wire(&streams, &mut nodes);
+        // What is wired wrongly reaches nothing: that would only be said again in other words.
+        let wired = self.out.iter().all(|d| d.severity != Severity::Error);
         let order = self.order(&nodes)?;
         let modules = self.shapes(&streams, &mut nodes, &order, &dims);
         let phases = self.phases(&nodes);
@@ -66,7 +71,9 @@ impl Checker<'_> {
         }
         self.statistics(&graph);
         upstream(&mut graph);
-        self.reach(&graph);
+        if wired {
+            self.reach(&graph);
+        }
         self.evaluators(&graph);
         Some(graph)
     }
@@ -218,6 +225,14 @@ impl Checker<'_> {
             for (input, text) in wires {
                 let place = places.get(input).unwrap_or(&node.origin);
                 let Some(at) = node.ports.inputs.iter().position(|p| p.name == *input) else {
+                    // Of a node whose target is unknown the wires are looked at all the same.
+                    if !known
+                        && let Err(reason) = resolve_wire(streams, &resolved, text)
+                        && reason != UNKNOWN_TARGET
+                    {
+                        let message = format!("the input `{input}` of `{}`: {reason}", node.label());
+                        self.out.push(Diagnostic::error(&ids::UNKNOWN_WIRE, message).at(place, "wired here"));
+                    }
                     if known {
                         let valid = node.ports.inputs.iter().map(|p| p.name.as_str());
                         self.out.push(
@@ -233,6 +248,8 @@ impl Checker<'_> {
                 };
                 match resolve_wire(streams, &resolved, text) {
                     Ok(wire) => node.inputs[at] = Some(wire),
+                    // That its source calls something unknown has been said there.
+                    Err(reason) if reason == UNKNOWN_TARGET => {}
                     Err(reason) => self.out.push(
                         Diagnostic::error(
                             &ids::UNKNOWN_WIRE,
@@ -610,7 +627,9 @@ impl Checker<'_> {
     fn evaluators(&mut self, graph: &Graph) {
         for (name, entry) in &self.recipe.evaluate {
             for (key, text) in &entry.description.wires {
-                if let Err(reason) = graph.wire(text) {
+                if let Err(reason) = graph.wire(text)
+                    && reason != UNKNOWN_TARGET
+                {
                     let node = self.recipe.root.at(&format!("evaluate.{name}.{key}"));
                     let place = node.map_or(&entry.slot.origin, |n| &n.origin);
                     let message = format!("`evaluate.{name}.{key}`: {reason}");
@@ -672,7 +691,7 @@ pub(super) fn resolve_wire(streams: &[Stream], nodes: &[Node], text: &str) -> Re
     }
     if let Some(node) = nodes.iter().position(|n| n.target != Target::Loss && n.name == head) {
         if nodes[node].ports.outputs.is_empty() {
-            return Err(format!("`{head}` has no outputs, since what it calls is unknown"));
+            return Err(UNKNOWN_TARGET.to_owned());
         }
         return Ok(Wire::Node { node, port: pick(&nodes[node].ports, "the node")? });
     }
