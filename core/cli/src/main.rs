@@ -22,7 +22,7 @@ use mtl_synthesis as _;
 use arguments::{Cli, Command, Data};
 use clap::{CommandFactory, Parser};
 use mtl_component::{Registry, Result, mistake};
-use mtl_recipe::{guarded, nearest};
+use mtl_recipe::{guarded, nearest, suggestion};
 use progress::pictures;
 use std::path::Path;
 use std::process::ExitCode;
@@ -97,8 +97,8 @@ fn mistyped() -> Result<()> {
     if ["train", "fit", "run"].contains(&first.as_str()) {
         mistake!("training needs no command: mtlrun RECIPE.toml");
     }
-    if let Some(near) = nearest(&first, known).first() {
-        mistake!("there is no command `{first}`: did you mean `{near}`?");
+    match nearest(&first, known.iter().copied()).first() {
+        Some(near) => mistake!("there is no command `{first}`: did you mean `{near}`?"),
+        None => mistake!("there is no command and no recipe `{first}`: {}", suggestion(&first, known)),
     }
-    Ok(())
 }

@@ -98,8 +98,9 @@ fn wires(sketch: &Sketch, layout: &Layout, out: &mut String) {
         let (x, y) = from;
         let _ = writeln!(out, "<path d=\"M{:.1} {:.1} l-3.5 -7 h7 z\" fill=\"#8a8a8a\"/>", x, y);
         if !link.label.is_empty() {
-            // Under the box that it comes from, where wires are still apart.
-            let (x, y) = (0.65 * first.0 + 0.35 * rest.first().map_or(first.0, |p| p.0), first.1 + 19.0);
+            // Under the box that it comes from, on the wire itself.
+            let (x, y) = below(*first, *rest.first().unwrap_or(first));
+            let y = y + 3.0;
             // Written twice: on a white ground of its own form, over all wires.
             for colour in ["white\" stroke=\"white\" stroke-width=\"3", "#555"] {
                 let _ = writeln!(
@@ -111,6 +112,24 @@ fn wires(sketch: &Sketch, layout: &Layout, out: &mut String) {
         }
     }
     out.push_str(&labels);
+}
+
+/// The point of a curve, which leaves and arrives upright, that lies some way below its start.
+fn below(from: (f32, f32), to: (f32, f32)) -> (f32, f32) {
+    const WAY: f32 = 20.0;
+    let half = (from.1 + to.1) / 2.0;
+    let at = |t: f32| {
+        let (s, three) = (1.0 - t, 3.0 * t * (1.0 - t));
+        let x = from.0 * (s * s * s + three * s) + to.0 * (three * t + t * t * t);
+        (x, from.1 * s * s * s + half * three + to.1 * t * t * t)
+    };
+    // Its height only grows.
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..20 {
+        let middle = (low + high) / 2.0;
+        if at(middle).1 < from.1 + WAY { low = middle } else { high = middle }
+    }
+    at(high)
 }
 
 fn boxed(item: &Item, x: f32, y: f32, width: f32, height: f32, out: &mut String) {
