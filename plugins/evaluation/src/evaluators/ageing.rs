@@ -1,6 +1,5 @@
 use crate::ageing_wires::{AgeingWires, TargetAge};
-use crate::embedding::Embedding;
-use crate::embedding::rows;
+use crate::embedding::{Embedding, rows};
 use crate::likeness::{psnr, rank_correlation, ssim};
 use crate::protocol::{self, Course, FlipTest, GAP_EDGES, cosine, gap_label};
 use mtl_component::picture::pixels;
@@ -85,7 +84,8 @@ struct Recogniser {
     /// The node that gives the embedding.
     #[serde(default = "crate::defaults::embedding")]
     embedding: String,
-    /// How the embeddings of a picture and its mirror image are joined; without it as the run's own `verification` does.
+    /// How the embeddings of a picture and its mirror image are joined; without it as the run's own `verification` does, or
+    /// `sum_raw` if it has none.
     #[serde(default)]
     flip: Option<FlipTest>,
 }
