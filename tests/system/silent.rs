@@ -107,7 +107,7 @@ fn pictures_that_are_skipped_are_named() {
         &[
             "1 of 12 pictures are missing and are skipped",
             "3 pictures or other samples cannot be read",
-            "in their place",
+            "replaced by the next readable one",
             "web page",
         ],
     );

@@ -105,7 +105,7 @@ pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result
                     .into()
             },
             |prefix| {
-                format!("In the file they stand behind `{named}{prefix}`: say model.{name}.weights.prefix = \"{named}{prefix}\"")
+                format!("In the file they begin with `{named}{prefix}`: say model.{name}.weights.prefix = \"{named}{prefix}\"")
             },
         );
         if report.loaded == 0 && !weights.strict {

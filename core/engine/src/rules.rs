@@ -141,7 +141,7 @@ fn phases_run(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
                 Diagnostic::warning(&ids::SCHEDULE, format!("`phase.{name}.scheduler`: {warning}")).at(&place, "")
             })),
             Err(e) => {
-                let message = format!("`phase.{name}.scheduler` cannot be described: {e:#}");
+                let message = format!("`phase.{name}.scheduler`: {e:#}");
                 found.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(&place, ""));
             }
         }

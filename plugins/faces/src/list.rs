@@ -140,17 +140,17 @@ pub fn contradictions(
         );
     }
     report(people, "one picture is of two people")?;
-    warn(&labels, "a file is listed again with another age or gender, and every line counts as it is written");
-    warn(&genders, "a person has two genders, and every line counts as it is written");
+    warn(&labels, "a file is listed again with another age or gender, and both lines are used as they are");
+    warn(&genders, "a person has two genders, and the labels are used as they are");
     // Lists with people of their own may write them as they like.
     let zeros = if several_lists { Vec::new() } else { unlike_zeros(faces) };
-    warn(&zeros, "numbers of people that differ in their leading zeros only count as different people");
+    warn(&zeros, "ids that differ in leading zeros alone count as different people");
     Ok(())
 }
 
 fn warn(found: &[String], what: &str) {
     if let Some(first) = found.first() {
-        let times = if found.len() > 1 { format!(" ({} times)", found.len()) } else { String::new() };
+        let times = if found.len() > 1 { format!(" ({} lines)", found.len()) } else { String::new() };
         tracing::warn!("{what}{times}: {first}");
     }
 }

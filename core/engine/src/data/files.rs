@@ -50,10 +50,10 @@ impl Files {
     /// Why these files are other ones than those of a record; none if nothing says so.
     pub fn replaced_since(&self, then: &Self) -> Option<&'static str> {
         if self.sizes != then.sizes {
-            return Some("their sizes differ");
+            return Some("sizes of files differ");
         }
         let both = self.bytes.as_ref().zip(then.bytes.as_ref());
-        both.filter(|(now, then)| now != then).map(|_| "their bytes differ")
+        both.filter(|(now, then)| now != then).map(|_| "bytes of files differ")
     }
 
     /// What is not known of files that are not said to be other ones; none if nothing is in doubt.
@@ -100,10 +100,10 @@ mod tests {
         assert_eq!(now.replaced_since(&then), None);
         assert!(now.doubt(&then).unwrap().contains("other times"));
         let now = Files::of(&files, true).unwrap();
-        assert_eq!(now.replaced_since(&then), Some("their bytes differ"));
+        assert_eq!(now.replaced_since(&then), Some("bytes of files differ"));
         let shallow = Files { bytes: None, ..then };
         assert!(now.doubt(&shallow).unwrap().contains("no hash"));
         fs::write(&b, "longer").unwrap();
-        assert_eq!(Files::of(&files, false).unwrap().replaced_since(&now), Some("their sizes differ"));
+        assert_eq!(Files::of(&files, false).unwrap().replaced_since(&now), Some("sizes of files differ"));
     }
 }

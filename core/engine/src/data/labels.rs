@@ -32,7 +32,7 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
             if fixed.is_some() {
                 mistake!(
                     "{whose} is {label} at {place}, and {reader} takes 0 to {most}: {beyond} of {all} samples lie beyond. \
-                     Correct them, or write that they are not known"
+                     Correct them, or mark them as not known (`-` in a list)"
                 );
             }
             let remedy = match node.sizes.global(size).is_ok() {

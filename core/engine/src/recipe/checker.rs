@@ -254,7 +254,7 @@ impl Checker<'_> {
                 Some(description)
             }
             Err(error) => {
-                let message = format!("`{what}` ({}) cannot be described: {error:#}", registration.name);
+                let message = format!("`{what}` ({}): {error:#}", registration.name);
                 self.out.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(origin, ""));
                 None
             }

@@ -828,8 +828,8 @@ impl<'r> Run<'r> {
         }
         let named: Vec<String> = self.skipped.iter().take(NAMED).map(|place| format!("  {place}")).collect();
         let text = format!(
-            "{} pictures or other samples cannot be read; {} of the {drawn} samples that were drawn are the next readable \
-             ones in their place:\n{}{}",
+            "{} pictures or other samples cannot be read; {} of {drawn} samples drawn were replaced by the next readable \
+             one:\n{}{}",
             self.skipped.len(),
             self.replaced,
             named.join("\n"),

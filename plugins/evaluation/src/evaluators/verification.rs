@@ -179,8 +179,8 @@ impl Verification {
         let known = found.iter().flatten().count();
         if known == 0 {
             mistake!(
-                "the list {} names none of the {} pictures of {}, such as {}: its relative names start from {}. Give the \
-                 folder that both start from as `root`, or another list",
+                "the list {} names none of the {} pictures of {}, such as {}: its names are relative to {}. Set \
+                 `root` to the folder that the names of both are relative to, or name another list",
                 path.display(),
                 files.len(),
                 self.of(),
