@@ -217,3 +217,16 @@ fn the_home_of_the_user_is_meant_by_a_tilde() {
     let output = mtlrun(&args).current_dir(root()).env("HOME", faces.folder.path()).output().unwrap();
     says(&outcome(&output), 0, &[]);
 }
+
+#[test]
+fn what_tells_runs_apart_comes_first_among_hyperparameters() {
+    let set = |text: &str| mtl_recipe::Override::Set(text.into());
+    let path = root().join("tests/recipes/tiny.toml");
+    let overrides = [set("phase.recognition.optimizer.lr=0.5"), set("run.seed=9")];
+    let recipe = mtl_engine::recipe::Recipe::read(&crate::support::REGISTRY, &path, &overrides).unwrap();
+    let names: Vec<String> = mtl_engine::log::outline::hparams(&recipe).into_iter().map(|(name, _)| name).collect();
+    let at = |name: &str| names.iter().position(|own| own == name).unwrap_or_else(|| panic!("no {name}: {names:?}"));
+    // Overrides, then the recipe's own keys, then those of what it extends.
+    assert!(at("run.seed") < 2 && at("phase.recognition.optimizer.lr") < 2, "{names:?}");
+    assert!(at("data.faces.batch_size") < at("loss.age.component"), "{names:?}");
+}
