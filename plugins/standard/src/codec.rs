@@ -4,10 +4,13 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageReader, Limits, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
+use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr, msg_parm_union};
 use mtl_component::files::{left_instead, read_bounded};
 use mtl_component::{ErrorContext as _, Picture, Result, bail, panic_text};
+use std::cell::Cell;
+use std::ffi::c_int;
 use std::io::{self, BufRead, Cursor, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Once;
 
@@ -127,30 +130,80 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
         bail!("the JPEG has {scans} scans, and more than {MAX_SCANS} are not read");
     }
     // libjpeg, since published numbers are made with it; its wrapper reports damage by unwinding.
-    let decoded = catch_unwind(AssertUnwindSafe(|| -> Result<Option<(RgbImage, Orientation)>> {
-        let decoder = Decompress::with_markers(&[Marker::APP(1)]).from_reader(Whole(bytes))?;
-        if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
-            return Ok(None);
-        }
-        check_size(decoder.width(), decoder.height())?;
-        let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
-        let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
-        let mut decoder = decoder.rgb()?;
-        let (width, height) = (decoder.width() as u32, decoder.height() as u32);
-        let data = decoder.read_scanlines::<[u8; 3]>()?.into_flattened();
-        decoder.finish()?;
-        Ok(RgbImage::from_raw(width, height, data).map(|image| (image, orientation)))
-    }));
-    match decoded {
-        Ok(Ok(Some(picture))) => Ok(picture),
+    let decoded = |watching: Option<jpeg_error_mgr>| {
+        catch_unwind(AssertUnwindSafe(|| -> Result<Option<(RgbImage, Orientation)>> {
+            let builder = watching.map_or_else(Decompress::builder, Decompress::with_err);
+            let decoder = builder.with_markers(&[Marker::APP(1)]).from_reader(Whole(bytes))?;
+            if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
+                return Ok(None);
+            }
+            check_size(decoder.width(), decoder.height())?;
+            let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
+            let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+            // What it warns of while it decodes pixels it has made up; bytes too many between markers change nothing.
+            WARNED.set(false);
+            let mut decoder = decoder.rgb()?;
+            let (width, height) = (decoder.width() as u32, decoder.height() as u32);
+            let data = decoder.read_scanlines::<[u8; 3]>()?.into_flattened();
+            if WARNED.get() {
+                bail!("{DAMAGED}");
+            }
+            decoder.finish()?;
+            Ok(RgbImage::from_raw(width, height, data).map(|image| (image, orientation)))
+        }))
+    };
+    match decoded(Some(watching())) {
+        Ok(Ok(Some(picture))) => return Ok(picture),
         // libjpeg has no way from CMYK to RGB.
-        Ok(Ok(None)) => decode_other(bytes),
+        Ok(Ok(None)) => return decode_other(bytes),
+        Ok(Err(e)) => return Err(e),
+        // Once more for its words.
+        Err(_) => {}
+    }
+    match decoded(None) {
         Ok(Err(e)) => Err(e),
+        Ok(Ok(_)) => bail!("{DAMAGED}"),
         Err(panic) => match panic_text(&*panic) {
             // The words of libjpeg for a source that gives no more.
             text if text.contains("Input file read error") => bail!("{TRUNCATED}"),
             text => bail!("the JPEG is damaged: {text}"),
         },
+    }
+}
+
+const DAMAGED: &str = "the JPEG is damaged: its data ends early or is not that of a picture";
+
+thread_local! {
+    /// Whether libjpeg has warned of a picture that this thread decodes.
+    static WARNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What libjpeg does with what it finds: an error unwinds, a warning is noted, and all else is quiet.
+fn watching() -> jpeg_error_mgr {
+    extern "C-unwind" fn error(_: &mut jpeg_common_struct) {
+        resume_unwind(Box::new(DAMAGED));
+    }
+    extern "C-unwind" fn note(_: &mut jpeg_common_struct, level: c_int) {
+        if level < 0 {
+            WARNED.set(true);
+        }
+    }
+    extern "C-unwind" fn quiet(_: &mut jpeg_common_struct) {}
+    jpeg_error_mgr {
+        error_exit: Some(error),
+        emit_message: Some(note),
+        output_message: Some(quiet),
+        format_message: None,
+        reset_error_mgr: Some(quiet),
+        msg_code: 0,
+        msg_parm: msg_parm_union { _bindgen_data_: [0; 20] },
+        trace_level: 0,
+        num_warnings: 0,
+        jpeg_message_table: std::ptr::null(),
+        last_jpeg_message: 0,
+        addon_message_table: std::ptr::null(),
+        first_addon_message: 0,
+        last_addon_message: 0,
     }
 }
 
@@ -217,6 +270,15 @@ mod tests {
             }
         }
         assert!(decode(&file[..20]).is_err());
+        // An end that was put behind half of the data.
+        let ended = [&file[..file.len() * 6 / 10], &[0xff, 0xd9]].concat();
+        let error = format!("{:#}", decode(&ended).unwrap_err());
+        assert!(error.contains("ends early"), "{error}");
+        // Bytes too many before the end, and behind it, change no pixel.
+        let (most, end) = file.split_at(file.len() - 2);
+        for whole in [[most, &[0, 0, 0], end].concat(), [&file[..], b"behind"].concat()] {
+            assert_eq!(decode(&whole).unwrap(), decode(&file).unwrap());
+        }
     }
 
     #[test]
