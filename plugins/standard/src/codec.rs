@@ -134,14 +134,20 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
         catch_unwind(AssertUnwindSafe(|| -> Result<Option<(RgbImage, Orientation)>> {
             let builder = watching.map_or_else(Decompress::builder, Decompress::with_err);
             let decoder = builder.with_markers(&[Marker::APP(1)]).from_reader(Whole(bytes))?;
-            if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
-                return Ok(None);
-            }
             check_size(decoder.width(), decoder.height())?;
             let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
             let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
             // What it warns of while it decodes pixels it has made up; bytes too many between markers change nothing.
             WARNED.set(false);
+            if matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
+                let mut decoder = decoder.to_colorspace(ColorSpace::JCS_CMYK)?;
+                decoder.read_scanlines::<[u8; 4]>()?;
+                if WARNED.get() {
+                    bail!("{DAMAGED}");
+                }
+                decoder.finish()?;
+                return Ok(None);
+            }
             let mut decoder = decoder.rgb()?;
             let (width, height) = (decoder.width() as u32, decoder.height() as u32);
             let data = decoder.read_scanlines::<[u8; 3]>()?.into_flattened();
@@ -154,7 +160,7 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(RgbImage, Orientation)> {
     };
     match decoded(Some(watching())) {
         Ok(Ok(Some(picture))) => return Ok(picture),
-        // libjpeg has no way from CMYK to RGB.
+        // libjpeg has no way from CMYK to RGB: it has said that the file is whole.
         Ok(Ok(None)) => return decode_other(bytes),
         Ok(Err(e)) => return Err(e),
         // Once more for its words.
@@ -274,6 +280,13 @@ mod tests {
         let ended = [&file[..file.len() * 6 / 10], &[0xff, 0xd9]].concat();
         let error = format!("{:#}", decode(&ended).unwrap_err());
         assert!(error.contains("ends early"), "{error}");
+        // The same of four colours, which libjpeg only looks at.
+        let file = include_bytes!("../../../tests/reference/cmyk.jpg");
+        assert!(decode(file).is_ok());
+        for cut in [file.len() * 97 / 100, file.len() - 2] {
+            assert!(format!("{:#}", decode(&file[..cut]).unwrap_err()).contains("truncated"));
+        }
+        let file = jpeg(64, 64);
         // Bytes too many before the end, and behind it, change no pixel.
         let (most, end) = file.split_at(file.len() - 2);
         for whole in [[most, &[0, 0, 0], end].concat(), [&file[..], b"behind"].concat()] {
