@@ -107,6 +107,12 @@ impl Place {
         let device = self.device.iter().map(|device| format!("run.device={device}"));
         device.chain(self.threads.map(|n| format!("run.threads={n}"))).map(Override::Set).collect()
     }
+
+    /// As given, for the record.
+    pub fn texts(&self) -> Vec<String> {
+        let device = self.device.iter().map(|device| format!("--device {device}"));
+        device.chain(self.threads.map(|n| format!("--threads {n}"))).collect()
+    }
 }
 
 /// Changes of a recipe from the command line.
@@ -158,12 +164,8 @@ pub struct Train {
     /// Read all files of the data, to record and compare their bytes
     #[arg(long)]
     pub deep: bool,
-    /// cpu, cuda or cuda:N
-    #[arg(long)]
-    pub device: Option<String>,
-    /// Threads within an operator
-    #[arg(long)]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    pub place: Place,
     /// No progress and no notes
     #[arg(long, short)]
     pub quiet: bool,

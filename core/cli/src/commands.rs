@@ -38,17 +38,8 @@ fn checked(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Res
 /// Trains a recipe.
 pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
     let Some(path) = &args.recipe else { mistake!("no recipe is named: mtlrun RECIPE, or mtlrun --help") };
-    let mut overrides = args.overrides.list();
-    let mut texts = args.overrides.texts();
-    for (flag, key, value) in [
-        ("--device", "run.device", args.device.clone()),
-        ("--threads", "run.threads", args.threads.map(|n| n.to_string())),
-    ] {
-        if let Some(value) = value {
-            overrides.push(Override::Set(format!("{key}={value}")));
-            texts.push(format!("{flag} {value}"));
-        }
-    }
+    let overrides = [args.overrides.list(), args.place.list()].concat();
+    let texts = [args.overrides.texts(), args.place.texts()].concat();
     if args.quiet {
         messages::be_quiet();
     }

@@ -208,10 +208,14 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Whether a run of that row says of the metric that its cases are too few for it.
+    fn unresolved(&self, row: usize, metric: &str) -> bool {
+        self.variants[row].runs.iter().any(|run| run.unresolved.contains(metric))
+    }
+
     fn cell(&self, row: usize, m: usize, mark: &dyn Fn(String) -> String) -> String {
         let Some(figure) = self.figures[row][m] else {
-            let unresolved = self.variants[row].runs.iter().any(|run| run.unresolved.contains(&self.metrics[m]));
-            return if unresolved { "not resolved".into() } else { "–".into() };
+            return if self.unresolved(row, &self.metrics[m]) { "not resolved".into() } else { "–".into() };
         };
         let all = figure.count == self.variants[row].runs.len();
         let text = if all { figure.text() } else { format!("{} (of {})", figure.text(), figure.count) };
@@ -300,21 +304,19 @@ impl<'a> Comparison<'a> {
             let f = self.figures[row][m]?;
             let mut all = json!({ "mean": f.mean, "deviation": f.deviation, "count": f.count });
             if let Some(own) = self.own[row][m] {
-                let drawn = if own.by_person { "people" } else { INDEPENDENT };
-                all["interval"] = json!({ "low": own.low, "high": own.high, "drawn": drawn });
+                all["interval"] = json!({ "low": own.low, "high": own.high, "drawn": drawn(own.by_person) });
             }
             if let Some(d) = self.apart[row][m] {
                 let from = &self.variants[self.against].label;
                 all["difference"] = json!({
                     "from": from, "mean": d.mean, "deviation": d.deviation, "low": d.low, "high": d.high,
-                    "drawn": if d.by_person { "people" } else { INDEPENDENT },
+                    "drawn": drawn(d.by_person),
                 });
             }
             Some((self.metrics[m].as_str(), all))
         };
         let unresolved = |row: usize| -> Vec<&String> {
-            let of = |metric: &&String| self.variants[row].runs.iter().any(|run| run.unresolved.contains(*metric));
-            self.metrics.iter().filter(of).collect()
+            self.metrics.iter().filter(|metric| self.unresolved(row, metric)).collect()
         };
         let variant = |(row, variant): (usize, &Variant<'_>)| {
             let found: IndexMap<&str, Value> = (0..self.metrics.len()).filter_map(|m| figure(row, m)).collect();
@@ -325,6 +327,11 @@ impl<'a> Comparison<'a> {
         };
         self.variants.iter().enumerate().map(variant).collect()
     }
+}
+
+/// What the draws behind an interval were drawn from.
+fn drawn(by_person: bool) -> &'static str {
+    if by_person { "people" } else { INDEPENDENT }
 }
 
 /// The variant of that label that the others are held against; without one the first.

@@ -1,6 +1,6 @@
 //! Reading pictures of which some may fail.
 
-use mtl_component::{Picture, Result};
+use mtl_component::{Picture, Result, mistake};
 use mtl_faces::source::Pictures;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -35,15 +35,28 @@ impl<'p> Reading<'p> {
     pub(crate) fn failed(self) -> BTreeMap<usize, String> {
         self.failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Says which pictures were left out, and why.
-pub(crate) fn tell(failed: &BTreeMap<usize, String>, all: usize) {
-    const NAMED: usize = 5;
-    if failed.is_empty() {
-        return;
+    /// Says which pictures were left out, and why. The numbers of the others.
+    ///
+    /// # Errors
+    /// A mistake if none could be read.
+    pub(crate) fn kept(self) -> Result<Vec<usize>> {
+        const NAMED: usize = 5;
+        let all = self.pictures.len();
+        let failed = self.failed();
+        if !failed.is_empty() {
+            let named: Vec<String> = failed.values().take(NAMED).map(|why| format!("  {why}")).collect();
+            let more =
+                if failed.len() > NAMED { format!("\n  … and {} more", failed.len() - NAMED) } else { String::new() };
+            tracing::warn!(
+                "{} of {all} pictures cannot be read and are left out:\n{}{more}",
+                failed.len(),
+                named.join("\n")
+            );
+        }
+        if failed.len() == all {
+            mistake!("none of the {all} pictures can be read");
+        }
+        Ok((0..all).filter(|i| !failed.contains_key(i)).collect())
     }
-    let named: Vec<String> = failed.values().take(NAMED).map(|why| format!("  {why}")).collect();
-    let more = if failed.len() > NAMED { format!("\n  … and {} more", failed.len() - NAMED) } else { String::new() };
-    tracing::warn!("{} of {all} pictures cannot be read and are left out:\n{}{more}", failed.len(), named.join("\n"));
 }

@@ -1,7 +1,8 @@
 //! Labels of the data against the sizes of what reads them.
 
 use super::OpenedData;
-use crate::graph::{Graph, Target, Wire};
+use crate::graph::{Graph, Stream, Target, Wire};
+use mtl_component::{OpenDataset, Port};
 use mtl_recipe::{Result, mistake};
 use std::collections::HashSet;
 
@@ -13,11 +14,8 @@ use std::collections::HashSet;
 pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
     for node in graph.nodes() {
         for (input, wire) in node.ports.inputs.iter().zip(&node.inputs) {
-            let (Some(size), Some(Wire::Data { stream, port })) = (&input.below, wire) else { continue };
-            let stream = &graph.streams()[*stream];
-            let (Some(port), Some(opened)) = (stream.ports.outputs.get(*port), data.streams.get(&stream.name)) else {
-                continue;
-            };
+            let Some(size) = &input.below else { continue };
+            let Some((stream, port, opened)) = source(graph, data, wire.as_ref()) else { continue };
             let fixed = size.parse::<i64>().ok();
             let named = || node.sizes.get(size).or_else(|_| node.sizes.global(size)).ok();
             let Some(classes) = fixed.or_else(named) else { continue };
@@ -52,12 +50,8 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
 pub fn labels_are_known(graph: &Graph, data: &OpenedData) -> Result<()> {
     let mut told = HashSet::new();
     for node in graph.nodes().iter().filter(|node| node.target == Target::Loss) {
-        for wire in node.inputs.iter().flatten() {
-            let Wire::Data { stream, port } = wire else { continue };
-            let stream = &graph.streams()[*stream];
-            let (Some(port), Some(opened)) = (stream.ports.outputs.get(*port), data.streams.get(&stream.name)) else {
-                continue;
-            };
+        for wire in &node.inputs {
+            let Some((stream, port, opened)) = source(graph, data, wire.as_ref()) else { continue };
             let Some(column) = opened.samples.column(&port.name)? else { continue };
             if column.labels.iter().all(|label| *label < 0) && told.insert((node.name.clone(), port.name.clone())) {
                 tracing::warn!(
@@ -71,4 +65,15 @@ pub fn labels_are_known(graph: &Graph, data: &OpenedData) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The stream, its port and the opened data that a wire brings, if it comes from data.
+fn source<'a>(
+    graph: &'a Graph,
+    data: &'a OpenedData,
+    wire: Option<&Wire>,
+) -> Option<(&'a Stream, &'a Port, &'a OpenDataset)> {
+    let Some(Wire::Data { stream, port }) = wire else { return None };
+    let stream = &graph.streams()[*stream];
+    Some((stream, stream.ports.outputs.get(*port)?, data.streams.get(&stream.name)?))
 }

@@ -27,13 +27,14 @@ pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, 
     if sizes.is_empty() {
         return;
     }
-    let trained: Vec<(&String, Vec<&Path>)> =
-        data.streams.iter().map(|(stream, opened)| (stream, opened.samples.files())).collect();
-    let alike = |files: &[&Path]| {
-        // Only files of equal sizes can be equal.
-        files.par_iter().filter(|file| files::size(file).is_some_and(|size| sizes.contains(&size))).count()
-    };
-    let count: usize = trained.iter().map(|(_, files)| alike(files)).sum();
+    // Only files of equal sizes can be equal.
+    let alike = |file: &&Path| files::size(file).is_some_and(|size| sizes.contains(&size));
+    let trained: Vec<(&String, Vec<&Path>)> = data
+        .streams
+        .iter()
+        .map(|(stream, opened)| (stream, opened.samples.files().into_par_iter().filter(alike).collect()))
+        .collect();
+    let count: usize = trained.iter().map(|(_, files)| files.len()).sum();
     let by_bytes = comparing == Comparing::All || count <= MOST_READ;
     if !by_bytes {
         tracing::info!(
@@ -42,11 +43,11 @@ pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, 
         );
     }
     let key = |file: &Path| -> Option<Key> {
-        let found = fs::metadata(file).ok().filter(|found| sizes.contains(&found.len()))?;
-        Some(match by_bytes {
-            true => Key::Bytes(files::digest(file).ok()?),
-            false => Key::File(found.dev(), found.ino()),
-        })
+        if by_bytes {
+            return Some(Key::Bytes(files::digest(file).ok()?));
+        }
+        let found = fs::metadata(file).ok()?;
+        Some(Key::File(found.dev(), found.ino()))
     };
     let keys: Vec<Vec<Option<Key>>> =
         tested.iter().map(|(_, files)| files.par_iter().map(|file| key(file)).collect()).collect();

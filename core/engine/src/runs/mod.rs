@@ -15,7 +15,7 @@ pub use record::{Record, SWEEP, find};
 use crate::recipe::Recipe;
 use mtl_component::Registry;
 use mtl_recipe::files::{is_leftover, read_bounded, read_text, write_atomically};
-use mtl_recipe::{Change, Context, Override, Result, bail, difference, mistake, to_toml};
+use mtl_recipe::{Change, Context, Override, Result, difference, mistake, to_toml};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -271,17 +271,10 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be made.
     pub fn new_evaluation(&self) -> Result<ReportFolder> {
-        let (base, all) = (timestamp(), self.path.join(EVALUATIONS));
+        let all = self.path.join(EVALUATIONS);
         std::fs::create_dir_all(&all).with_context(|| format!("making {}", all.display()))?;
-        for n in 1.. {
-            let path = all.join(if n == 1 { base.clone() } else { format!("{base}-{n}") });
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(ReportFolder::at(path)),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("making {}", path.display())),
-            }
-        }
-        bail!("no name is free in {}", all.display())
+        let made = numbered(&all, &timestamp()).with_context(|| format!("making a folder in {}", all.display()))?;
+        Ok(ReportFolder::at(made))
     }
 
     /// Whether a recipe has been recorded.
@@ -424,15 +417,23 @@ fn make(path: &Path) -> Result<bool> {
 /// Makes `folder/name`, numbered if runs were started in the same second.
 fn unused(folder: &Path, name: &str) -> Result<PathBuf> {
     make(folder)?;
-    let numbered = (2..1000).map(|n| folder.join(format!("{name}-{n}")));
-    for path in std::iter::once(folder.join(name)).chain(numbered) {
+    match numbered(folder, name) {
+        Ok(path) => Ok(path),
+        Err(e) => mistake!("cannot make the run folder {}: {e}", folder.join(name).display()),
+    }
+}
+
+/// Makes `folder/name`, or with a number behind the name if others have it.
+fn numbered(folder: &Path, name: &str) -> std::io::Result<PathBuf> {
+    use std::io::{Error, ErrorKind::AlreadyExists};
+    let others = (2..1000).map(|n| folder.join(format!("{name}-{n}")));
+    for path in std::iter::once(folder.join(name)).chain(others) {
         match std::fs::create_dir(&path) {
-            Ok(()) => return Ok(path),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => mistake!("cannot make the run folder {}: {e}", path.display()),
+            Err(e) if e.kind() == AlreadyExists => {}
+            made => return made.map(|()| path),
         }
     }
-    mistake!("a thousand runs were started in one second under {}", folder.display())
+    Err(Error::new(AlreadyExists, format!("a thousand of that second are in {}", folder.display())))
 }
 
 /// What stands in a folder, apart from its lock and from what an interrupted write has left.

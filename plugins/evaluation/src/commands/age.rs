@@ -1,5 +1,5 @@
 use crate::ageing_wires::{AgeingWires, TargetAge};
-use crate::reading::{self, Reading};
+use crate::reading::Reading;
 use image::{Delay, Frame, RgbImage, codecs::gif::GifEncoder, codecs::gif::Repeat};
 use mtl_component::picture::{pixels, sheet};
 use mtl_component::{DType, ErrorContext as _, Inference, Normalization, Registry, Result, mistake};
@@ -90,7 +90,7 @@ impl Age {
         }
         // Mistakes in the command line show before the model is opened.
         let years = self.years(form)?;
-        let mut files = source::files(&self.pictures)?;
+        let files = source::files(&self.pictures)?;
         let wires = AgeingWires {
             image: self.image.clone(),
             group: self.group.clone(),
@@ -147,16 +147,10 @@ impl Age {
             }
             Ok(picture)
         };
-        let mut rows = wires.strips(&model, files.len(), &read, &wanted)?;
-        let failed = reading.failed();
-        reading::tell(&failed, files.len());
-        if failed.len() == files.len() {
-            mistake!("none of the {} pictures can be read", files.len());
-        }
-        let mut kept = (0..files.len()).map(|i| !failed.contains_key(&i));
-        rows.retain(|_| kept.next().unwrap_or(true));
-        let mut kept = (0..files.len()).map(|i| !failed.contains_key(&i));
-        files.retain(|_| kept.next().unwrap_or(true));
+        let rows = wires.strips(&model, files.len(), &read, &wanted)?;
+        let kept = reading.kept()?;
+        let rows: Vec<Tensor> = kept.iter().map(|i| rows[*i].shallow_clone()).collect();
+        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i].clone()).collect();
         let seen = self.seen(&model, &rows)?;
         let headings: Vec<String> = std::iter::once("input".to_owned()).chain(names.iter().cloned()).collect();
         let grid = |rows: &[Tensor]| {

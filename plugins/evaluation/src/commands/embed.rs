@@ -1,6 +1,6 @@
 use crate::embedding::rows;
 use crate::protocol::{FlipTest, largest};
-use crate::reading::{self, Reading};
+use crate::reading::Reading;
 use mtl_component::{ErrorContext as _, Inference, Registry, Result, mistake};
 use mtl_engine::device::configure;
 use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
@@ -107,15 +107,10 @@ impl Embed {
         wanted.extend(groups.then_some(self.groups.as_str()));
         let reading = Reading::new(&pictures, self.skip);
         let columns = self.columns(&model, &pictures, &reading, &wanted)?;
-        let failed = reading.failed();
-        reading::tell(&failed, files.len());
-        if failed.len() == files.len() {
-            mistake!("none of the {} pictures can be read", files.len());
-        }
-        let kept: Vec<usize> = (0..files.len()).filter(|i| !failed.contains_key(i)).collect();
+        let kept = reading.kept()?;
         let index = Tensor::f_from_slice(&kept.iter().map(|i| *i as i64).collect::<Vec<_>>())?;
         let of_kept = |column: Tensor| -> Result<Tensor> {
-            Ok(if failed.is_empty() { column } else { column.f_index_select(0, &index)? })
+            Ok(if kept.len() == files.len() { column } else { column.f_index_select(0, &index)? })
         };
         let files: Vec<PathBuf> = kept.iter().map(|i| files[*i].clone()).collect();
         let mut columns = columns.into_iter().map(of_kept);
