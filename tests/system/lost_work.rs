@@ -113,7 +113,11 @@ fn signals_save_and_say_so_at_once() {
     let faces = Faces::new(4, 3);
     let dir = TempDir::new().unwrap();
     let hung_up = dir.path().join("hup");
-    let child = long(&faces, &hung_up).spawn().unwrap();
+    // Whoever started the tests may have told them to ignore it.
+    let program = long(&faces, &hung_up);
+    let mut listening = Command::new("env");
+    listening.arg("--default-signal=HUP").arg(program.get_program()).args(program.get_args()).current_dir(root());
+    let child = listening.stderr(Stdio::piped()).spawn().unwrap();
     started(&hung_up);
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::USR1).unwrap();

@@ -11,6 +11,7 @@ mod lost_work;
 mod made_faces;
 mod numbers;
 mod parity;
+mod plugins;
 mod random_training;
 mod references;
 mod rules;

@@ -13,7 +13,7 @@ use mtl_engine::graph::Graph;
 use mtl_engine::model::Model;
 use mtl_engine::recipe::Recipe;
 use mtl_engine::weights::{self, Rename};
-use mtl_recipe::{Override, load};
+use mtl_recipe::{Override, Parsed, Unset};
 use mtl_standard::codec;
 use serde_json::Value;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn value(toml: &str) -> ConfigValue {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("x.toml");
     std::fs::write(&path, toml).unwrap();
-    load(&path, &[], &(), &[]).unwrap().root
+    Parsed::read(&path).merge(&[], &(), &[], Unset::Refused).unwrap().root
 }
 
 /// A registered component with a configuration.

@@ -17,6 +17,19 @@ pub struct Cli {
     pub command: Option<Command>,
     #[command(flatten)]
     pub train: Train,
+    #[command(flatten)]
+    pub plugins: Plugins,
+}
+
+/// Plugins besides those that a recipe names.
+#[derive(Debug, Args)]
+pub struct Plugins {
+    /// Load this plugin as well: its name, or its .so file
+    #[arg(long = "plugin", value_name = "PLUGIN", global = true, help_heading = "Plugins")]
+    pub plugins: Vec<String>,
+    /// Look for plugins in this folder as well
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Plugins")]
+    pub plugin_path: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +70,12 @@ pub enum Command {
         #[command(subcommand)]
         command: Data,
     },
+    /// Make, build, check and list plugins: components of your own
+    #[command(arg_required_else_help = true)]
+    Plugin {
+        #[command(subcommand)]
+        command: Plugin,
+    },
     /// List what a check of a recipe may find, as Markdown
     Diagnostics,
     /// Write completions for a shell
@@ -70,6 +89,91 @@ pub enum Command {
 pub enum Data {
     /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
     Render(Render),
+}
+
+/// Commands for plugins.
+#[derive(Debug, Subcommand)]
+pub enum Plugin {
+    /// Begin a plugin: a crate that builds, with a component, its test and a recipe
+    New(NewPlugin),
+    /// Build a plugin for this program, beside its crate
+    Build(BuildPlugin),
+    /// Show whether a file fits this program, and what it registers
+    Check(CheckPlugin),
+    /// List the plugins that recipes may name
+    List,
+    /// Open a file and say so; what a constructor does to the process happens here
+    #[command(hide = true)]
+    Probe(CheckPlugin),
+}
+
+#[derive(Debug, Args)]
+pub struct NewPlugin {
+    /// Its name, such as my-idea: letters, digits, `-` and `_`
+    pub name: String,
+    /// What its first component is
+    #[arg(long, default_value = "loss")]
+    pub kind: Example,
+    /// The folder in which its folder is made
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    #[command(flatten)]
+    pub sdk: Sdk,
+}
+
+/// A kind of component that a plugin may begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Example {
+    /// A split of features into parts
+    Decomposition,
+    /// A classifier on embeddings
+    Head,
+    /// A computation without parameters
+    Function,
+    /// A number that a phase minimizes
+    Loss,
+    /// Samples of a data stream
+    Dataset,
+    /// A change of a picture
+    Transform,
+    /// The order of samples
+    Sampler,
+    /// The rule by which gradients change parameters
+    Optimizer,
+    /// The course of the learning rate
+    Scheduler,
+    /// A number computed from the cases of an evaluator
+    Metric,
+    /// A measurement of the model
+    Evaluator,
+    /// An observer of a run
+    Hook,
+}
+
+/// Where the sources of this program are.
+#[derive(Debug, Args)]
+pub struct Sdk {
+    /// The repository of mtlrun; without it that from which this program was built
+    #[arg(long, value_name = "DIR", env = "MTLRUN_SDK")]
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct BuildPlugin {
+    /// The folder of its crate
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+    #[command(flatten)]
+    pub sdk: Sdk,
+    /// Features of the crate, as cargo takes them
+    #[arg(long, value_name = "FEATURES")]
+    pub features: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckPlugin {
+    /// The .so file
+    pub file: PathBuf,
 }
 
 /// A command on a run, whose recipe may be changed.
@@ -158,6 +262,9 @@ pub struct Train {
     /// Resume although the recipe has changed
     #[arg(long, requires = "resume")]
     pub allow_recipe_change: bool,
+    /// Resume although a plugin has changed
+    #[arg(long, requires = "resume")]
+    pub allow_plugin_change: bool,
     /// Resume from the checkpoint of this step, and not from the newest sound one
     #[arg(long, requires = "resume", value_name = "STEP")]
     pub checkpoint: Option<u64>,
@@ -190,6 +297,9 @@ pub struct Check {
 pub struct List {
     /// A kind or a family, such as backbone
     pub kind: Option<String>,
+    /// Those of this recipe's plugins as well
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -229,8 +339,11 @@ pub struct Schema {
     /// Only the table of this component, such as head/cosface
     #[arg(long, value_name = "KIND/NAME")]
     pub component: Option<String>,
+    /// With the components of this recipe's plugins; --out names the file
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<PathBuf>,
     /// The folder for recipe.schema.json and one schema for each family; without it the schema is printed
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR or FILE")]
     pub out: Option<PathBuf>,
 }
 
@@ -321,6 +434,9 @@ pub struct Reproduce {
     /// Only the first steps of its course
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
+    /// Reproduce although a plugin has changed
+    #[arg(long)]
+    pub allow_plugin_change: bool,
     /// Compare the bytes of the files of its data, where the record has their hashes
     #[arg(long)]
     pub deep: bool,

@@ -1,6 +1,6 @@
 //! The commands on recipes and runs.
 
-use crate::arguments::{Check, Eval, Explain, GraphArgs, Schema, Show, Summary, Trace, Train};
+use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
 use crate::messages;
 use crate::progress::{Progress, pictures};
 use indicatif::ProgressBar;
@@ -14,7 +14,7 @@ use mtl_engine::inference::{
 };
 use mtl_engine::memory;
 use mtl_engine::model::Model;
-use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, recipe_schema, table_schema};
+use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, plugins_of, recipe_schema, table_schema};
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
@@ -58,6 +58,7 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
         out: args.out.clone(),
         existing,
         allow_recipe_change: args.allow_recipe_change,
+        allow_plugin_change: args.allow_plugin_change,
         checkpoint: args.checkpoint,
         until: None,
         deep: args.deep,
@@ -127,7 +128,7 @@ fn check_one(registry: &Arc<Registry>, path: &Path, args: &Check) -> Result<(Str
         data::labels_fit(&resolved, &data)?;
         data::labels_are_known(&resolved, &data)?;
         data::first_samples(&data)?;
-        warn_of_trained_pictures(&data, &evaluators, Comparing::All);
+        warn_of_trained_pictures(&data, &evaluators, Comparing::All)?;
         let outline = Model::outline(&recipe, &resolved, 1)?;
         evaluators.check(&ModelInference::new(&outline, &recipe, &Judges::default())?)?;
     }
@@ -249,8 +250,26 @@ pub fn summary(registry: &Arc<Registry>, args: &Summary) -> Result<u8> {
     Ok(0)
 }
 
+/// The registry with a recipe's plugins as well.
+fn with_plugins_of(registry: &Arc<Registry>, recipe: Option<&Path>) -> Result<Arc<Registry>> {
+    recipe.map_or_else(|| Ok(registry.clone()), |path| Ok(plugins_of(registry, path)?))
+}
+
+/// Lists components by family.
+pub fn list(registry: &Arc<Registry>, args: &List) -> Result<u8> {
+    let registry = with_plugins_of(registry, args.recipe.as_deref())?;
+    crate::listing::list(&registry, args)
+}
+
 /// Writes the schemas of recipes and of families of components.
 pub fn schema(registry: &Arc<Registry>, args: &Schema) -> Result<u8> {
+    let registry = &with_plugins_of(registry, args.recipe.as_deref())?;
+    if let (Some(_), None, Some(file)) = (&args.recipe, &args.component, &args.out) {
+        let text = format!("{}\n", serde_json::to_string_pretty(&recipe_schema(registry))?);
+        write_atomically(file, text.as_bytes())?;
+        println!("{}", file.display());
+        return Ok(0);
+    }
     let mut schemas = vec![match &args.component {
         None => ("recipe".to_owned(), recipe_schema(registry)),
         Some(text) => {

@@ -1,7 +1,9 @@
 //! What the program knows: components, and kinds of findings.
 
 use crate::arguments::List;
-use mtl_component::{ConfigValue, Factory, Family, Id, Origin, Registration, Registry, Result, mistake};
+use mtl_component::{
+    ConfigValue, Family, Id, Made, ModuleConfig, Origin, Provider, Registration, Registry, Result, mistake,
+};
 use mtl_recipe::suggestion;
 use std::collections::BTreeMap;
 
@@ -23,7 +25,11 @@ pub fn list(registry: &Registry, args: &List) -> Result<u8> {
         }
         println!("{}", family.name);
         for r in registry.of_family(*family) {
-            println!("  {:<26} {}", r.name, first_sentence(&r.doc()));
+            let of = match registry.provider(r) {
+                Some(Provider::Plugin { name, version, .. }) => format!(" (plugin {name} {version})"),
+                _ => String::new(),
+            };
+            println!("  {:<26} {}{of}", r.name, first_sentence(&r.doc()));
             if args.kind.is_some() {
                 ports(r);
                 keys(r);
@@ -34,10 +40,10 @@ pub fn list(registry: &Registry, args: &List) -> Result<u8> {
 }
 
 /// The ports of a component with its defaults, if it needs no key.
-fn ports(r: &Registration) {
+fn ports(r: &'static Registration) {
     let nothing = ConfigValue::empty(Origin { file: 0, span: 0..0 });
-    let Factory::Module(make) = &r.factory else { return };
-    let Ok(Ok(description)) = make(&nothing).map(|module| module.describe()) else { return };
+    let Some(Ok(module)) = <dyn ModuleConfig>::made(r, &nothing) else { return };
+    let Ok(description) = module.describe() else { return };
     for (word, list) in [("in", &description.ports.inputs), ("out", &description.ports.outputs)] {
         for port in list {
             let may = if port.optional { ", may be left out" } else { "" };

@@ -8,6 +8,7 @@ mod doctor;
 mod figures;
 mod listing;
 mod messages;
+mod plugins;
 mod progress;
 mod reproduce;
 mod resampling;
@@ -21,19 +22,19 @@ use mtl_synthesis as _;
 
 use arguments::{Cli, Command, Data};
 use clap::{CommandFactory, Parser};
-use mtl_component::{Registry, Result, mistake};
-use mtl_recipe::{guarded, nearest, suggestion};
+use mtl_component::{Result, mistake};
+use mtl_recipe::{guarded, nearest, record_panics, suggestion};
 use progress::pictures;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     mtl_torch::tune_malloc();
     mtl_torch::fatal::listen();
     messages::listen();
-    // A panic is a fault of the program, and reported as such with the other errors.
-    std::panic::set_hook(Box::new(|_| {}));
+    mtl_component::plugin::listen(|text| tracing::warn!("{text}"));
+    // A panic is a fault, of the program or of a component, and reported as such with the other errors.
+    record_panics();
     match guarded(run) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -47,13 +48,13 @@ fn main() -> ExitCode {
 fn run() -> Result<u8> {
     mistyped()?;
     let cli = Cli::parse();
-    let registry = Arc::new(Registry::built_in()?);
+    let registry = plugins::registry(&cli.plugins)?;
     let Some(command) = cli.command else { return commands::train(&registry, &cli.train) };
     // Only training has something to save when nobody reads its output any more.
     mtl_torch::restore_sigpipe();
     match command {
         Command::Check(args) => commands::check(&registry, &args),
-        Command::List(args) => listing::list(&registry, &args),
+        Command::List(args) => commands::list(&registry, &args),
         Command::Show(args) => commands::show(&registry, &args),
         Command::Explain(args) => commands::explain(&registry, &args),
         Command::Schema(args) => commands::schema(&registry, &args),
@@ -68,6 +69,7 @@ fn run() -> Result<u8> {
         Command::Compare(args) => compare::compare(&registry, &args),
         Command::Reproduce(args) => reproduce::reproduce(&registry, &args),
         Command::Data { command: Data::Render(args) } => commands::render(&args),
+        Command::Plugin { command } => plugins::run(&command, &cli.plugins),
         Command::Diagnostics => listing::diagnostics(&registry),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "mtlrun", &mut std::io::stdout());

@@ -114,15 +114,23 @@ pub fn error(error: &Error) {
         return;
     }
     let text = without_frames(&format!("{error:#}"));
-    if error.code() != Code::Panic {
-        line(&format!("error: {text}"));
-    } else {
-        line(&format!("error: mtlrun met a fault of its own: {text}"));
-        line("Please report it with the recipe and the command.");
-    }
-    // Who can mend a failure depends on whose component it was.
-    if let Some(site) = error.site().filter(|_| error.code() != Code::Mistake) {
-        line(&format!("note: {} of {} failed in `{}`", site.component, site.origin, site.method));
+    match (error.code(), error.site()) {
+        (Code::Mistake, _) | (Code::Failure, None) => line(&format!("error: {text}")),
+        // Who can mend a failure depends on whose component it was.
+        (Code::Failure, Some(site)) => {
+            line(&format!("error: {text}"));
+            line(&format!("note: {} of {} failed in `{}`", site.component, site.origin, site.method));
+        }
+        (Code::Panic, Some(site)) if site.origin.starts_with("the plugin") => {
+            line(&format!("error: {text}"));
+            line(
+                "note: a panic is a fault in the code of the plugin: a component returns what it cannot do as an error",
+            );
+        }
+        (Code::Panic, _) => {
+            line(&format!("error: mtlrun met a fault of its own: {text}"));
+            line("Please report it with the recipe and the command.");
+        }
     }
 }
 

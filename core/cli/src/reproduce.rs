@@ -38,6 +38,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
     }
     let set: Vec<Override> = overrides.iter().cloned().map(Override::Set).collect();
     let recipe = run.recipe(registry, &set)?;
+    run.allow_plugins(&recipe, args.allow_plugin_change)?;
     let steps = args.steps.unwrap_or(recipe.run.steps);
     if steps > recipe.run.steps {
         mistake!("--steps {steps} is more than the {} steps of the run", recipe.run.steps);
@@ -57,6 +58,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         out: Some(out.clone()),
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
         allow_recipe_change: false,
+        allow_plugin_change: false,
         checkpoint: None,
         until: Some(steps),
         deep: args.deep,

@@ -10,6 +10,46 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The configuration of a dataset.
+///
+/// ```
+/// use mtl_component::{
+///     DType, Dataset, DatasetConfig, Description, Draw, Field, Layout, Open, OpenDataset, Ports, Result, SampleOut, register,
+/// };
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+/// use std::sync::Arc;
+///
+/// /// Points on a line y = 2 x.
+/// #[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Line {
+///     /// Number of points.
+///     points: usize,
+/// }
+///
+/// impl DatasetConfig for Line {
+///     fn describe(&self) -> Result<Description> {
+///         Ok(Ports::new().output("x", DType::Float, "batch 1").output("y", DType::Float, "batch").into())
+///     }
+///     fn open(&self, _: &Open<'_>) -> Result<OpenDataset> {
+///         let field = |name, shape| Field { name, shape, layout: Layout::Float };
+///         let fields = vec![field("x", vec![1]), field("y", Vec::new())];
+///         Ok(OpenDataset::new(Arc::new(self.clone()), self.points, fields, format!("line of {}", self.points)))
+///     }
+/// }
+///
+/// impl Dataset for Line {
+///     fn sample(&self, index: usize, _: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
+///         out.float(0)[0] = index as f32;
+///         out.float(1)[0] = 2.0 * index as f32;
+///         Ok(())
+///     }
+/// }
+///
+/// register!(Dataset, "line", Line);
+/// assert_eq!(Line { points: 5 }.describe()?.ports.outputs[1].name, "y");
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait DatasetConfig: Send + Sync {
     /// What a batch holds, as outputs whose first size is `batch`; what is wrong with the configuration; and the names
     /// of sizes that the opened data decides.
@@ -64,7 +104,28 @@ impl OpenDataset {
     }
 }
 
-/// Samples by index.
+/// Samples by index. They are asked for in several threads.
+///
+/// ```
+/// use mtl_component::{Dataset, Draw, Result, SampleOut};
+///
+/// /// Noise: the index and the run's seed decide it, through `draw`.
+/// struct Noise;
+///
+/// impl Dataset for Noise {
+///     fn sample(&self, _: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
+///         out.float(0).fill_with(|| draw.range(-1.0, 1.0) as f32);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut values = [0f32; 3];
+/// let mut out = SampleOut::new(vec![&mut values], Vec::new(), vec![0]);
+/// Noise.sample(0, &mut Draw::new(&[1]), &mut out)?;
+/// assert!(values[0] != values[1]);
+/// assert_eq!(Noise.place(7)?, "sample 7");
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait Dataset: Send + Sync {
     /// Writes one sample. `draw` is the only source of randomness.
     ///
@@ -82,13 +143,19 @@ pub trait Dataset: Send + Sync {
     }
 
     /// Where a sample is from, such as a line of a list, for messages.
-    fn place(&self, index: usize) -> String {
-        format!("sample {index}")
+    ///
+    /// # Errors
+    /// If it cannot be said.
+    fn place(&self, index: usize) -> Result<String> {
+        Ok(format!("sample {index}"))
     }
 
     /// The files of the samples, in order, as far as they are files.
-    fn files(&self) -> Vec<&Path> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(Vec::new())
     }
 }
 
@@ -153,6 +220,37 @@ impl<'a> SampleOut<'a> {
 }
 
 /// The configuration of a sampler.
+///
+/// ```
+/// use mtl_component::{OpenDataset, Result, Sampler, SamplerConfig, register};
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+///
+/// /// The samples from the last to the first.
+/// #[derive(Debug, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Backwards {}
+///
+/// impl SamplerConfig for Backwards {
+///     fn open(&self, data: &OpenDataset, _: u64) -> Result<Box<dyn Sampler>> {
+///         Ok(Box::new(Order(data.parts.iter().map(|(part, _)| (part.start, part.len())).collect())))
+///     }
+/// }
+///
+/// /// The first sample and the number of samples of each part.
+/// struct Order(Vec<(usize, usize)>);
+///
+/// impl Sampler for Order {
+///     fn index(&self, part: usize, position: u64, _: u64) -> Result<usize> {
+///         let (start, len) = self.0[part];
+///         Ok(start + len - 1 - (position % len as u64) as usize)
+///     }
+/// }
+///
+/// register!(Sampler, "backwards", Backwards);
+/// assert_eq!(Order(vec![(10, 3)]).index(0, 1, 4)?, 11);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait SamplerConfig: Send + Sync {
     /// Makes the sampler for a dataset.
     ///
@@ -161,7 +259,24 @@ pub trait SamplerConfig: Send + Sync {
     fn open(&self, data: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>>;
 }
 
-/// The order of samples, a pure function of the position.
+/// The order of samples, a pure function of the position: a run that is resumed asks for any position first.
+///
+/// ```
+/// use mtl_component::{Draw, Result, Sampler};
+///
+/// /// Drawn with replacement.
+/// struct Drawn { seed: u64, len: u64 }
+///
+/// impl Sampler for Drawn {
+///     fn index(&self, part: usize, position: u64, _: u64) -> Result<usize> {
+///         Ok(Draw::new(&[self.seed, part as u64, position]).below(self.len) as usize)
+///     }
+/// }
+///
+/// let order = Drawn { seed: 1, len: 100 };
+/// assert_eq!(order.index(0, 41, 8)?, order.index(0, 41, 8)?);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait Sampler: Send + Sync {
     /// The sample at a position of the stream that a part of the data has; `batch` is the number of samples drawn
     /// together over all processes.
@@ -172,6 +287,42 @@ pub trait Sampler: Send + Sync {
 }
 
 /// The configuration of a picture transform.
+///
+/// ```
+/// use mtl_component::{Draw, Picture, Result, Transform, TransformConfig, register};
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+/// use std::sync::Arc;
+///
+/// /// The negative of a picture.
+/// #[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Negative {
+///     /// Probability.
+///     probability: f64,
+/// }
+///
+/// impl TransformConfig for Negative {
+///     fn open(&self) -> Result<Arc<dyn Transform>> {
+///         Ok(Arc::new(self.clone()))
+///     }
+/// }
+///
+/// impl Transform for Negative {
+///     fn apply(&self, picture: &mut Picture, draw: &mut Draw) -> Result<()> {
+///         if draw.chance(self.probability) {
+///             picture.data.iter_mut().for_each(|value| *value = 255 - *value);
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// register!(Transform, "negative", Negative);
+/// let mut picture = Picture::new(1, 1, vec![0, 5, 255])?;
+/// Negative { probability: 1.0 }.open()?.apply(&mut picture, &mut Draw::new(&[1]))?;
+/// assert_eq!(picture.data, [255, 250, 0]);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait TransformConfig: Send + Sync {
     /// What the engine has to know of it.
     ///
@@ -200,6 +351,26 @@ pub struct TransformDescription {
 }
 
 /// A change of a picture; the only randomness is `draw`.
+///
+/// ```
+/// use mtl_component::{Draw, Picture, Result, Transform};
+///
+/// /// A black margin.
+/// struct Margin(usize);
+///
+/// impl Transform for Margin {
+///     fn apply(&self, picture: &mut Picture, _: &mut Draw) -> Result<()> {
+///         let row = picture.width * 3;
+///         picture.data.chunks_exact_mut(row).take(self.0).for_each(|line| line.fill(0));
+///         Ok(())
+///     }
+/// }
+///
+/// let mut picture = Picture::new(1, 2, vec![9; 6])?;
+/// Margin(1).apply(&mut picture, &mut Draw::new(&[1]))?;
+/// assert_eq!(picture.data, [0, 0, 0, 9, 9, 9]);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait Transform: Send + Sync {
     /// Changes the picture.
     ///

@@ -10,6 +10,49 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 /// The configuration of an evaluator.
+///
+/// ```
+/// use mtl_component::{
+///     Better, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture, Report, Result, register,
+/// };
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+///
+/// /// The mean of a wire for black pictures.
+/// #[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct OnBlack {
+///     /// The data port that takes pictures.
+///     image: String,
+///     /// The wire.
+///     wire: String,
+/// }
+///
+/// impl EvaluatorConfig for OnBlack {
+///     fn describe(&self) -> Result<EvaluatorDescription> {
+///         Ok(EvaluatorDescription {
+///             wires: vec![("image", self.image.clone()), ("wire", self.wire.clone())],
+///             metrics: vec![Metric::new("mean", Better::Neither)],
+///             ..EvaluatorDescription::default()
+///         })
+///     }
+///     fn open(&self) -> Result<Box<dyn Evaluator>> {
+///         Ok(Box::new(self.clone()))
+///     }
+/// }
+///
+/// impl Evaluator for OnBlack {
+///     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
+///         let read = |_: usize| Picture::new(112, 112, vec![0; 112 * 112 * 3]);
+///         let found = model.outputs(&self.image, 1, &read, 1, &[&self.wire])?;
+///         let mean = found[0].f_mean(tch::Kind::Double)?.f_double_value(&[])?;
+///         Ok(Report { metrics: [("mean".to_owned(), mean)].into_iter().collect(), ..Report::default() })
+///     }
+/// }
+///
+/// register!(Evaluator, "on_black", OnBlack);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait EvaluatorConfig: Send + Sync {
     /// What the check of a recipe has to know of it.
     ///
@@ -48,6 +91,25 @@ pub struct EvaluatorDescription {
 }
 
 /// An evaluator with its data.
+///
+/// ```
+/// use mtl_component::{Evaluator, Inference, Report, Result, mistake};
+///
+/// /// Measures nothing, and refuses a model without embeddings before the first step.
+/// struct Careful;
+///
+/// impl Evaluator for Careful {
+///     fn check(&self, model: &dyn Inference) -> Result<()> {
+///         if !model.has("embedding") {
+///             mistake!("the graph has no node `embedding`");
+///         }
+///         Ok(())
+///     }
+///     fn evaluate(&self, _: &dyn Inference) -> Result<Report> {
+///         Ok(Report::default())
+///     }
+/// }
+/// ```
 pub trait Evaluator {
     /// Checks, before the first step, what the model decides: that its outputs fit, and that other runs can be opened.
     /// Nothing can be evaluated yet.
@@ -60,13 +122,19 @@ pub trait Evaluator {
     }
 
     /// The files of the pictures that it looks at, as far as they are files: that none of them is trained on is checked.
-    fn files(&self) -> Vec<&Path> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(Vec::new())
     }
 
     /// The metrics that its data cannot tell, however good the model, each with the reason: their values are not numbers.
-    fn unresolved(&self) -> Vec<(String, String)> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// If it cannot be said.
+    fn unresolved(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
     }
 
     /// Measures a model.
@@ -103,7 +171,19 @@ pub struct Report {
 /// Reads the picture of a number; called in several threads.
 pub type ReadPicture<'a> = &'a (dyn Fn(usize) -> Result<Picture> + Sync);
 
-/// A model as evaluators see it: a graph that is fed values and asked for others, in evaluation mode.
+/// A model as evaluators see it: a graph that is fed values and asked for others, in evaluation mode. The program
+/// implements it.
+///
+/// ```
+/// use mtl_component::{Inference, Result};
+/// use tch::Tensor;
+///
+/// /// The embeddings of a batch that was prepared already, normalised.
+/// fn directions(model: &dyn Inference, batch: &Tensor) -> Result<Tensor> {
+///     let found = model.run(&[("faces.image", batch)], &["embedding"])?;
+///     mtl_component::nn::normalize_rows(&found[0])
+/// }
+/// ```
 pub trait Inference {
     /// Whether the graph has that wire: `node`, `node.port` or `data.port`.
     fn has(&self, wire: &str) -> bool;

@@ -6,6 +6,44 @@ use mtl_recipe::Result;
 use std::path::Path;
 
 /// The configuration of a hook.
+///
+/// ```
+/// use mtl_component::{Hook, HookConfig, HookEvent, Result, RunInfo, register};
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+/// use std::path::PathBuf;
+///
+/// /// Writes a file when the run is over, for whoever waits for it.
+/// #[derive(Debug, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Flag {
+///     /// Its name in the run folder.
+///     file: String,
+/// }
+///
+/// impl HookConfig for Flag {
+///     fn files(&self) -> Result<Vec<String>> {
+///         Ok(vec![self.file.clone()])
+///     }
+///     fn open(&self, run: &RunInfo<'_>) -> Result<Box<dyn Hook>> {
+///         Ok(Box::new(Waiting(run.folder.join(&self.file))))
+///     }
+/// }
+///
+/// struct Waiting(PathBuf);
+///
+/// impl Hook for Waiting {
+///     fn on(&mut self, event: &HookEvent<'_>) -> Result<()> {
+///         if let HookEvent::Ended { step, .. } = event {
+///             std::fs::write(&self.0, step.to_string())?;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// register!(Hook, "flag", Flag);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait HookConfig: Send + Sync {
     /// What is wrong between keys of the configuration; one sentence each.
     ///
@@ -44,6 +82,26 @@ pub struct RunInfo<'a> {
 }
 
 /// An observer of a training run.
+///
+/// ```
+/// use mtl_component::{Hook, HookEvent, Result, tell};
+///
+/// /// Warns of a loss that is nearly nothing.
+/// struct Suspicious;
+///
+/// impl Hook for Suspicious {
+///     fn on(&mut self, event: &HookEvent<'_>) -> Result<()> {
+///         let HookEvent::Logged { step, numbers } = event else { return Ok(()) };
+///         for (name, value) in numbers.iter().filter(|(name, v)| name.starts_with("loss/") && *v < 1e-6) {
+///             tell(&format!("{name} is {value} at step {step}"));
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// Suspicious.on(&HookEvent::Logged { step: 1, numbers: &[("loss/identity".into(), 0.0)] })?;
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait Hook {
     /// Takes note of what happened.
     ///

@@ -5,7 +5,8 @@
 //! [`ModuleConfig`] for a loss with its test.
 //!
 //! Everything that can fail returns [`Result`]: `?` turns any other error into a failure, and [`mistake!`] returns one
-//! that the user can mend. Which component failed in which method is filled in by the engine.
+//! that the user can mend. Which component failed in which method is filled in at its fence, where a panic becomes an error
+//! as well.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -14,6 +15,7 @@ mod context;
 pub mod data;
 pub mod draw;
 mod evaluator;
+mod fence;
 mod hook;
 mod metric;
 mod module;
@@ -21,6 +23,7 @@ pub mod nn;
 mod optimizer;
 mod params;
 pub mod picture;
+pub mod plugin;
 pub mod ports;
 mod registration;
 mod registry;
@@ -38,18 +41,20 @@ pub use data::{
 };
 pub use draw::Draw;
 pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
+pub use fence::Lent;
 pub use hook::{Hook, HookConfig, HookEvent, RunInfo};
 pub use metric::{Better, Metric, MetricConfig};
 pub use module::{Call, Module, ModuleConfig, single};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, OptimizerState, Update};
 pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role};
 pub use picture::{Normalization, Picture};
+pub use plugin::tell;
 pub use ports::{DType, Description, Dim, OneOf, Pixels, Port, Ports, Sizes};
 pub use registration::{ComponentKind, Configuration, Factory, Made, Registration};
 pub use registry::{Family, Provider, Registry};
 pub use rename::RenameTable;
 pub use report::{Axis, Cell, ReportCurve, ReportTable};
-pub use rule::{Placed, RecipeView, Rule};
+pub use rule::{Placed, RecipeView, Rule, checked};
 pub use scheduler::{Scheduler, SchedulerDescription};
 
 pub use mtl_recipe::error::Context as ErrorContext;

@@ -47,6 +47,35 @@ impl Metric {
 /// The configuration of a metric that is computed from what an evaluator measured case by case.
 ///
 /// A recipe adds one to an evaluator: `metrics = [{ component = "share_below", … }]`.
+///
+/// ```
+/// use mtl_component::{Better, Cases, ErrorContext, Metric, MetricConfig, Result, register};
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+///
+/// /// The largest number of a column.
+/// #[derive(Debug, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Largest {
+///     /// The column.
+///     column: String,
+/// }
+///
+/// impl MetricConfig for Largest {
+///     fn describe(&self) -> Result<Metric> {
+///         Ok(Metric::new(format!("largest_{}", self.column), Better::Smaller))
+///     }
+///     fn measure(&self, cases: &Cases) -> Result<f64> {
+///         let values = cases.column(&self.column).context("there is no such column")?;
+///         Ok(values.iter().copied().fold(f64::MIN, f64::max))
+///     }
+/// }
+///
+/// register!(Metric, "largest", Largest);
+/// let cases = Cases { of: "two".into(), columns: [("error".to_owned(), vec![1.0, 4.0])].into_iter().collect() };
+/// assert_eq!(Largest { column: "error".into() }.measure(&cases)?, 4.0);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait MetricConfig: Send + Sync {
     /// Its name, unit and direction.
     ///

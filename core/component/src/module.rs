@@ -67,6 +67,21 @@ pub trait ModuleConfig: Send + Sync {
 }
 
 /// The computation of a module, function or loss.
+///
+/// ```
+/// use mtl_component::{Call, Module, Result, single};
+/// use tch::Tensor;
+///
+/// /// Multiplies features by a gate for each channel, which `build` has made.
+/// struct Gate(Tensor);
+///
+/// impl Module for Gate {
+///     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+///         // The operators that begin with `f_` return their errors.
+///         single(call.get("features")?.f_mul(&self.0)?)
+///     }
+/// }
+/// ```
 pub trait Module {
     /// Computes the outputs in the order of the ports. An output that [`Call::wants`] denies may be left out.
     ///

@@ -6,6 +6,48 @@ use std::collections::HashMap;
 use tch::Tensor;
 
 /// The configuration of an optimizer.
+///
+/// ```
+/// use mtl_component::{Optimizer, OptimizerConfig, OptimizerDescription, Result, ScalarOps, Update, register};
+/// # use schemars::JsonSchema;
+/// # use serde::Deserialize;
+/// use std::collections::HashMap;
+/// use tch::Tensor;
+///
+/// /// Gradient descent.
+/// #[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Descent {}
+///
+/// impl OptimizerConfig for Descent {
+///     fn describe(&self) -> Result<OptimizerDescription> {
+///         Ok(OptimizerDescription::default())
+///     }
+///     fn open(&self) -> Result<Box<dyn Optimizer>> {
+///         Ok(Box::new(self.clone()))
+///     }
+/// }
+///
+/// impl Optimizer for Descent {
+///     fn step(&mut self, update: &Update<'_>) -> Result<()> {
+///         tch::no_grad(|| {
+///             for (param, grad) in update.params.iter().zip(update.grads) {
+///                 let _ = param.shallow_clone().f_sub_(&grad.try_mul_scalar(update.lr)?)?;
+///             }
+///             Ok(())
+///         })
+///     }
+///     fn state(&self) -> Result<Vec<(String, &Tensor)>> {
+///         Ok(Vec::new())
+///     }
+///     fn load(&mut self, _: HashMap<String, Tensor>) -> Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// register!(Optimizer, "descent", Descent);
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait OptimizerConfig: Send + Sync {
     /// What the engine has to know of it.
     ///
@@ -49,7 +91,48 @@ pub struct Update<'a> {
     pub found_inf: Option<&'a Tensor>,
 }
 
-/// An optimizer with state.
+/// An optimizer with state. [`OptimizerState`] keeps tensors by the names of parameters.
+///
+/// ```
+/// use mtl_component::{Optimizer, OptimizerState, Result, ScalarOps, Update};
+/// use std::collections::HashMap;
+/// use tch::Tensor;
+///
+/// /// Descent with a running mean of gradients.
+/// #[derive(Default)]
+/// struct Averaged(OptimizerState);
+///
+/// impl Optimizer for Averaged {
+///     fn step(&mut self, update: &Update<'_>) -> Result<()> {
+///         let means = self.0.slot("mean", update.names, update.params, |param| Ok(param.f_zeros_like()?))?;
+///         tch::no_grad(|| {
+///             for ((param, grad), mean) in update.params.iter().zip(update.grads).zip(&means) {
+///                 let mut mean = mean.shallow_clone();
+///                 let _ = mean.f_copy_(&mean.try_mul_scalar(0.9)?.f_add(&grad.try_mul_scalar(0.1)?)?)?;
+///                 let _ = param.shallow_clone().f_sub_(&mean.try_mul_scalar(update.lr)?)?;
+///             }
+///             Ok(())
+///         })
+///     }
+///     fn state(&self) -> Result<Vec<(String, &Tensor)>> {
+///         Ok(self.0.list())
+///     }
+///     fn load(&mut self, state: HashMap<String, Tensor>) -> Result<()> {
+///         self.0.load(state);
+///         Ok(())
+///     }
+/// }
+///
+/// let (param, grad) = (Tensor::from_slice(&[1f32]), Tensor::from_slice(&[10f32]));
+/// let (params, grads) = ([&param], [&grad]);
+/// let update = Update {
+///     names: &["m.weight"], params: &params, grads: &grads, rows: None, lr: 0.5, weight_decay: 0.0, found_inf: None,
+/// };
+/// let mut optimizer = Averaged::default();
+/// optimizer.step(&update)?;
+/// assert_eq!((param.double_value(&[0]), optimizer.state()?[0].0.as_str()), (0.5, "mean/m.weight"));
+/// # Ok::<(), mtl_component::Error>(())
+/// ```
 pub trait Optimizer {
     /// One step of a group.
     ///

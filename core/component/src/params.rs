@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::draw::hash_words;
+use crate::plugin::drawing;
 use indexmap::IndexMap;
 use mtl_recipe::{Result, bail};
 use mtl_torch::full;
@@ -9,7 +10,7 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// Rows of a class matrix that are drawn together. Each block has a seed of its own, so that a matrix that is cut over
@@ -152,7 +153,7 @@ impl Params {
 
     fn make(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         if self.context.shapes_only {
-            return Ok(Tensor::f_zeros([1], (self.context.kind, Device::Cpu))?.f_expand(shape, false)?);
+            return Ok(Tensor::f_zeros([], (self.context.kind, Device::Cpu))?.f_expand(shape, false)?);
         }
         self.place(init.distribution(shape).draw(shape, || self.seed(name, &[]))?)
     }
@@ -202,8 +203,7 @@ impl Distribution {
     /// everywhere; `seed` is called before anything random is drawn.
     fn draw(self, shape: &[i64], seed: impl Fn() -> Result<()>) -> Result<Tensor> {
         // The generator is the process's: nothing else may draw between the seed and the last number.
-        static GENERATOR: Mutex<()> = Mutex::new(());
-        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = drawing().lock().unwrap_or_else(PoisonError::into_inner);
         let cpu = (Kind::Float, Device::Cpu);
         let empty = || -> Result<Tensor> {
             seed()?;
@@ -252,6 +252,16 @@ mod tests {
         };
         assert!(draw("a").equal(&draw("a")));
         assert!(!draw("a").equal(&draw("b")));
+    }
+
+    #[test]
+    fn a_parameter_may_be_a_single_number() {
+        for shapes_only in [false, true] {
+            let context = Context { shapes_only, ..Context::cpu(Kind::Float) };
+            let params = Params::new("m", Arc::new(context));
+            let made = params.param("temperature", &[], Init::Const(0.5), Role::Norm).unwrap();
+            assert_eq!(made.size(), [0i64; 0]);
+        }
     }
 
     #[test]

@@ -2,18 +2,34 @@
 
 use crate::data::{DatasetConfig, SamplerConfig, TransformConfig};
 use crate::evaluator::EvaluatorConfig;
+use crate::fence::{Fenced, fenced};
 use crate::hook::HookConfig;
 use crate::metric::MetricConfig;
 use crate::module::ModuleConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::scheduler::Scheduler;
-use mtl_recipe::error::Site;
-use mtl_recipe::{ConfigValue, DecodeError, Result, decode, guarded, schema_of};
+use mtl_recipe::{ConfigValue, DecodeError, Result, decode, schema_of};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use std::fmt;
 
-/// A type that can be decoded from a recipe and describes itself.
+/// A type that can be decoded from a recipe and describes itself; every type with these two derives is one.
+///
+/// ```
+/// use mtl_component::Configuration;
+///
+/// /// The doc comment is what `mtlrun list` and editors show.
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Smoothing {
+///     /// As is this one.
+///     #[schemars(range(min = 0.0, max = 1.0))]
+///     share: f64,
+/// }
+///
+/// fn takes<T: Configuration>() {}
+/// takes::<Smoothing>();
+/// ```
 pub trait Configuration: DeserializeOwned + JsonSchema + 'static {}
 impl<T: DeserializeOwned + JsonSchema + 'static> Configuration for T {}
 
@@ -93,9 +109,19 @@ impl fmt::Display for ComponentKind {
 type Decoded<T> = Result<T, DecodeError>;
 
 /// A trait object that a registration can make from a configuration.
+///
+/// ```
+/// use mtl_component::{ConfigValue, Made, ModuleConfig, Registration};
+///
+/// /// The ports of a component that needs no key.
+/// fn ports(registration: &'static Registration, nothing: &ConfigValue) -> Option<usize> {
+///     let config = <dyn ModuleConfig>::made(registration, nothing)?.ok()?;
+///     Some(config.describe().ok()?.ports.inputs.len())
+/// }
+/// ```
 pub trait Made {
-    /// Makes it; none if the registration is of another trait.
-    fn made(registration: &Registration, node: &ConfigValue) -> Option<Decoded<Box<Self>>>;
+    /// Makes it, with a fence around it; none if the registration is of another trait.
+    fn made(registration: &'static Registration, node: &ConfigValue) -> Option<Decoded<Box<Self>>>;
 }
 
 macro_rules! factories {
@@ -105,7 +131,7 @@ macro_rules! factories {
         pub enum Factory {
             $(
                 #[doc = concat!("Makes a `", stringify!($object), "`.")]
-                $variant(fn(&ConfigValue) -> Decoded<Box<dyn $object>>),
+                $variant(fn(&'static Registration, &ConfigValue) -> Decoded<Box<dyn $object>>),
             )*
         }
 
@@ -118,7 +144,10 @@ macro_rules! factories {
                     Self {
                         kind, family, name, origin,
                         schema: schema_of::<T>,
-                        factory: Factory::$variant(|node| Ok(Box::new(decode::<T>(node)?))),
+                        factory: Factory::$variant(|of, node| {
+                            let config: Box<dyn $object> = Box::new(decoded::<T>(of, node)?);
+                            Ok(Box::new(Fenced::new(of, config)))
+                        }),
                     }
                 }
             )*
@@ -126,15 +155,22 @@ macro_rules! factories {
 
         $(
             impl Made for dyn $object {
-                fn made(registration: &Registration, node: &ConfigValue) -> Option<Decoded<Box<Self>>> {
+                fn made(registration: &'static Registration, node: &ConfigValue) -> Option<Decoded<Box<Self>>> {
                     match registration.factory {
-                        Factory::$variant(make) => Some(make(node)),
+                        Factory::$variant(make) => Some(make(registration, node)),
                         _ => None,
                     }
                 }
             }
         )*
     };
+}
+
+/// Decodes a configuration. What the author of a component lets run then, such as a function that gives a default, may
+/// panic.
+fn decoded<T: Configuration>(of: &Registration, node: &ConfigValue) -> Decoded<T> {
+    let decoded = fenced(of, "deserialize", || Ok(decode::<T>(node)));
+    decoded.unwrap_or_else(|error| Err(DecodeError { message: format!("{error:#}"), origin: None }))
 }
 
 factories! {
@@ -171,21 +207,6 @@ impl Registration {
     /// What it is, in one paragraph: the doc comment of its configuration type.
     pub fn doc(&self) -> String {
         (self.schema)().get("description").and_then(|d| d.as_str()).unwrap_or_default().to_owned()
-    }
-
-    /// Calls a method of the component, and fills into its error which component failed, in which method. A panic
-    /// becomes an error.
-    ///
-    /// # Errors
-    /// That of the call.
-    pub fn call<T>(&self, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        guarded(call).map_err(|error| {
-            error.at(|| Site {
-                origin: self.origin.to_owned(),
-                component: format!("{}/{}", self.family, self.name),
-                method: method.to_owned(),
-            })
-        })
     }
 }
 

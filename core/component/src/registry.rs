@@ -1,12 +1,14 @@
 //! The components that a program knows: those that are linked in, and those of loaded libraries.
 
+use crate::plugin::{Plugin, PluginLoader};
 use crate::registration::{ComponentKind, Registration};
 use crate::rename::RenameTable;
 use crate::rule::Rule;
-use mtl_recipe::{Catalog, Error, Result};
+use mtl_recipe::{Catalog, Error, Result, mistake};
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where a component comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +18,12 @@ pub enum Provider {
         /// The crate.
         krate: String,
     },
-    /// A library that was loaded when the program started.
+    /// A library that a recipe or the command line names.
     Plugin {
         /// Its name.
         name: String,
+        /// Its version.
+        version: String,
         /// Its file.
         path: PathBuf,
     },
@@ -29,7 +33,7 @@ impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn { krate } => write!(f, "the crate {krate}"),
-            Self::Plugin { name, path } => write!(f, "the plugin {name} ({})", path.display()),
+            Self::Plugin { name, version, path } => write!(f, "the plugin {name} {version} ({})", path.display()),
         }
     }
 }
@@ -44,8 +48,10 @@ pub struct Family {
 }
 
 /// The components, rules and tables of names that a program knows.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Registry {
+    loader: Option<Arc<dyn PluginLoader>>,
+    plugins: Vec<Arc<Plugin>>,
     components: Vec<(&'static Registration, Provider)>,
     by_name: HashMap<(ComponentKind, &'static str), usize>,
     rules: Vec<&'static Rule>,
@@ -88,6 +94,65 @@ impl Registry {
             self.components.push((registration, provider.clone()));
         }
         Ok(())
+    }
+
+    /// The same with somebody to load plugins.
+    pub fn loading(self, loader: Arc<dyn PluginLoader>) -> Self {
+        Self { loader: Some(loader), ..self }
+    }
+
+    /// The same with a plugin, as a recipe in `folder` names it; with the same plugin twice it stays as it is. Where a
+    /// plugin of that name is there already, it is the one that is meant.
+    ///
+    /// # Errors
+    /// If the plugin cannot be loaded, or has the name of a plugin, component, rule or table of names that is there
+    /// already; the error names both.
+    pub fn with_plugin(&self, name: &str, folder: &Path) -> Result<Self> {
+        let Some(loader) = &self.loader else { mistake!("this program loads no plugins: `{name}` is not loaded") };
+        if self.plugins.iter().any(|known| known.name.replace('-', "_") == name.replace('-', "_")) {
+            return Ok(self.clone());
+        }
+        let plugin = loader.load(name, folder)?;
+        if self.plugins.iter().any(|known| known.path == plugin.path) {
+            return Ok(self.clone());
+        }
+        if let Some(known) = self.plugins.iter().find(|known| known.name == plugin.name) {
+            mistake!(
+                "two plugins are called {}: {} and {}. Name one of them",
+                plugin.name,
+                known.path.display(),
+                plugin.path.display()
+            );
+        }
+        let mut registry = self.clone();
+        let Plugin { name, version, path, given, .. } = &*plugin;
+        let provider = Provider::Plugin { name: name.clone(), version: version.clone(), path: path.clone() };
+        registry.add(provider.clone(), &given.components)?;
+        for rule in &given.rules {
+            if let Some(known) = registry.rules.iter().find(|known| known.name == rule.name) {
+                mistake!("two rules are called `{}`: one of {} and one of {provider}", rule.name, known.origin);
+            }
+            registry.rules.push(rule);
+        }
+        for table in &given.renames {
+            if let Some(known) = registry.renames.iter().find(|known| known.name == table.name) {
+                mistake!(
+                    "two tables of names are called `{}`: one of {} and one of {provider}",
+                    table.name,
+                    known.origin
+                );
+            }
+            registry.renames.push(table);
+        }
+        registry.rules.sort_by_key(|rule| rule.name);
+        registry.renames.sort_by_key(|table| table.name);
+        registry.plugins.push(plugin);
+        Ok(registry)
+    }
+
+    /// The plugins, in the order in which they were named.
+    pub fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.plugins
     }
 
     /// All components, by kind, family and name.
@@ -185,7 +250,7 @@ mod tests {
     use mtl_recipe::DecodeError;
 
     fn registration(kind: ComponentKind, name: &'static str, origin: &'static str) -> &'static Registration {
-        let factory = Factory::Module(|_| Err(DecodeError { message: String::new(), origin: None }));
+        let factory = Factory::Module(|_, _| Err(DecodeError { message: String::new(), origin: None }));
         let schema = || serde_json::json!({ "properties": { "margin": { "default": 0.5 } } });
         Box::leak(Box::new(Registration { kind, family: kind.name(), name, origin, schema, factory }))
     }
@@ -195,13 +260,14 @@ mod tests {
         let mut registry = Registry::default();
         let built_in = Provider::BuiltIn { krate: "mtl-a".into() };
         registry.add(built_in, &[registration(ComponentKind::Loss, "mse", "mtl-a")]).unwrap();
-        let plugin = Provider::Plugin { name: "idea".into(), path: "/x/libidea.so".into() };
+        let path = "/x/libidea.so".into();
+        let plugin = Provider::Plugin { name: "idea".into(), version: "0.1.0".into(), path };
         // Of another kind the name is free.
         registry.add(plugin.clone(), &[registration(ComponentKind::Function, "mse", "idea")]).unwrap();
         let error = registry.add(plugin, &[registration(ComponentKind::Loss, "mse", "idea")]).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("loss `mse`: one of the crate mtl-a and one of the plugin idea (/x/libidea.so)"),
+            text.contains("loss `mse`: one of the crate mtl-a and one of the plugin idea 0.1.0 (/x/libidea.so)"),
             "{text}"
         );
         assert_eq!(error.exit_status(), 2);

@@ -4,6 +4,8 @@
 pub struct RenameTable {
     /// The name in recipes: `rename = "NAME"`.
     pub name: &'static str,
+    /// The crate that registers it.
+    pub origin: &'static str,
     /// The prefixes there and here.
     pub prefixes: &'static [(&'static str, &'static str)],
 }
@@ -14,6 +16,8 @@ inventory::collect!(RenameTable);
 #[macro_export]
 macro_rules! rename {
     ($name:literal, $prefixes:expr) => {
-        $crate::inventory::submit! { $crate::RenameTable { name: $name, prefixes: $prefixes } }
+        $crate::inventory::submit! {
+            $crate::RenameTable { name: $name, origin: env!("CARGO_PKG_NAME"), prefixes: $prefixes }
+        }
     };
 }

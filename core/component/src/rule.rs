@@ -1,8 +1,9 @@
 //! Rules across the tables of a recipe, registered by the crates that know them.
 
+use crate::plugin::from;
 use crate::ports::Ports;
 use crate::registration::Registration;
-use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin};
+use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, Result, guarded};
 
 /// A rule that no single table can say: what fits together, and what is valid but probably not meant.
 ///
@@ -12,8 +13,13 @@ pub struct Rule {
     pub name: &'static str,
     /// The kinds of findings that it makes.
     pub ids: &'static [&'static Id],
+    /// The crate that registers it.
+    pub origin: &'static str,
     /// Adds its findings. The recipe's tables are sound by themselves; its wiring may not be.
-    pub check: fn(&RecipeView<'_>, &mut Vec<Diagnostic>),
+    ///
+    /// # Errors
+    /// If it panics.
+    pub check: fn(&RecipeView<'_>, &mut Vec<Diagnostic>) -> Result<()>,
 }
 
 inventory::collect!(Rule);
@@ -22,8 +28,27 @@ inventory::collect!(Rule);
 #[macro_export]
 macro_rules! rule {
     ($name:literal, [$($id:expr),*], $check:path) => {
-        $crate::inventory::submit! { $crate::Rule { name: $name, ids: &[$($id),*], check: $check } }
+        $crate::inventory::submit! {
+            $crate::Rule {
+                name: $name,
+                ids: &[$($id),*],
+                origin: env!("CARGO_PKG_NAME"),
+                check: |view, found| $crate::checked(env!("CARGO_PKG_NAME"), $name, || $check(view, found)),
+            }
+        }
     };
+}
+
+/// Calls a rule; what [`rule!`](crate::rule) makes of one.
+///
+/// # Errors
+/// If it panics.
+pub fn checked(krate: &str, name: &str, check: impl FnOnce()) -> Result<()> {
+    let checked = guarded(|| {
+        check();
+        Ok(())
+    });
+    checked.map_err(|error| error.context(format!("the rule `{name}` of {} failed", from(krate))))
 }
 
 /// What a rule sees of a recipe: its values, its components and the places of both.

@@ -5,6 +5,7 @@ mtl_recipe::ids! {
     MISSING_SECTION "missing-section" "A recipe lacks a section that it needs."
     BAD_NAME "bad-name" "A table or a run has a name that is not made of 1 to 64 letters, digits, `_` and `-`."
     NAME_CLASH "name-clash" "A data stream and a node of the graph have the same name."
+    BAD_PLUGIN "bad-plugin" "A plugin is not there, does not fit this program, or cannot be opened."
     MISSING_COMPONENT "missing-component" "A table does not say which component it is."
     UNKNOWN_COMPONENT "unknown-component" "A table names a component that is not registered for its place."
     COMPONENT_PROBLEM "component-problem" "A component reports that its keys do not fit each other."

@@ -19,6 +19,7 @@ pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod model;
+pub mod plugin;
 pub mod png;
 pub mod recipe;
 mod rules;

@@ -1,10 +1,11 @@
 //! The graph with weights: building modules and evaluating nodes.
 
 use crate::data::Batch;
-use crate::graph::{Graph, Plan, Reference, Target, Wire};
+use crate::graph::{Graph, Node, Plan, Reference, Target, Wire};
 use crate::recipe::{ModulePrecision, Precision, Recipe};
 use indexmap::IndexMap;
-use mtl_component::{Call, Context, Dim, Module as Computation, Parameters, Params, Registration, Result, bail};
+use mtl_component::ports::shape_text;
+use mtl_component::{Call, Context, DType, Dim, Module as Computation, Parameters, Params, Result, bail};
 use mtl_recipe::Context as _;
 use mtl_torch::Autocast;
 use mtl_torch::fatal::{self, Place};
@@ -20,22 +21,10 @@ pub struct Module {
     pub parameters: Parameters,
     /// Tensors that the configuration fixes, by name.
     pub constants: IndexMap<String, Tensor>,
-    computation: Option<Built>,
+    computation: Option<Box<dyn Computation>>,
     amp: bool,
     /// Whether its parameters record gradients at present.
     recording: Cell<bool>,
-}
-
-/// What a component has built, and which component it was.
-struct Built {
-    registration: &'static Registration,
-    computation: Box<dyn Computation>,
-}
-
-impl Built {
-    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        self.registration.call("forward", || self.computation.forward(call))
-    }
 }
 
 impl Module {
@@ -63,7 +52,7 @@ pub struct Model {
     /// Modules in the order of the recipe; those that no node calls have no weights.
     pub modules: Vec<Module>,
     /// For nodes that apply a function or compute a loss.
-    functions: Vec<Option<Built>>,
+    functions: Vec<Option<Box<dyn Computation>>>,
     context: Arc<Context>,
     autocast: Option<Kind>,
 }
@@ -105,12 +94,10 @@ impl Model {
         let mut modules = Vec::new();
         for (module, entry) in graph.modules.iter().zip(recipe.model.values()) {
             let params = Params::new(&module.name, context.clone());
-            let registration = entry.slot.registration;
             let computation = match &module.sizes {
                 Some(sizes) => {
-                    let built = registration.call("build", || entry.slot.config.build(&params, sizes));
-                    let computation = built.with_context(|| format!("building the module `{}`", module.name))?;
-                    Some(Built { registration, computation })
+                    let built = entry.slot.config.build(&params, sizes);
+                    Some(built.with_context(|| format!("building the module `{}`", module.name))?)
                 }
                 None => None,
             };
@@ -130,15 +117,15 @@ impl Model {
                 Target::Function | Target::Loss => node.config(recipe),
             };
             functions.push(match config {
-                Some((registration, config)) => {
+                Some((_, config)) => {
                     let label = node.label();
                     let params = Params::new(&label, context.clone());
-                    let built = registration.call("build", || config.build(&params, &node.sizes));
-                    let computation = built.with_context(|| format!("building `{label}`"))?;
+                    let built = config.build(&params, &node.sizes);
+                    let built = built.with_context(|| format!("building `{label}`"))?;
                     if !params.take().is_empty() {
                         bail!("`{label}` ({}) makes parameters, which only modules may", node.component);
                     }
-                    Some(Built { registration, computation })
+                    Some(built)
                 }
                 None => None,
             });
@@ -286,6 +273,10 @@ impl Model {
                 None => bail!("`{}` was not built", node.label()),
             },
         };
+        let outputs = outputs.and_then(|outputs| {
+            self.fit(node, &outputs, call.wanted)?;
+            Ok(outputs)
+        });
         outputs.with_context(|| {
             let shapes: Vec<String> = call
                 .inputs
@@ -295,6 +286,41 @@ impl Model {
                 .collect();
             format!("in the node `{}` ({}), with {}", node.label(), node.component, shapes.join(", "))
         })
+    }
+
+    /// Checks what a component gives against its ports: what does not fit would be met in another node, or nowhere.
+    fn fit(&self, node: &Node, outputs: &[Option<Tensor>], wanted: &[bool]) -> Result<()> {
+        let ports = &node.ports.outputs;
+        if outputs.len() != ports.len() {
+            bail!("it gives {} outputs, and has {} output ports", outputs.len(), ports.len());
+        }
+        for (i, (port, shape)) in ports.iter().zip(&node.shapes).enumerate() {
+            let Some(output) = &outputs[i] else {
+                if wanted.get(i) == Some(&true) {
+                    bail!("it leaves out the output `{}`, which is read", port.name);
+                }
+                continue;
+            };
+            let (kind, size, device) = (output.kind(), output.size(), output.device());
+            let numbers = match port.dtype {
+                DType::Float => matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16),
+                DType::Int => kind == Kind::Int64,
+            };
+            // The number of samples is that of the call.
+            let batch = usize::from(port.pattern.starts_with("batch"));
+            let sides = shape.iter().zip(&size).skip(batch);
+            let sides = sides.fold(true, |fit, (dim, side)| fit && !matches!(dim, Dim::Size(n) if n != side));
+            if !numbers || shape.len() != size.len() || !sides || device != self.context.device {
+                bail!(
+                    "it gives `{}` as {kind:?} {size:?} on {device:?}, expected {} {} on {:?}",
+                    port.name,
+                    port.dtype,
+                    shape_text(shape),
+                    self.context.device
+                );
+            }
+        }
+        Ok(())
     }
 
     fn back_to_full(&self, outputs: Vec<Option<Tensor>>, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {

@@ -31,7 +31,9 @@ pub(crate) fn run_rules(recipe: &Recipe) -> Vec<Diagnostic> {
     }
     for rule in recipe.registry.rules() {
         let mut diagnostics = Vec::new();
-        (rule.check)(&view, &mut diagnostics);
+        if let Err(error) = (rule.check)(&view, &mut diagnostics) {
+            diagnostics.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("{error:#}")));
+        }
         found.push((rule.name, diagnostics));
     }
     found.sort_by_key(|(name, _)| *name);

@@ -6,6 +6,7 @@
 
 use crate::diagnostic::Diagnostics;
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -36,7 +37,7 @@ impl Code {
 /// The call of a component that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// The crate or the library that the component is from.
+    /// What the component is from, such as "the crate mtl-standard" or "the plugin my-idea".
     pub origin: String,
     /// The component, as `kind/name`.
     pub component: String,
@@ -148,14 +149,43 @@ impl Error {
 /// # Errors
 /// That of the call.
 pub fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    guarded_with(call, || {})
+}
+
+/// As [`guarded`]; `panicked` is called first where there was a panic.
+///
+/// # Errors
+/// That of the call.
+pub fn guarded_with<T>(call: impl FnOnce() -> Result<T>, panicked: impl FnOnce()) -> Result<T> {
+    PLACE.with(|place| place.borrow_mut().take());
     // Whoever called gives up what the panic may have left half-done: a run ends, and an observer is dropped.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        panicked();
         let text = panic_text(&*panic);
-        Err(match unwrapped(text) {
-            Some(reason) => Error::failure(reason),
-            None => Error::new(Code::Panic, text),
+        let place = PLACE.with(|place| place.borrow_mut().take());
+        Err(match (unwrapped(text), place) {
+            (Some(reason), _) => Error::failure(reason),
+            (None, Some(place)) => Error::new(Code::Panic, format!("{text} ({place})")),
+            (None, None) => Error::new(Code::Panic, text),
         })
     })
+}
+
+thread_local! {
+    /// Where the last panic of this thread was.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Lets panics be silent and remembered with their places, for [`guarded`] to report.
+///
+/// It holds for the code that is linked with this crate: a program and each library that it loads have a hook of their
+/// own.
+pub fn record_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line()));
+        // A thread that is ending has no such place any more.
+        let _ = PLACE.try_with(|last| *last.borrow_mut() = place);
+    }));
 }
 
 /// The error of libtorch in the text of a panic by which tch has unwrapped it.
@@ -303,6 +333,19 @@ mod tests {
         }
         let error = guarded(|| Ok(failing().unwrap())).unwrap_err();
         assert_eq!((error.code(), error.message()), (Code::Failure, "index 5 is\n\"out\" of bounds"));
+    }
+
+    #[test]
+    fn the_place_of_a_panic_is_told_once() {
+        let error = guarded::<()>(|| {
+            // As the hook leaves it; the hook itself is the whole process's.
+            PLACE.with(|place| *place.borrow_mut() = Some("src/idea.rs:7".into()));
+            std::panic::resume_unwind(Box::new("out of range"))
+        });
+        let error = error.unwrap_err();
+        assert_eq!(error.message(), "out of range (src/idea.rs:7)");
+        let error = guarded::<()>(|| std::panic::resume_unwind(Box::new("again"))).unwrap_err();
+        assert_eq!(error.message(), "again");
     }
 
     #[test]

@@ -5,7 +5,7 @@ crate::ids! {
     CIRCULAR_EXTENDS "circular-extends" "Recipes extend each other in a circle."
     TOO_MANY_FILES "too-many-files" "A recipe extends more files, or a longer chain of files, than is allowed."
     SYNTAX "syntax" "A file is not valid TOML 1.0, or holds a value that no recipe has a use for, such as a date."
-    BAD_EXTENDS "bad-extends" "`extends` or `remove` is not an array of strings."
+    BAD_EXTENDS "bad-extends" "`extends`, `remove` or `plugins` is not an array of strings."
     NOTHING_TO_REMOVE "nothing-to-remove" "`remove` or `--unset` names a value that does not exist."
     BAD_OVERRIDE "bad-override" "`--set` is not PATH=VALUE, or cannot be applied to the recipe."
     DROPPED_KEYS "dropped-keys" "A table names another component than the recipe it extends, so the first component's own keys were dropped."

@@ -1,6 +1,6 @@
 //! `mtl-recipe`: the configuration language of `mtlrun`.
 //!
-//! A recipe is a TOML file together with the files it extends and the overrides of the command line. [`load()`] merges
+//! A recipe is a TOML file together with the files it extends and the overrides of the command line. [`Parsed`] merges
 //! them into one [`ConfigValue`], whose every part remembers where it was written; [`Walk`] checks a value against the
 //! JSON schema of a configuration type, and [`decode()`] turns it into that type. What is wrong is a [`Diagnostic`] with
 //! a place.
@@ -25,8 +25,8 @@ pub mod value;
 pub use decode::{DecodeError, decode};
 pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity};
 pub use emit::{Change, difference, recorded, to_toml};
-pub use error::{Code, Context, Error, Result, guarded, panic_text};
-pub use load::{Catalog, Merged, Override, load, load_record};
+pub use error::{Code, Context, Error, Result, guarded, guarded_with, panic_text, record_panics};
+pub use load::{Catalog, Merged, Override, Parsed, Unset};
 pub use schema::{RecipePath, Walk, schema_of};
 pub use suggestion::{nearest, suggestion};
 pub use value::{ConfigValue, Entry, Origin, Provenance, Source, Sources, Table, Value};

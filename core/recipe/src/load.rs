@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 const MAX_EXTENDS: usize = 16;
 /// Most files that one recipe reads; one that is extended twice is read twice.
 const MAX_FILES: usize = 256;
-/// Largest recipe file in bytes.
 /// Most keys of a path in an override.
 const MAX_KEYS: usize = 64;
+/// Largest recipe file in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// What the merge has to know of components: it happens before any table is checked.
@@ -62,7 +62,7 @@ pub enum Override {
 pub struct Merged {
     /// All texts.
     pub sources: Sources,
-    /// The root table, without `extends` and `remove`.
+    /// The root table, without `extends`, `remove` and `plugins`.
     pub root: ConfigValue,
     /// Warnings and errors met on the way.
     pub found: Vec<Diagnostic>,
@@ -74,75 +74,132 @@ pub struct Merged {
     pub failed: HashSet<Origin>,
 }
 
-/// Reads a recipe and everything it extends, applies the overrides in order, and puts values in the place of
-/// references. `sections` are the tables that a reference may lead to.
-///
-/// # Errors
-/// A [`Diagnostics`] with all findings, when a file cannot be read or parsed or the files extend in a circle.
-pub fn load(
-    path: &Path,
-    overrides: &[Override],
-    catalog: &dyn Catalog,
-    sections: &[&str],
-) -> Result<Merged, Diagnostics> {
-    load_with(path, overrides, catalog, sections, false)
+/// A recipe file and those that it extends, read and not merged yet: which components there are may depend on what the
+/// files say.
+#[derive(Debug)]
+pub struct Parsed {
+    /// All texts.
+    pub sources: Sources,
+    /// What `plugins` names in all files, those of the extended ones first, each with its place.
+    pub plugins: Vec<(String, Origin)>,
+    found: Vec<Diagnostic>,
+    files: Vec<PathBuf>,
+    order: Vec<usize>,
+    root: Option<File>,
 }
 
-/// As [`load`], for the record of a recipe: a reference to an environment variable that is not set here stays as it is.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_record(
-    path: &Path,
-    overrides: &[Override],
-    catalog: &dyn Catalog,
-    sections: &[&str],
-) -> Result<Merged, Diagnostics> {
-    load_with(path, overrides, catalog, sections, true)
+/// What becomes of a reference to an environment variable that is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unset {
+    /// It is an error.
+    Refused,
+    /// It stays as it is: the recipe is the record of a run.
+    Stays,
 }
 
-fn load_with(
-    path: &Path,
-    overrides: &[Override],
-    catalog: &dyn Catalog,
-    sections: &[&str],
-    unset_stay: bool,
-) -> Result<Merged, Diagnostics> {
-    let mut reader = Reader {
-        catalog,
-        sources: Sources::default(),
-        found: Vec::new(),
-        files: Vec::new(),
-        stack: Vec::new(),
-        order: Vec::new(),
-        full: false,
-    };
-    let root = reader.file(path, None);
-    let Reader { mut sources, mut found, files, order, .. } = reader;
-    let Some(mut root) = root else { return Err(Diagnostics { list: found, sources }) };
-    for change in overrides {
-        apply(&mut root, change, catalog, &mut sources, &mut found);
+/// A file without `extends`, `remove` and `plugins`.
+#[derive(Debug)]
+struct File {
+    own: ConfigValue,
+    extends: Vec<File>,
+    remove: Vec<(String, Origin)>,
+    /// All files that it extends could be read.
+    complete: bool,
+}
+
+impl Parsed {
+    /// Reads a recipe and everything it extends.
+    pub fn read(path: &Path) -> Self {
+        let mut reader = Reader::default();
+        let root = reader.file(path, None);
+        let Reader { sources, found, files, order, plugins, .. } = reader;
+        Self { sources, plugins, found, files, order, root }
     }
-    if found.iter().any(|d| d.severity == Severity::Error) {
-        return Err(Diagnostics { list: found, sources });
+
+    /// Whether nothing is wrong so far.
+    pub fn is_sound(&self) -> bool {
+        self.root.is_some() && self.found.iter().all(|d| d.severity != Severity::Error)
     }
-    let failed = references::resolve(&mut root, &mut sources, sections, &mut found, unset_stay);
-    Ok(Merged { sources, root, found, files, order, failed })
+
+    /// The same, if nothing is wrong so far.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] with what is.
+    pub fn sound(self) -> Result<Self, Diagnostics> {
+        if self.is_sound() { Ok(self) } else { Err(Diagnostics { list: self.found, sources: self.sources }) }
+    }
+
+    /// Merges the files, applies the overrides in order, and puts values in the place of references. `sections` are the
+    /// tables that a reference may lead to.
+    ///
+    /// # Errors
+    /// A [`Diagnostics`] with all findings, when a file could not be read or parsed, the files extend in a circle, or an
+    /// override cannot be applied.
+    pub fn merge(
+        self,
+        overrides: &[Override],
+        catalog: &dyn Catalog,
+        sections: &[&str],
+        unset: Unset,
+    ) -> Result<Merged, Diagnostics> {
+        let Self { mut sources, mut found, files, order, root, .. } = self;
+        let root = root.and_then(|root| root.merged(catalog, &mut found));
+        let Some(mut root) = root else { return Err(Diagnostics { list: found, sources }) };
+        for change in overrides {
+            apply(&mut root, change, catalog, &mut sources, &mut found);
+        }
+        if found.iter().any(|d| d.severity == Severity::Error) {
+            return Err(Diagnostics { list: found, sources });
+        }
+        let stays = unset == Unset::Stays;
+        let failed = references::resolve(&mut root, &mut sources, sections, &mut found, stays);
+        Ok(Merged { sources, root, found, files, order, failed })
+    }
 }
 
-struct Reader<'c> {
-    catalog: &'c dyn Catalog,
+impl File {
+    /// What it extends with itself laid over; none if a file is missing.
+    fn merged(self, catalog: &dyn Catalog, found: &mut Vec<Diagnostic>) -> Option<ConfigValue> {
+        let lay = |base: &mut ConfigValue, over: ConfigValue, found: &mut Vec<Diagnostic>| {
+            Merge { catalog, sort: Over::File, path: Vec::new(), found }.lay(base, over);
+        };
+        let mut base = ConfigValue::empty(self.own.origin.clone());
+        let mut complete = self.complete;
+        for file in self.extends {
+            match file.merged(catalog, found) {
+                Some(node) => lay(&mut base, node, found),
+                None => complete = false,
+            }
+        }
+        for (name, origin) in &self.remove {
+            // What a file has that could not be read is not known.
+            if !base.remove(name) && complete {
+                found.push(
+                    Diagnostic::error(&ids::NOTHING_TO_REMOVE, format!("there is no `{name}` to remove"))
+                        .at(origin, "not in what this recipe extends")
+                        .help(base.missing(name)),
+                );
+            }
+        }
+        lay(&mut base, self.own, found);
+        complete.then_some(base)
+    }
+}
+
+#[derive(Default)]
+struct Reader {
     sources: Sources,
     found: Vec<Diagnostic>,
     files: Vec<PathBuf>,
     stack: Vec<PathBuf>,
     order: Vec<usize>,
+    plugins: Vec<(String, Origin)>,
     /// More files were asked for than are read, which has been reported.
     full: bool,
 }
 
-impl Reader<'_> {
-    fn file(&mut self, path: &Path, asked: Option<&Origin>) -> Option<ConfigValue> {
+impl Reader {
+    fn file(&mut self, path: &Path, asked: Option<&Origin>) -> Option<File> {
         let fail = |reader: &mut Self, id: &'static Id, message: String, help: &str| {
             let mut d = Diagnostic::error(id, message);
             if let Some(origin) = asked {
@@ -213,34 +270,20 @@ impl Reader<'_> {
         let table = own.table_mut()?;
         let extends = table.shift_remove("extends");
         let remove = table.shift_remove("remove");
+        let plugins = table.shift_remove("plugins");
         self.stack.push(canonical);
-        let mut base = ConfigValue::empty(own.origin.clone());
-        let mut complete = true;
+        let (mut base, mut complete) = (Vec::new(), true);
         for (name, origin) in strings(extends.as_ref(), "extends", &mut self.found) {
             match self.file(&normalise(&folder.join(name)), Some(&origin)) {
-                Some(node) => self.merge(&mut base, node),
+                Some(file) => base.push(file),
                 None => complete = false,
             }
         }
         self.stack.pop();
-        for (name, origin) in strings(remove.as_ref(), "remove", &mut self.found) {
-            // What a file has that could not be read is not known.
-            if !base.remove(&name) && complete {
-                self.found.push(
-                    Diagnostic::error(&ids::NOTHING_TO_REMOVE, format!("there is no `{name}` to remove"))
-                        .at(&origin, "not in what this recipe extends")
-                        .help(base.missing(&name)),
-                );
-            }
-        }
-        self.merge(&mut base, own);
+        let remove = strings(remove.as_ref(), "remove", &mut self.found);
+        self.plugins.extend(strings(plugins.as_ref(), "plugins", &mut self.found));
         self.order.push(file);
-        complete.then_some(base)
-    }
-
-    fn merge(&mut self, base: &mut ConfigValue, over: ConfigValue) {
-        let mut merge = Merge { catalog: self.catalog, sort: Over::File, path: Vec::new(), found: &mut self.found };
-        merge.lay(base, over);
+        Some(File { own, extends: base, remove, complete })
     }
 }
 
@@ -453,6 +496,11 @@ fn apply(
         let mut table = Table::new();
         table.insert((*key).to_owned(), Entry { key: key_origin.clone(), node: over });
         over = ConfigValue { value: Value::Table(table), origin: key_origin.clone() };
+    }
+    if keys[0] == "plugins" {
+        let d = Diagnostic::error(&ids::BAD_OVERRIDE, "plugins cannot be set: they decide which components there are");
+        found.push(d.at(&whole, "set here").help("name them in the recipe, or with --plugin NAME"));
+        return;
     }
     if let Some(blocked) = blocked(root, &keys) {
         found.push(

@@ -298,10 +298,7 @@ impl Walk<'_> {
     fn absolute(&mut self, node: &mut ConfigValue) {
         let folder = self.sources.folder(&node.origin).to_owned();
         if let Value::String(text) = &mut node.value {
-            // As in a shell, `~/` is the home of the user.
-            let home = text.strip_prefix("~/").and_then(|rest| Some(Path::new(&std::env::var_os("HOME")?).join(rest)));
-            let path = home.unwrap_or_else(|| folder.join(&*text));
-            *text = normalise(&path).to_string_lossy().into_owned();
+            *text = resolved(text, &folder).to_string_lossy().into_owned();
         }
     }
 
@@ -495,6 +492,12 @@ pub fn range_text(schema: &Json) -> String {
 pub fn description(schema: &Json) -> Option<&str> {
     let text = schema.get("description")?.as_str()?;
     Some(text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.'))
+}
+
+/// The path that a recipe in that folder means. As in a shell, `~/` is the home of the user.
+pub fn resolved(text: &str, folder: &Path) -> PathBuf {
+    let home = text.strip_prefix("~/").and_then(|rest| Some(Path::new(&std::env::var_os("HOME")?).join(rest)));
+    normalise(&home.unwrap_or_else(|| folder.join(text)))
 }
 
 /// Removes `.` and `..` without asking the file system: the file may not exist yet.

@@ -5,6 +5,8 @@
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/cpu/Utils.h>
+#include <c10/core/AutogradState.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/profiler_legacy.h>
@@ -101,6 +103,40 @@ char *mtl_autocast_exchange(int device_type, int *enabled, int *dtype, int nesti
   if (nesting < 0 && at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
   *enabled = was_enabled;
   *dtype = static_cast<int>(was_dtype);
+  MTL_END
+}
+
+// Whether autocast is on is part of the dispatch keys.
+char *mtl_thread_state(mtl_thread_state_t *out) {
+  MTL_BEGIN
+  auto keys = c10::impl::tls_local_dispatch_key_set();
+  auto &autograd = c10::AutogradState::get_tls_state();
+  int nesting = at::autocast::increment_nesting() - 1;
+  at::autocast::decrement_nesting();
+  *out = {keys.included_.raw_repr(), keys.excluded_.raw_repr(), autograd.get_grad_mode(), autograd.get_fw_grad_mode(),
+      autograd.get_inference_mode(), nesting, static_cast<int32_t>(at::autocast::get_autocast_dtype(at::kCPU)),
+      static_cast<int32_t>(at::autocast::get_autocast_dtype(at::kCUDA))};
+  MTL_END
+}
+
+char *mtl_restore_thread_state(const mtl_thread_state_t *state) {
+  MTL_BEGIN
+  auto keys = [](uint64_t raw) { return c10::DispatchKeySet(c10::DispatchKeySet::RAW, raw); };
+  auto local = c10::impl::tls_local_dispatch_key_set();
+  local.included_ = keys(state->included);
+  local.excluded_ = keys(state->excluded);
+  c10::impl::_force_tls_local_dispatch_key_set(local);
+  auto &autograd = c10::AutogradState::get_tls_state();
+  autograd.set_grad_mode(state->grad_mode != 0);
+  autograd.set_fw_grad_mode(state->forward_grad_mode != 0);
+  autograd.set_inference_mode(state->inference_mode != 0);
+  at::autocast::set_autocast_dtype(at::kCPU, static_cast<at::ScalarType>(state->autocast_dtype_cpu));
+  at::autocast::set_autocast_dtype(at::kCUDA, static_cast<at::ScalarType>(state->autocast_dtype_cuda));
+  while (at::autocast::increment_nesting() <= state->autocast_nesting) {
+  }
+  while (at::autocast::decrement_nesting() > state->autocast_nesting) {
+  }
+  if (state->autocast_nesting == 0) at::autocast::clear_cache();
   MTL_END
 }
 

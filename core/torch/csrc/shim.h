@@ -40,6 +40,13 @@ inline std::vector<at::Tensor> mtl_list(tensor_t *tensors, int64_t n) {
   return out;
 }
 
+// What libtorch keeps for each thread and a computation may change. `ThreadState` in Rust has the same fields.
+typedef struct {
+  uint64_t included, excluded;
+  int32_t grad_mode, forward_grad_mode, inference_mode, autocast_nesting;
+  int32_t autocast_dtype_cpu, autocast_dtype_cuda;
+} mtl_thread_state_t;
+
 // What `src/ffi.rs` mirrors; the definitions include this header, so that the compiler compares them.
 extern "C" {
 
@@ -48,6 +55,8 @@ char *mtl_version(char **out);
 char *mtl_build_config(char **out);
 char *mtl_cpu_capability(char **out);
 char *mtl_autocast_exchange(int device_type, int *enabled, int *dtype, int nesting);
+char *mtl_thread_state(mtl_thread_state_t *out);
+char *mtl_restore_thread_state(const mtl_thread_state_t *state);
 char *mtl_seed(uint64_t seed);
 char *mtl_set_threads(int intra, int inter);
 char *mtl_disable_intra_op_threads();

@@ -1,5 +1,6 @@
 //! The functions that `csrc/shim.h` declares, and the conversions that their calls need.
 
+use crate::system::ThreadState;
 use anyhow::{Result, anyhow};
 use libc::{c_char, c_double, c_int};
 use std::ffi::CStr;
@@ -20,6 +21,8 @@ unsafe extern "C" {
         dtype: *mut c_int,
         nesting: c_int,
     ) -> *mut c_char;
+    pub(crate) fn mtl_thread_state(out: *mut ThreadState) -> *mut c_char;
+    pub(crate) fn mtl_restore_thread_state(state: *const ThreadState) -> *mut c_char;
     pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
     pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
     pub(crate) fn mtl_disable_intra_op_threads() -> *mut c_char;

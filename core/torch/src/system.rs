@@ -34,6 +34,43 @@ pub fn cpu_capability() -> Result<String> {
     text(|out| unsafe { ffi::mtl_cpu_capability(out) })
 }
 
+/// What libtorch keeps for the calling thread and a computation may change: whether gradients are recorded, autocast with
+/// its nesting, and what else decides which kernels run.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadState {
+    included: u64,
+    excluded: u64,
+    grad_mode: i32,
+    forward_grad_mode: i32,
+    inference_mode: i32,
+    autocast_nesting: i32,
+    autocast_dtype_cpu: i32,
+    autocast_dtype_cuda: i32,
+}
+
+impl ThreadState {
+    /// That of this thread at present.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn now() -> Result<Self> {
+        let mut state = Self::default();
+        // SAFETY: `state` is a valid place of the layout that the shim writes.
+        check(unsafe { ffi::mtl_thread_state(&mut state) })?;
+        Ok(state)
+    }
+
+    /// Puts it back, after a panic has left scopes that were never closed.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn restore(&self) -> Result<()> {
+        // SAFETY: the pointer is to a live value of the layout that the shim reads.
+        check(unsafe { ffi::mtl_restore_thread_state(self) })
+    }
+}
+
 /// Seeds the default generators of every device.
 pub fn seed(seed: u64) -> Result<()> {
     // SAFETY: no pointers are passed.
@@ -131,4 +168,28 @@ pub fn load_cuda() -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Autocast;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn what_a_panic_leaves_open_is_closed() {
+        let before = ThreadState::now().unwrap();
+        let no_grad = tch::no_grad_guard();
+        let autocast = Autocast::new(Device::Cpu, Kind::BFloat16).unwrap();
+        let inside = ThreadState::now().unwrap();
+        assert_ne!(inside, before);
+        assert_eq!(inside.autocast_nesting, before.autocast_nesting + 1);
+        // Neither scope is left as it should be.
+        std::mem::forget((no_grad, autocast));
+        before.restore().unwrap();
+        assert_eq!(ThreadState::now().unwrap(), before);
+        let x = tch::Tensor::ones([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let y = x.matmul(&x);
+        assert_eq!((y.kind(), y.requires_grad()), (Kind::Float, true));
+    }
 }

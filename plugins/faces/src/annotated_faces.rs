@@ -218,7 +218,7 @@ impl Dataset for Faces {
                 tracing::warn!(
                     "{} has {width}x{height} pixels and is blown up to {side}x{side}, as are all that are so small: give \
                      larger pictures, or a smaller `size`",
-                    self.place(at)
+                    place(&self.faces, &self.parts, &self.lists, at)
                 );
             });
         }
@@ -233,12 +233,12 @@ impl Dataset for Faces {
         Ok(Label::column(&self.labels, name, self.edges))
     }
 
-    fn place(&self, index: usize) -> String {
-        place(&self.faces, &self.parts, &self.lists, index)
+    fn place(&self, index: usize) -> Result<String> {
+        Ok(place(&self.faces, &self.parts, &self.lists, index))
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.faces.iter().map(|face| face.file.as_path()).collect()
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(self.faces.iter().map(|face| face.file.as_path()).collect())
     }
 }
 

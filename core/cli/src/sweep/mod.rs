@@ -31,6 +31,12 @@ struct Job<'a> {
     kept: bool,
     /// The recipe says how many threads it takes.
     threads: bool,
+    /// The files of its plugins, wherever they were found.
+    plugins: Vec<String>,
+}
+
+fn plugins(recipe: &Recipe) -> Vec<String> {
+    recipe.registry.plugins().iter().map(|plugin| plugin.path.display().to_string()).collect()
 }
 
 /// How a point ended.
@@ -55,7 +61,8 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
     if args.dry_run {
         for (point, recipe) in points.iter().zip(&recipes) {
             println!("{}", out.join(&point.name).display());
-            let job = Job { point, kept: false, threads: recipe.run.threads.is_some() };
+            let threads = recipe.run.threads.is_some();
+            let job = Job { point, kept: false, threads, plugins: plugins(recipe) };
             let words = arguments(&job, &out, args, false);
             println!("  mtlrun {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         }
@@ -69,8 +76,8 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
             let folder = RunFolder::at(out.join(&point.name));
             // A finished run of another recipe is no result of this sweep: going on with it reports what differs.
             let same = || folder.allow(recipe, false).is_ok_and(|c| !c.iter().any(|c| c.path == "run.steps"));
-            let kept = folder.state() == State::Finished && same();
-            Job { point, kept, threads: recipe.run.threads.is_some() }
+            let kept = folder.state() == State::Finished && same() && folder.plugin_changes(recipe).is_empty();
+            Job { point, kept, threads: recipe.run.threads.is_some(), plugins: plugins(recipe) }
         })
         .collect();
     if let Err(e) = std::fs::create_dir_all(&out) {
@@ -207,6 +214,7 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     let point = job.point;
     let mut list = vec![point.recipe.display().to_string()];
     for (flag, values) in [
+        ("--plugin", &job.plugins),
         ("--set", &args.overrides.set),
         ("--set", &point.set),
         ("--unset", &args.overrides.unset),

@@ -23,7 +23,7 @@ pub fn labels_fit(graph: &Graph, data: &OpenedData) -> Result<()> {
             let largest = column.labels.iter().enumerate().max_by_key(|(index, label)| (**label, usize::MAX - index));
             let Some((index, label)) = largest.filter(|(_, label)| **label >= classes) else { continue };
             let beyond = column.labels.iter().filter(|label| **label >= classes).count();
-            let place = opened.samples.place(index);
+            let place = opened.samples.place(index)?;
             let whose = format!("`data.{}.{}`", stream.name, port.name);
             let (reader, most) = (format!("`{}` ({})", node.label(), node.component), classes - 1);
             let all = column.labels.len();

@@ -21,7 +21,7 @@ pub struct OpenedData {
 /// If one cannot be opened.
 pub(crate) fn transforms(data: &Data, training: bool) -> Result<Vec<Arc<dyn Transform>>> {
     let wanted = data.transforms.iter().filter(|(_, t)| training || t.in_evaluation);
-    wanted.map(|(slot, _)| slot.registration.call("open", || slot.config.open())).collect()
+    wanted.map(|(slot, _)| slot.config.open()).collect()
 }
 
 /// Opens all data streams.
@@ -36,7 +36,7 @@ pub fn open(recipe: &Recipe) -> Result<OpenedData> {
         let opening = || format!("opening `data.{name}` ({})", slot.registration.name);
         let transforms = transforms(data, true).with_context(opening)?;
         let open = Open { dims: &dims, transforms };
-        let opened = slot.registration.call("open", || slot.config.open(&open)).with_context(opening)?;
+        let opened = slot.config.open(&open).with_context(opening)?;
         if opened.len == 0 {
             mistake!("`data.{name}` holds no sample");
         }
@@ -92,7 +92,7 @@ pub fn orders(recipe: &Recipe, data: &OpenedData, world: World) -> Result<IndexM
         let dataset = data.streams[name.as_str()].clone();
         let seed = stream_seed(recipe.run.seed as u64, name);
         let slot = &entry.sampler;
-        let sampler = slot.registration.call("open", || slot.config.open(&dataset, seed));
+        let sampler = slot.config.open(&dataset, seed);
         let sampler = sampler.with_context(|| format!("the sampler of `data.{name}` ({})", slot.registration.name))?;
         let batch = entry.slot.common.batch_size as usize;
         out.insert(name.clone(), Arc::new(BatchOrder::new(dataset, sampler, batch, seed, world)));

@@ -2,7 +2,7 @@
 
 use crate::recipe::{EvaluateEntry, Recipe};
 use indexmap::IndexMap;
-use mtl_component::{Better, Evaluator, Inference, Report, Result, bail, mistake};
+use mtl_component::{Better, Evaluator, Inference, Lent, Report, Result, bail, mistake};
 use mtl_recipe::Context;
 use std::path::Path;
 
@@ -30,7 +30,7 @@ impl<'r> Evaluators<'r> {
                     file.display()
                 ),
                 None => {
-                    let evaluator = slot.registration.call("open", || slot.config.open());
+                    let evaluator = slot.config.open();
                     let opening = || format!("opening `evaluate.{name}` ({})", slot.registration.name);
                     open.insert(name.as_str(), (entry, evaluator.with_context(opening)?));
                 }
@@ -48,7 +48,7 @@ impl<'r> Evaluators<'r> {
             return Ok(());
         };
         let Some((entry, open)) = self.open.get(evaluator) else { return Ok(()) };
-        let unresolved = open.unresolved();
+        let unresolved = open.unresolved()?;
         let Some((_, reason)) = unresolved.iter().find(|(name, _)| name == metric) else { return Ok(()) };
         let left = entry.metrics().filter(|m| m.better != Better::Neither && m.complement_of.is_none());
         let left = left.filter(|m| unresolved.iter().all(|(name, _)| *name != m.name));
@@ -64,8 +64,11 @@ impl<'r> Evaluators<'r> {
     }
 
     /// The files that each looks at.
-    pub fn files(&self) -> Vec<(&'r str, Vec<&Path>)> {
-        self.open.iter().map(|(name, (_, evaluator))| (*name, evaluator.files())).collect()
+    ///
+    /// # Errors
+    /// If one cannot list them.
+    pub fn files(&self) -> Result<Vec<(&'r str, Vec<&Path>)>> {
+        self.open.iter().map(|(name, (_, evaluator))| Ok((*name, evaluator.files()?))).collect()
     }
 
     /// Lets each check, before the first step, what the model decides.
@@ -75,7 +78,7 @@ impl<'r> Evaluators<'r> {
     pub fn check(&self, model: &dyn Inference) -> Result<()> {
         for (name, (entry, evaluator)) in &self.open {
             let registration = entry.slot.registration;
-            let checked = registration.call("check", || evaluator.check(model));
+            let checked = evaluator.check(&Lent(model));
             checked.with_context(|| format!("`evaluate.{name}` ({})", registration.name))?;
         }
         Ok(())
@@ -87,12 +90,12 @@ impl<'r> Evaluators<'r> {
     /// If there is none of that name, or the model or the cases cannot be measured.
     pub fn measure(&self, name: &str, model: &dyn Inference) -> Result<Report> {
         let Some((entry, evaluator)) = self.open.get(name) else { bail!("the evaluator `{name}` is not open") };
-        let mut report = entry.slot.registration.call("evaluate", || evaluator.evaluate(model))?;
+        let mut report = evaluator.evaluate(&Lent(model))?;
         for (slot, metric) in &entry.metrics {
             let Some(cases) = &report.cases else {
                 bail!("`{}` keeps no cases to compute `{}` from", entry.slot.registration.name, metric.name);
             };
-            let value = slot.registration.call("measure", || slot.config.measure(cases))?;
+            let value = slot.config.measure(cases)?;
             report.metrics.insert(metric.name.clone(), value);
         }
         Ok(report)

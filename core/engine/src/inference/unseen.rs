@@ -2,6 +2,7 @@
 
 use super::Evaluators;
 use crate::data::{OpenedData, files};
+use mtl_component::Result;
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -21,19 +22,22 @@ pub enum Comparing {
 }
 
 /// Warns where evaluators measure on files that a stream trains on, whatever their names.
-pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, comparing: Comparing) {
-    let tested: Vec<(&str, Vec<&Path>)> = evaluators.files();
+///
+/// # Errors
+/// If an evaluator or a dataset cannot list its files.
+pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, comparing: Comparing) -> Result<()> {
+    let tested: Vec<(&str, Vec<&Path>)> = evaluators.files()?;
     let sizes: HashSet<u64> = tested.iter().flat_map(|(_, files)| files).filter_map(|file| files::size(file)).collect();
     if sizes.is_empty() {
-        return;
+        return Ok(());
     }
     // Only files of equal sizes can be equal.
     let alike = |file: &&Path| files::size(file).is_some_and(|size| sizes.contains(&size));
     let trained: Vec<(&String, Vec<&Path>)> = data
         .streams
         .iter()
-        .map(|(stream, opened)| (stream, opened.samples.files().into_par_iter().filter(alike).collect()))
-        .collect();
+        .map(|(stream, opened)| Ok((stream, opened.samples.files()?.into_par_iter().filter(alike).collect())))
+        .collect::<Result<_>>()?;
     let count: usize = trained.iter().map(|(_, files)| files.len()).sum();
     let by_bytes = comparing == Comparing::All || count <= MOST_READ;
     if !by_bytes {
@@ -68,6 +72,7 @@ pub fn warn_of_trained_pictures(data: &OpenedData, evaluators: &Evaluators<'_>, 
             );
         }
     }
+    Ok(())
 }
 
 /// What makes two files the same.

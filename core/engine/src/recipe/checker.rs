@@ -2,8 +2,8 @@
 
 use super::sections::*;
 use super::{
-    Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PhaseEntry, SECTIONS, Slot,
-    is_name,
+    Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PLUGINS, PhaseEntry, SECTIONS,
+    Slot, is_name,
 };
 use crate::ids;
 use indexmap::IndexMap;
@@ -35,9 +35,9 @@ impl Checker<'_> {
     pub(super) fn top_level(&mut self, root: &ConfigValue) {
         let Some(table) = root.table() else { return };
         for (key, entry) in table {
-            if !SECTIONS.contains(&key.as_str()) {
+            if key != PLUGINS && !SECTIONS.contains(&key.as_str()) {
                 let mut valid = SECTIONS.to_vec();
-                valid.extend(["extends", "remove"]);
+                valid.extend(["extends", "remove", PLUGINS]);
                 self.out.push(
                     Diagnostic::error(&ids::UNKNOWN_SECTION, format!("a recipe has no section `{key}`"))
                         .at(&entry.key, "unknown section")
@@ -180,7 +180,7 @@ impl Checker<'_> {
         if let Some(other) = self.registry.find_any(name) {
             d = d.help(format!("`{name}` is a {}, which cannot stand here", other.family));
         } else {
-            d = d.help("a component of your own must be linked into the program: see `mtlrun list`");
+            d = d.help("a component of your own comes from a plugin, which the recipe names: plugins = [\"…\"]");
         }
         self.out.push(d);
         None
@@ -240,12 +240,12 @@ impl Checker<'_> {
     fn described<T>(
         &mut self,
         registration: &Registration,
-        describe: impl FnOnce() -> Result<T>,
+        description: Result<T>,
         problems: impl FnOnce(&T) -> &[String],
         origin: &Origin,
         what: &str,
     ) -> Option<T> {
-        match registration.call("describe", describe) {
+        match description {
             Ok(description) => {
                 for problem in problems(&description) {
                     let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
@@ -263,7 +263,7 @@ impl Checker<'_> {
 
     /// A module, function or loss describes itself.
     fn ports(&mut self, r: &Registration, config: &dyn ModuleConfig, at: &Origin, what: &str) -> Option<Description> {
-        self.described(r, || config.describe(), |d: &Description| &d.problems, at, what)
+        self.described(r, config.describe(), |d: &Description| &d.problems, at, what)
     }
 
     pub(super) fn module(&mut self, name: &str, node: &mut ConfigValue) -> Option<ModuleEntry> {
@@ -285,14 +285,13 @@ impl Checker<'_> {
         let what = format!("evaluate.{name}");
         let nested = &["metrics"];
         let slot = self.slot::<EvaluateSlot, dyn EvaluatorConfig>(ComponentKind::Evaluator, node, &what, nested)?;
-        let describe = || slot.config.describe();
-        let description = self.described(slot.registration, describe, |d| &d.problems, &node.origin, &what)?;
+        let description = slot.config.describe();
+        let description = self.described(slot.registration, description, |d| &d.problems, &node.origin, &what)?;
         let metrics = self.list::<dyn MetricConfig>(ComponentKind::Metric, node, "metrics", &what)?;
         let mut described = Vec::new();
         for (i, metric) in metrics.iter().enumerate() {
             let what = format!("{what}.metrics[{i}]");
-            let own =
-                self.described(metric.registration, || metric.config.describe(), |_| &[], &metric.origin, &what)?;
+            let own = self.described(metric.registration, metric.config.describe(), |_| &[], &metric.origin, &what)?;
             let known = description.metrics.iter().chain(&described);
             if known.into_iter().any(|other: &mtl_component::Metric| other.name == own.name) {
                 let message = format!("`{what}`: there is another metric `{}` already", own.name);
@@ -308,7 +307,7 @@ impl Checker<'_> {
     pub(super) fn hook(&mut self, name: &str, node: &mut ConfigValue) -> Option<HookEntry> {
         let what = format!("hook.{name}");
         let slot = self.slot::<Named, dyn HookConfig>(ComponentKind::Hook, node, &what, &[])?;
-        self.described(slot.registration, || slot.config.problems(), |problems| problems, &node.origin, &what)?;
+        self.described(slot.registration, slot.config.problems(), |problems| problems, &node.origin, &what)?;
         Some(slot)
     }
 
@@ -341,8 +340,9 @@ impl Checker<'_> {
         let nested = &["sampler", "transforms"];
         let slot = self.slot(ComponentKind::Dataset, node, &what, nested)?;
         let Slot { ref config, registration, .. } = slot;
-        let describe = || mtl_component::DatasetConfig::describe(&**config);
-        let description = self.described(registration, describe, |d: &Description| &d.problems, &node.origin, &what)?;
+        let description = mtl_component::DatasetConfig::describe(&**config);
+        let description =
+            self.described(registration, description, |d: &Description| &d.problems, &node.origin, &what)?;
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -360,7 +360,7 @@ impl Checker<'_> {
         let mut described = Vec::new();
         for (i, t) in transforms.iter().enumerate() {
             let what = format!("{what}.transforms[{i}]");
-            described.push(self.described(t.registration, || t.config.describe(), |_| &[], &t.origin, &what)?);
+            described.push(self.described(t.registration, t.config.describe(), |_| &[], &t.origin, &what)?);
         }
         let transforms = transforms.into_iter().zip(described).collect();
         Some(Data { slot, description, sampler: sampler?, transforms })
@@ -468,8 +468,8 @@ impl Checker<'_> {
             let what = format!("{what}.optimizer");
             let slot = self.slot(ComponentKind::Optimizer, &mut entry.node, &what, &[])?;
             let Slot { ref config, registration, .. } = slot;
-            let describe = || mtl_component::OptimizerConfig::describe(&**config);
-            let description = self.described(registration, describe, |d| &d.problems, &entry.node.origin, &what)?;
+            let description = mtl_component::OptimizerConfig::describe(&**config);
+            let description = self.described(registration, description, |d| &d.problems, &entry.node.origin, &what)?;
             Some((slot, description))
         });
         let scheduler = match table.get_mut("scheduler") {

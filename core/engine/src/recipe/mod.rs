@@ -21,8 +21,9 @@ use mtl_component::{
     Normalization, OptimizerConfig, OptimizerDescription, Placed, RecipeView, Registration, Registry, SamplerConfig,
     Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
 };
+use mtl_recipe::schema::resolved;
 use mtl_recipe::{
-    ConfigValue, Diagnostic, Diagnostics, Merged, Origin, Override, Severity, Sources, Value, load, load_record,
+    ConfigValue, Diagnostic, Diagnostics, Entry, Merged, Origin, Override, Parsed, Severity, Sources, Unset, Value,
     recorded, suggestion,
 };
 use std::collections::{HashMap, HashSet};
@@ -142,7 +143,7 @@ impl PhaseEntry {
     /// If it cannot be described.
     pub fn schedule(&self, steps: u64) -> mtl_recipe::Result<SchedulerDescription> {
         match &self.scheduler {
-            Some(slot) => slot.registration.call("describe", || slot.config.describe(steps)),
+            Some(slot) => slot.config.describe(steps),
             None => Ok(SchedulerDescription::default()),
         }
     }
@@ -202,7 +203,10 @@ impl Recipe {
     /// # Errors
     /// [`Diagnostics`] with every finding.
     pub fn read(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Result<Self, Diagnostics> {
-        Self::decode(registry, path, load(path, overrides, &**registry, SECTIONS)?)
+        let parsed = Parsed::read(path);
+        let registry = with_plugins(registry, &parsed)?;
+        let merged = parsed.merge(overrides, &*registry, SECTIONS, Unset::Refused)?;
+        Self::decode(&registry, path, merged)
     }
 
     /// The recipe as it is recorded: environment variables are named, and not what they held.
@@ -221,11 +225,14 @@ impl Recipe {
         overrides: &[Override],
         retired: &[&str],
     ) -> Result<Self, Diagnostics> {
-        let mut merged = load_record(path, overrides, &**registry, SECTIONS)?;
+        let parsed = Parsed::read(path);
+        own_plugins(path, &parsed)?;
+        let registry = with_plugins(registry, &parsed)?;
+        let mut merged = parsed.merge(overrides, &*registry, SECTIONS, Unset::Stays)?;
         for key in retired {
             merged.root.remove(key);
         }
-        Self::decode(registry, path, merged)
+        Self::decode(&registry, path, merged)
     }
 
     /// The same recipe with other values at some dotted paths, or without them, checked anew.
@@ -311,6 +318,7 @@ impl Recipe {
         let reported = found.len();
         let keys = keys(&root.to_json());
         let mut cx = Checker { registry, sources: &sources, out: found };
+        record_plugins(registry, &mut root);
         cx.top_level(&root);
         let run = cx.section::<Run>(&mut root, "run");
         let dims = cx.section::<IndexMap<String, i64>>(&mut root, "dims").unwrap_or_default();
@@ -398,6 +406,63 @@ impl Recipe {
         if bad.is_empty() { Ok(()) } else { Err(self.diagnostics(bad)) }
     }
 }
+
+/// The registry with the plugins that a recipe and the files that it extends name as well, whatever else they say.
+///
+/// # Errors
+/// [`Diagnostics`] if a file cannot be read, or a plugin cannot be loaded.
+pub fn plugins_of(registry: &Arc<Registry>, path: &Path) -> Result<Arc<Registry>, Diagnostics> {
+    let parsed = Parsed::read(path).sound()?;
+    with_plugins(registry, &parsed)
+}
+
+/// The registry with the plugins that a recipe names as well.
+fn with_plugins(registry: &Arc<Registry>, parsed: &Parsed) -> Result<Arc<Registry>, Diagnostics> {
+    let mut all = registry.clone();
+    if !parsed.is_sound() {
+        return Ok(all);
+    }
+    let mut bad = Vec::new();
+    for (name, origin) in &parsed.plugins {
+        match all.with_plugin(name, &parsed.sources.get(origin.file).folder) {
+            Ok(more) => all = Arc::new(more),
+            Err(error) => {
+                let d = Diagnostic::error(&ids::BAD_PLUGIN, format!("{error:#}"));
+                bad.push(d.at(origin, "named here"));
+            }
+        }
+    }
+    if bad.is_empty() { Ok(all) } else { Err(Diagnostics { list: bad, sources: parsed.sources.clone() }) }
+}
+
+/// A record may come from anywhere: what lies in its folder is not run.
+fn own_plugins(record: &Path, parsed: &Parsed) -> Result<(), Diagnostics> {
+    let Some(folder) = record.parent().and_then(|folder| folder.canonicalize().ok()) else { return Ok(()) };
+    for (name, origin) in &parsed.plugins {
+        let file = resolved(name, &folder);
+        if file.canonicalize().unwrap_or(file).starts_with(&folder) {
+            let message =
+                format!("the record of a run names the plugin {name} in its own folder, of which nothing is run");
+            let d = Diagnostic::error(&ids::BAD_PLUGIN, message).at(origin, "named here");
+            return Err(Diagnostics { list: vec![d], sources: parsed.sources.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Puts the files of all plugins into a recipe, so that its record names them.
+fn record_plugins(registry: &Registry, root: &mut ConfigValue) {
+    let origin = root.origin.clone();
+    let Some(table) = root.table_mut().filter(|_| !registry.plugins().is_empty()) else { return };
+    let file =
+        |path: &Path| ConfigValue { value: Value::String(path.to_string_lossy().into_owned()), origin: origin.clone() };
+    let files = registry.plugins().iter().map(|plugin| file(&plugin.path)).collect();
+    let node = ConfigValue { value: Value::Array(files), origin: origin.clone() };
+    table.shift_insert(0, PLUGINS.to_owned(), Entry { key: origin, node });
+}
+
+/// The key of a recipe that names its plugins.
+pub(crate) const PLUGINS: &str = "plugins";
 
 /// The dotted paths of a recipe by their last key.
 fn keys(root: &serde_json::Value) -> HashMap<String, Vec<String>> {

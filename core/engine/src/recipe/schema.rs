@@ -55,6 +55,7 @@ pub fn recipe_schema(registry: &Registry) -> Json {
         "additionalProperties": false,
         "properties": {
             "extends": strings("Recipes that this one builds on, from left to right; relative to this file."),
+            "plugins": strings("Plugins whose components this recipe and those that extend it may name: names, or paths of .so files relative to this file."),
             "remove": strings("Dotted paths of the extended recipes that are dropped."),
             "run": run,
             "dims": sizes("Sizes shared by components.", json!({ "type": "integer", "minimum": 1, "maximum": WHOLE })),

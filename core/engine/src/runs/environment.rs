@@ -22,6 +22,7 @@ pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
         "libtorch": mtl_torch::version().ok(),
         "cpu_capability": mtl_torch::cpu_capability().ok(),
         "git": git_state(),
+        "plugins": plugins(recipe),
         "seed": recipe.run.seed,
         "device": recipe.run.device,
         "threads": threads(recipe),
@@ -32,6 +33,20 @@ pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
             "os": std::env::consts::OS,
         },
     })
+}
+
+/// The plugins of a recipe: what they are called, where they are, and hashes of their files and sources.
+fn plugins(recipe: &Recipe) -> Value {
+    let each = recipe.registry.plugins().iter().map(|plugin| {
+        json!({
+            "name": plugin.name,
+            "version": plugin.version,
+            "path": plugin.path.to_string_lossy(),
+            "sha256": plugin.sha256,
+            "sources_sha256": plugin.sources,
+        })
+    });
+    each.collect()
 }
 
 /// How long git may take.

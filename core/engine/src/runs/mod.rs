@@ -343,6 +343,48 @@ impl RunFolder {
         Ok(changes)
     }
 
+    /// What differs in the plugins of a recipe from those that the run was started with, or last resumed with; a line each.
+    pub fn plugin_changes(&self, recipe: &Recipe) -> Vec<String> {
+        let record = self.record().unwrap_or_default();
+        let last = record.get("resumed").and_then(Value::as_array).and_then(|all| all.last());
+        let then = last.unwrap_or(&record).get("plugins").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut out = Vec::new();
+        for plugin in recipe.registry.plugins() {
+            let Some(before) = then.iter().find(|before| before["name"] == plugin.name.as_str()) else { continue };
+            if before["sha256"] == plugin.sha256.as_str() {
+                continue;
+            }
+            let sources = before["sources_sha256"].as_str();
+            let from = match (sources, plugin.sources.as_deref()) {
+                (Some(then), Some(now)) if then == now => "it was built again from the same sources",
+                (Some(_), Some(_)) => "it was built from other sources",
+                _ => "whether its sources are the same is not known",
+            };
+            let short = |hash: &str| hash.chars().take(12).collect::<String>();
+            out.push(format!(
+                "the plugin {} is another file than that of the run: {from} (SHA-256 {}… then, {}… now, {})",
+                plugin.name,
+                short(before["sha256"].as_str().unwrap_or_default()),
+                short(&plugin.sha256),
+                plugin.path.display()
+            ));
+        }
+        out
+    }
+
+    /// Checks that the plugins of a recipe are those of the run.
+    ///
+    /// # Errors
+    /// A mistake that says what differs, unless that is allowed; then it is told.
+    pub fn allow_plugins(&self, recipe: &Recipe, allow: bool) -> Result<()> {
+        let changes = self.plugin_changes(recipe);
+        if !changes.is_empty() && !allow {
+            mistake!("{}. Undo the change, or say --allow-plugin-change", changes.join("; "));
+        }
+        changes.iter().for_each(|change| tracing::warn!("{change}"));
+        Ok(())
+    }
+
     /// The record of program, machine and data.
     ///
     /// # Errors
@@ -546,6 +588,8 @@ fn may_change(path: &str) -> bool {
     ];
     FREE.contains(&path)
         || path.starts_with("run.checkpoint")
+        // What they are is compared by their hashes.
+        || path == "plugins"
         || path.starts_with("hook.")
         || (path.starts_with("data.") && (path.ends_with(".workers") || path.ends_with(".prefetch")))
         || (path.starts_with("evaluate.") && path.ends_with(".every"))

@@ -98,7 +98,7 @@ impl<'r> PhaseState<'r> {
             }
         }
         let slot = &entry.optimizer;
-        let optimizer = slot.registration.call("open", || slot.config.open());
+        let optimizer = slot.config.open();
         Ok(Self {
             name,
             entry,
@@ -124,7 +124,7 @@ impl<'r> PhaseState<'r> {
     pub fn set_lr(&mut self, step: u64, total: u64) -> Result<()> {
         let base = self.entry.optimizer.common.lr;
         self.lr = match &self.entry.scheduler {
-            Some(slot) => slot.registration.call("lr", || slot.config.lr(base, step, total))?,
+            Some(slot) => slot.config.lr(base, step, total)?,
             None => base,
         };
         Ok(())
@@ -209,7 +209,7 @@ impl<'r> PhaseState<'r> {
                 weight_decay: l.weight_decay,
                 found_inf: found_inf.as_ref(),
             };
-            self.entry.optimizer.registration.call("step", || self.optimizer.step(&update))?;
+            self.optimizer.step(&update)?;
         }
         if let Some(scaler) = &mut self.scaler {
             scaler.update()?;
@@ -219,7 +219,7 @@ impl<'r> PhaseState<'r> {
 
     /// The state of optimizer and scaler as `phase/slot/…`.
     pub fn state(&self) -> Result<Vec<(String, &Tensor)>> {
-        let state = self.entry.optimizer.registration.call("state", || self.optimizer.state())?;
+        let state = self.optimizer.state()?;
         let mut out: Vec<_> = state.into_iter().map(|(key, t)| (format!("{}/optimizer/{key}", self.name), t)).collect();
         if let Some(scaler) = &self.scaler {
             out.extend(scaler.state().into_iter().map(|(key, t)| (format!("{}/scaler/{key}", self.name), t)));
@@ -270,6 +270,6 @@ impl<'r> PhaseState<'r> {
                 );
             }
         }
-        self.entry.optimizer.registration.call("load", || self.optimizer.load(optimizer))
+        self.optimizer.load(optimizer)
     }
 }

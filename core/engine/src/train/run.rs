@@ -34,6 +34,8 @@ pub struct TrainOptions {
     pub existing: Existing,
     /// Resume although the recipe has changed.
     pub allow_recipe_change: bool,
+    /// Resume although a plugin has changed.
+    pub allow_plugin_change: bool,
     /// Resume from the checkpoint of this step; without it from the newest sound one.
     pub checkpoint: Option<u64>,
     /// Stop after this step, on the course of the whole run.
@@ -70,7 +72,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     let graph = graph.resolved(&data.dims);
     data::labels_fit(&graph, &data)?;
     data::labels_are_known(&graph, &data)?;
-    warn_of_trained_pictures(&data, &evaluators, Comparing::Soon);
+    warn_of_trained_pictures(&data, &evaluators, Comparing::Soon)?;
     memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
     let (saved, fresh) = if resume { resumable(&folder, &recipe, options)? } else { (None, Vec::new()) };
@@ -111,6 +113,7 @@ struct Place {
 /// Also the phases whose optimizer is another one now.
 fn resumable(folder: &RunFolder, recipe: &Recipe, options: &TrainOptions) -> Result<(Option<Saved>, Vec<String>)> {
     let changes = folder.allow(recipe, options.allow_recipe_change)?;
+    folder.allow_plugins(recipe, options.allow_plugin_change)?;
     let fresh = other_optimizers(&changes);
     for phase in &fresh {
         tracing::warn!("the phase `{phase}` has another optimizer now, which starts without the state of the old one");
@@ -211,13 +214,13 @@ fn record(
     run["dims"] = json!(data.dims);
     run["data"] = streams
         .map(|(name, d)| {
-            let files = Files::of(&d.samples.files(), options.deep);
-            (name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint, "files": files }))
+            let files = Files::of(&d.samples.files()?, options.deep);
+            Ok((name.clone(), json!({ "samples": d.len, "fingerprint": d.fingerprint, "files": files })))
         })
-        .collect::<serde_json::Map<_, _>>()
+        .collect::<Result<serde_json::Map<_, _>>>()?
         .into();
     let tested = evaluators
-        .files()
+        .files()?
         .into_iter()
         .map(|(name, files)| (name.to_owned(), json!({ "files": Files::of(&files, options.deep) })));
     run["evaluate"] = tested.collect::<serde_json::Map<_, _>>().into();
@@ -229,7 +232,7 @@ fn record(
     // What every run makes is known; a run that is replaced leaves these as well.
     let mut made: Vec<String> = kept.iter().map(|(file, _)| file.clone()).collect();
     for slot in recipe.hook.values() {
-        made.extend(slot.registration.call("files", || slot.config.files())?);
+        made.extend(slot.config.files()?);
     }
     run["made"] = json!(made);
     if let Some(step) = resumed {

@@ -90,8 +90,8 @@ struct Ages {
 }
 
 impl Evaluator for Ages {
-    fn files(&self) -> Vec<&Path> {
-        self.pictures.files()
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(self.pictures.files())
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {

@@ -204,8 +204,8 @@ struct Aged {
 }
 
 impl Evaluator for Aged {
-    fn files(&self) -> Vec<&Path> {
-        self.pictures.files()
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(self.pictures.files())
     }
 
     fn check(&self, model: &dyn Inference) -> Result<()> {

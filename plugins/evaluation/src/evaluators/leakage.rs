@@ -97,8 +97,8 @@ struct Probes {
 }
 
 impl Evaluator for Probes {
-    fn files(&self) -> Vec<&Path> {
-        self.pictures.files()
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(self.pictures.files())
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {

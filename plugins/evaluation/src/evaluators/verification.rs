@@ -366,16 +366,17 @@ impl OpenPairs {
 }
 
 impl Evaluator for OpenPairs {
-    fn files(&self) -> Vec<&Path> {
-        self.data.pictures.files()
+    fn files(&self) -> Result<Vec<&Path>> {
+        Ok(self.data.pictures.files())
     }
 
-    fn unresolved(&self) -> Vec<(String, String)> {
+    fn unresolved(&self) -> Result<Vec<(String, String)>> {
         let different = self.data.pairs.iter().filter(|pair| !pair.same).count();
         let beyond = |reading: &&Reading| reading.rule == Rule::AtMost && reading.target * different as f64 + 1e-9 < 1.0;
         let reason = || format!("{} has {different} different pairs, and tells no rate below 1/{different}", self.config.of());
         let names = |reading: &Reading| [reading.metric(), format!("tar_at_far_{}", reading.target)];
-        self.config.readings.iter().filter(beyond).flat_map(names).map(|name| (name, reason())).collect()
+        let beyond = self.config.readings.iter().filter(beyond);
+        Ok(beyond.flat_map(names).map(|name| (name, reason())).collect())
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {

@@ -2,12 +2,11 @@
 
 use super::{Ending, Event, Observer};
 use crate::recipe::Recipe;
-use mtl_component::{Hook, HookEvent, Registration, RunInfo};
+use mtl_component::{Hook, HookEvent, RunInfo};
 use mtl_recipe::{Context, Result};
 
 struct Named {
     name: String,
-    registration: &'static Registration,
     hook: Box<dyn Hook>,
 }
 
@@ -17,9 +16,9 @@ struct Named {
 /// If one cannot be opened: a recipe that asks for it should not train without it.
 pub(in crate::train) fn open_hooks(recipe: &Recipe, run: &RunInfo<'_>) -> Result<Vec<Box<dyn Observer>>> {
     let open = |(name, slot): (&String, &crate::recipe::HookEntry)| {
-        let hook = slot.registration.call("open", || slot.config.open(run));
+        let hook = slot.config.open(run);
         let hook = hook.with_context(|| format!("opening `hook.{name}` ({})", slot.registration.name))?;
-        Ok(Box::new(Named { name: name.clone(), registration: slot.registration, hook }) as Box<dyn Observer>)
+        Ok(Box::new(Named { name: name.clone(), hook }) as Box<dyn Observer>)
     };
     recipe.hook.iter().map(open).collect()
 }
@@ -38,6 +37,6 @@ impl Observer for Named {
             Event::Saved { step } => HookEvent::Saved { step },
             Event::Ended { step, ending } => HookEvent::Ended { step, finished: ending == Ending::Finished },
         };
-        self.registration.call("on", || self.hook.on(&event))
+        self.hook.on(&event)
     }
 }

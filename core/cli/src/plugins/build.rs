@@ -1,0 +1,225 @@
+//! `mtlrun plugin build`: a plugin built as this program was.
+
+use super::registered;
+use crate::arguments::BuildPlugin;
+use mtl_component::plugin::sources;
+use mtl_component::{ErrorContext as _, Result, bail, mistake};
+use mtl_engine::plugin::Headed;
+use mtl_recipe::files::{read_text, write_atomically};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The largest manifest or lock file that is read.
+const MOST: u64 = 16 << 20;
+
+/// The repository of mtlrun.
+pub(super) struct Sdk {
+    root: PathBuf,
+}
+
+impl Sdk {
+    /// The given one, or that from which this program was built.
+    pub(super) fn find(given: Option<&Path>) -> Result<Self> {
+        let root = given.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), Path::to_owned);
+        let shown = root.canonicalize().unwrap_or_else(|_| root.clone());
+        for part in ["core/component/Cargo.toml", "Cargo.lock"] {
+            if !root.join(part).exists() {
+                mistake!(
+                    "the sources of mtlrun are needed, and are not in {}: there is no {part}. Name a clone of the \
+                     repository with --sdk DIR or MTLRUN_SDK",
+                    shown.display()
+                );
+            }
+        }
+        if !root.join(".libtorch").exists() {
+            mistake!("{} is not set up: cargo xtask setup there links libtorch to it", shown.display());
+        }
+        Ok(Self { root: shown })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn manifest(&self) -> Result<toml::Table> {
+        table(&self.root.join("Cargo.toml"))
+    }
+
+    /// What cargo is told in the repository.
+    pub(super) fn settings(&self) -> Result<toml::Table> {
+        table(&self.root.join(".cargo/config.toml"))
+    }
+}
+
+/// The profiles of a manifest.
+pub(super) fn profiles(manifest: &toml::Table) -> toml::Table {
+    manifest.get("profile").map(|profile| ("profile".to_owned(), profile.clone())).into_iter().collect()
+}
+
+fn table(path: &Path) -> Result<toml::Table> {
+    let text = match read_text(path, MOST) {
+        Ok(text) => text,
+        Err(e) => mistake!("cannot read {}: {e}", path.display()),
+    };
+    match text.parse() {
+        Ok(table) => Ok(table),
+        Err(e) => mistake!("{} is not TOML: {e}", path.display()),
+    }
+}
+
+/// Builds a plugin, puts it beside its crate, and checks it.
+pub fn build(args: &BuildPlugin) -> Result<u8> {
+    let start = Instant::now();
+    let manifest = args.folder.join("Cargo.toml");
+    let Ok(manifest) = manifest.canonicalize() else {
+        mistake!("there is no crate in {}: mtlrun plugin new NAME begins one", args.folder.display());
+    };
+    let folder = manifest.parent().map(Path::to_owned).unwrap_or_default();
+    if table(&manifest)?.get("package").is_none() {
+        mistake!("{} is not the manifest of a crate: it has no [package]", manifest.display());
+    }
+    let sdk = Sdk::find(args.sdk.sdk.as_deref())?;
+    same_sources(&sdk)?;
+    same_compiler(&sdk)?;
+    lock(&manifest, &sdk)?;
+    let built = compiled(&manifest, &folder, &sdk, args.features.as_deref())?;
+    let library = placed(&built, &folder)?;
+    let headed = Headed::read(&library)?;
+    headed.fits()?;
+    registered(&headed)?;
+    eprintln!("built in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(0)
+}
+
+/// What this program says of its own build.
+fn own(what: &str) -> String {
+    Headed::own_rows().into_iter().find(|(name, _)| *name == what).map(|(_, text)| text).unwrap_or_default()
+}
+
+/// A plugin against other sources would be refused after minutes of building.
+fn same_sources(sdk: &Sdk) -> Result<()> {
+    let core = sdk.root.join("core");
+    let hash = sources::hash(&core, sources::BOUNDARY).with_context(|| format!("reading {}", core.display()))?;
+    let own = own("sources of mtlrun");
+    if !hash.starts_with(&own) {
+        mistake!(
+            "the sources in {} are not those that this program was built from: build the program there again (cargo build \
+             --release), or name others with --sdk DIR or MTLRUN_SDK",
+            sdk.root.display()
+        );
+    }
+    Ok(())
+}
+
+fn same_compiler(sdk: &Sdk) -> Result<()> {
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let told = Command::new(&compiler).arg("-vV").current_dir(&sdk.root).output();
+    let Ok(told) = told else { mistake!("there is no {}: a plugin is built by Rust", compiler.display()) };
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let line = |what: &str| told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or("unknown").trim();
+    let (found, own) = (format!("{} ({})", line("release:"), line("commit-hash:")), own("compiler"));
+    if found != own {
+        mistake!(
+            "the compiler here is rustc {found}, and this program was built by rustc {own}: choose that one (rustup \
+             default), or build the program again"
+        );
+    }
+    Ok(())
+}
+
+/// Locks the crates of the plugin to the versions of this program's; those that only the plugin has keep theirs.
+fn lock(manifest: &Path, sdk: &Sdk) -> Result<()> {
+    let mut locate = Command::new(cargo());
+    locate.args(["locate-project", "--workspace", "--message-format", "plain", "--manifest-path"]).arg(manifest);
+    let found = locate.stderr(Stdio::inherit()).output().context("starting cargo")?;
+    if !found.status.success() {
+        mistake!("cargo cannot read {}, as it says above", manifest.display());
+    }
+    let root = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()).with_file_name("Cargo.lock");
+    let program = sdk.root.join("Cargo.lock");
+    if root.canonicalize().is_ok_and(|root| root == program) {
+        return Ok(());
+    }
+    let mut locked = table(&program)?;
+    let name = |package: &toml::Value| package.get("name").and_then(|n| n.as_str()).map(str::to_owned);
+    let packages = |lock: &toml::Table| lock.get("package").and_then(|p| p.as_array()).cloned().unwrap_or_default();
+    let mut all = packages(&locked);
+    let known: Vec<_> = all.iter().filter_map(name).collect();
+    if root.exists() {
+        let before = packages(&table(&root)?);
+        all.extend(before.into_iter().filter(|package| name(package).is_some_and(|name| !known.contains(&name))));
+    }
+    locked.insert("package".into(), all.into());
+    write_atomically(&root, toml::to_string(&locked)?.as_bytes())
+}
+
+fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Lets cargo build the dynamic library; gives its file.
+fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -> Result<PathBuf> {
+    let settings = tempfile::Builder::new().suffix(".toml").tempfile().context("making a file of settings")?;
+    let settings_path = settings.path().to_owned();
+    std::fs::write(&settings_path, toml::to_string(&profiles(&sdk.manifest()?))?)?;
+    let parts: Vec<&str> = ["src", "Cargo.toml", "build.rs"].into_iter().filter(|p| folder.join(p).exists()).collect();
+    let hash = sources::hash(folder, &parts).with_context(|| format!("reading {}", folder.display()))?;
+    let mut command = Command::new(cargo());
+    // In the repository cargo finds its settings: where libtorch is, and the flags that finished crates were built with.
+    command.current_dir(&sdk.root).args(["rustc", "--lib", "--crate-type", "cdylib", "--manifest-path"]).arg(manifest);
+    command.arg("--target-dir").arg(sdk.root.join("target")).arg("--config").arg(&settings_path);
+    command.arg("--message-format=json-render-diagnostics").env("MTLRUN_PLUGIN_SOURCES", hash);
+    if own("profile") == "release" {
+        command.arg("--release");
+    }
+    if let Some(features) = features {
+        command.args(["--features", features]);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let mut library = None;
+    for line in BufReader::new(child.stdout.take().context("reading what cargo says")?).lines() {
+        let Ok(Value::Object(message)) = serde_json::from_str(&line?) else { continue };
+        let of_plugin = message.get("manifest_path").and_then(Value::as_str) == manifest.to_str();
+        let files = message.get("filenames").and_then(Value::as_array).into_iter().flatten();
+        let file = files.filter_map(Value::as_str).find(|file| file.ends_with(".so"));
+        library = file.filter(|_| of_plugin).map(PathBuf::from).or(library);
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    match library {
+        Some(library) if status.success() => Ok(library),
+        _ if status.success() => bail!("cargo has made no dynamic library of {}", manifest.display()),
+        _ => mistake!("the plugin does not build, as the compiler says above"),
+    }
+}
+
+/// Puts the library beside the crate, with its debug information in a file of its own, which makes it a tenth as large.
+/// What is in use stays whole: the new file is written beside it and renamed.
+fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = built.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let aside = tempfile::Builder::new().prefix(".plugin-").tempdir_in(folder);
+    let aside = aside.with_context(|| format!("making a folder in {}", folder.display()))?;
+    let debug = format!("{name}.debug");
+    let (fresh, fresh_debug) = (aside.path().join(&name), aside.path().join(&debug));
+    let objcopy = |flags: &[&str], from: &Path, to: &Path| {
+        let mut command = Command::new("objcopy");
+        command.current_dir(aside.path()).args(flags).arg(from).arg(to).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let link = format!("--add-gnu-debuglink={debug}");
+    let split =
+        objcopy(&["--only-keep-debug"], built, &fresh_debug) && objcopy(&["--strip-debug", &link], built, &fresh);
+    let library = folder.join(&name);
+    let rename =
+        |from: &Path, to: &Path| std::fs::rename(from, to).with_context(|| format!("writing {}", to.display()));
+    if split {
+        rename(&fresh_debug, &folder.join(&debug))?;
+    } else {
+        eprintln!("note: objcopy (of binutils) is missing or failed: the debug information stays in the plugin");
+        std::fs::copy(built, &fresh).with_context(|| format!("writing {}", fresh.display()))?;
+    }
+    rename(&fresh, &library)?;
+    Ok(library)
+}

@@ -1,0 +1,350 @@
+//! The fence around components: what they are asked goes through here, and nothing but a result comes out.
+//!
+//! A registration makes every component with a fence around it, and what the component makes gets one as well. The code
+//! is compiled into the crate that registers: a panic is caught where it was raised, since none can leave a library that
+//! was loaded.
+
+use crate::cases::Cases;
+use crate::data::{
+    Column, Dataset, DatasetConfig, Open, OpenDataset, SampleOut, Sampler, SamplerConfig, Transform, TransformConfig,
+    TransformDescription,
+};
+use crate::draw::Draw;
+use crate::evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
+use crate::hook::{Hook, HookConfig, HookEvent, RunInfo};
+use crate::metric::{Metric, MetricConfig};
+use crate::module::{Call, Module, ModuleConfig};
+use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, Update};
+use crate::params::Params;
+use crate::picture::{Normalization, Picture};
+use crate::plugin::{from, tell};
+use crate::ports::{Description, Sizes};
+use crate::registration::Registration;
+use crate::scheduler::{Scheduler, SchedulerDescription};
+use mtl_recipe::error::Site;
+use mtl_recipe::{Code, Error, Result, guarded, guarded_with};
+use mtl_torch::ThreadState;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::path::Path;
+use std::sync::Arc;
+use tch::Tensor;
+
+/// A component, or what it has made, behind its fence.
+pub(crate) struct Fenced<P> {
+    of: &'static Registration,
+    inner: ManuallyDrop<P>,
+}
+
+impl<P> Fenced<P> {
+    pub(crate) fn new(of: &'static Registration, inner: P) -> Self {
+        Self { of, inner: ManuallyDrop::new(inner) }
+    }
+
+    /// Calls a method of what is inside.
+    fn call<T>(&self, method: &str, call: impl FnOnce(&P) -> Result<T>) -> Result<T> {
+        fenced(self.of, method, || call(&self.inner))
+    }
+
+    fn call_mut<T>(&mut self, method: &str, call: impl FnOnce(&mut P) -> Result<T>) -> Result<T> {
+        fenced(self.of, method, || call(&mut self.inner))
+    }
+}
+
+impl<P> Drop for Fenced<P> {
+    fn drop(&mut self) {
+        // SAFETY: it is dropped here and nowhere else, and not used afterwards.
+        let dropped = fenced(self.of, "drop", || unsafe {
+            ManuallyDrop::drop(&mut self.inner);
+            Ok(())
+        });
+        if let Err(error) = dropped {
+            tell(&format!("{error:#}"));
+        }
+    }
+}
+
+/// Calls a method of a component. A panic becomes an error, and the state of the thread is put back; an error knows
+/// which component it is from, and in which method.
+pub(crate) fn fenced<T>(of: &Registration, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let state = ThreadState::now();
+    let restore = || {
+        let restored = state.and_then(|state| state.restore());
+        if let Err(error) = restored {
+            tell(&format!("the state of the thread could not be put back: {error:#}"));
+        }
+    };
+    guarded_with(call, restore).map_err(|error| {
+        let site = || Site {
+            origin: from(of.origin),
+            component: format!("{}/{}", of.family, of.name),
+            method: method.to_owned(),
+        };
+        let raised_here = error.code() == Code::Panic && error.site().is_none();
+        let error = error.at(site);
+        if raised_here { told(error) } else { error }
+    })
+}
+
+/// A panic in words that name the component.
+fn told(error: Error) -> Error {
+    let Some(site) = error.site().cloned() else { return error };
+    let innermost = error.causes().is_empty();
+    error.rephrase(|text| {
+        innermost.then(|| format!("{} of {} panicked in `{}`: {text}", site.component, site.origin, site.method))
+    })
+}
+
+macro_rules! boxed {
+    ($of:expr, $inner:expr => $object:ty) => {
+        Ok(Box::new(Fenced::new($of, $inner?)) as Box<$object>)
+    };
+}
+
+impl ModuleConfig for Fenced<Box<dyn ModuleConfig>> {
+    fn describe(&self) -> Result<Description> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn build(&self, params: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
+        boxed!(self.of, self.call("build", |inner| inner.build(params, sizes)) => dyn Module)
+    }
+}
+
+impl Module for Fenced<Box<dyn Module>> {
+    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        self.call("forward", |inner| inner.forward(call))
+    }
+}
+
+impl DatasetConfig for Fenced<Box<dyn DatasetConfig>> {
+    fn describe(&self) -> Result<Description> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn open(&self, open: &Open<'_>) -> Result<OpenDataset> {
+        let opened = self.call("open", |inner| inner.open(open))?;
+        let samples = Arc::new(Fenced::new(self.of, opened.samples));
+        Ok(OpenDataset { samples, ..opened })
+    }
+}
+
+impl Dataset for Fenced<Arc<dyn Dataset>> {
+    fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
+        self.call("sample", |inner| inner.sample(index, draw, out))
+    }
+
+    fn column(&self, name: &str) -> Result<Option<Column>> {
+        self.call("column", |inner| inner.column(name))
+    }
+
+    fn place(&self, index: usize) -> Result<String> {
+        self.call("place", |inner| inner.place(index))
+    }
+
+    fn files(&self) -> Result<Vec<&Path>> {
+        fenced(self.of, "files", || self.inner.files())
+    }
+}
+
+impl SamplerConfig for Fenced<Box<dyn SamplerConfig>> {
+    fn open(&self, data: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>> {
+        boxed!(self.of, self.call("open", |inner| inner.open(data, seed)) => dyn Sampler)
+    }
+}
+
+impl Sampler for Fenced<Box<dyn Sampler>> {
+    fn index(&self, part: usize, position: u64, batch: u64) -> Result<usize> {
+        self.call("index", |inner| inner.index(part, position, batch))
+    }
+}
+
+impl TransformConfig for Fenced<Box<dyn TransformConfig>> {
+    fn describe(&self) -> Result<TransformDescription> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn open(&self) -> Result<Arc<dyn Transform>> {
+        let opened = self.call("open", |inner| inner.open())?;
+        Ok(Arc::new(Fenced::new(self.of, opened)))
+    }
+}
+
+impl Transform for Fenced<Arc<dyn Transform>> {
+    fn apply(&self, picture: &mut Picture, draw: &mut Draw) -> Result<()> {
+        self.call("apply", |inner| inner.apply(picture, draw))
+    }
+}
+
+impl OptimizerConfig for Fenced<Box<dyn OptimizerConfig>> {
+    fn describe(&self) -> Result<OptimizerDescription> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn open(&self) -> Result<Box<dyn Optimizer>> {
+        boxed!(self.of, self.call("open", |inner| inner.open()) => dyn Optimizer)
+    }
+}
+
+impl Optimizer for Fenced<Box<dyn Optimizer>> {
+    fn step(&mut self, update: &Update<'_>) -> Result<()> {
+        self.call_mut("step", |inner| inner.step(update))
+    }
+
+    fn state(&self) -> Result<Vec<(String, &Tensor)>> {
+        fenced(self.of, "state", || self.inner.state())
+    }
+
+    fn load(&mut self, state: HashMap<String, Tensor>) -> Result<()> {
+        self.call_mut("load", |inner| inner.load(state))
+    }
+}
+
+impl Scheduler for Fenced<Box<dyn Scheduler>> {
+    fn describe(&self, total: u64) -> Result<SchedulerDescription> {
+        self.call("describe", |inner| inner.describe(total))
+    }
+
+    fn lr(&self, base: f64, step: u64, total: u64) -> Result<f64> {
+        self.call("lr", |inner| inner.lr(base, step, total))
+    }
+}
+
+impl EvaluatorConfig for Fenced<Box<dyn EvaluatorConfig>> {
+    fn describe(&self) -> Result<EvaluatorDescription> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn open(&self) -> Result<Box<dyn Evaluator>> {
+        boxed!(self.of, self.call("open", |inner| inner.open()) => dyn Evaluator)
+    }
+
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
+        self.call("on_cases", |inner| inner.on_cases(metric, cases, weights))
+    }
+}
+
+impl Evaluator for Fenced<Box<dyn Evaluator>> {
+    fn check(&self, model: &dyn Inference) -> Result<()> {
+        self.call("check", |inner| inner.check(&Lent(model)))
+    }
+
+    fn files(&self) -> Result<Vec<&Path>> {
+        fenced(self.of, "files", || self.inner.files())
+    }
+
+    fn unresolved(&self) -> Result<Vec<(String, String)>> {
+        self.call("unresolved", |inner| inner.unresolved())
+    }
+
+    fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
+        self.call("evaluate", |inner| inner.evaluate(&Lent(model)))
+    }
+}
+
+impl MetricConfig for Fenced<Box<dyn MetricConfig>> {
+    fn describe(&self) -> Result<Metric> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn measure(&self, cases: &Cases) -> Result<f64> {
+        self.call("measure", |inner| inner.measure(cases))
+    }
+}
+
+impl HookConfig for Fenced<Box<dyn HookConfig>> {
+    fn problems(&self) -> Result<Vec<String>> {
+        self.call("problems", |inner| inner.problems())
+    }
+
+    fn files(&self) -> Result<Vec<String>> {
+        self.call("files", |inner| inner.files())
+    }
+
+    fn open(&self, run: &RunInfo<'_>) -> Result<Box<dyn Hook>> {
+        boxed!(self.of, self.call("open", |inner| inner.open(run)) => dyn Hook)
+    }
+}
+
+impl Hook for Fenced<Box<dyn Hook>> {
+    fn on(&mut self, event: &HookEvent<'_>) -> Result<()> {
+        self.call_mut("on", |inner| inner.on(event))
+    }
+}
+
+/// A model as an evaluator gets it: what the evaluator hands in to be called, and the model may call in other threads, is
+/// guarded on the evaluator's side, and the model on its own.
+pub struct Lent<'m>(pub &'m dyn Inference);
+
+/// A model that an evaluator owns.
+struct Owned(Box<dyn Inference>);
+
+macro_rules! guarded_inference {
+    ($($type:ty),*) => { $(
+        impl Inference for $type {
+            fn has(&self, wire: &str) -> bool {
+                self.0.has(wire)
+            }
+
+            fn sample_shape(&self, wire: &str) -> Result<Vec<i64>> {
+                guarded(|| self.0.sample_shape(wire))
+            }
+
+            fn dim(&self, name: &str) -> Option<i64> {
+                self.0.dim(name)
+            }
+
+            fn setting(&self, path: &str) -> Option<serde_json::Value> {
+                self.0.setting(path)
+            }
+
+            fn needs(&self, wanted: &[&str], port: &str) -> Result<bool> {
+                guarded(|| self.0.needs(wanted, port))
+            }
+
+            fn normalization(&self, wire: &str) -> Result<Normalization> {
+                guarded(|| self.0.normalization(wire))
+            }
+
+            fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>> {
+                guarded(|| self.0.run(given, wanted))
+            }
+
+            fn pictures(
+                &self,
+                feed: &str,
+                count: usize,
+                read: ReadPicture<'_>,
+                batch_size: usize,
+                each: &mut dyn FnMut(&Tensor) -> Result<()>,
+            ) -> Result<()> {
+                let read = |index: usize| guarded(|| read(index));
+                let mut each = |batch: &Tensor| guarded(|| each(batch));
+                guarded(|| self.0.pictures(feed, count, &read, batch_size, &mut each))
+            }
+
+            fn outputs(
+                &self,
+                feed: &str,
+                count: usize,
+                read: ReadPicture<'_>,
+                batch_size: usize,
+                wanted: &[&str],
+            ) -> Result<Vec<Tensor>> {
+                let read = |index: usize| guarded(|| read(index));
+                guarded(|| self.0.outputs(feed, count, &read, batch_size, wanted))
+            }
+
+            fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {
+                let opened = guarded(|| self.0.open_run(run))?;
+                Ok(Box::new(Owned(opened)))
+            }
+
+            fn started_from(&self, run: &Path) -> bool {
+                self.0.started_from(run)
+            }
+        }
+    )* };
+}
+
+guarded_inference!(Lent<'_>, Owned);

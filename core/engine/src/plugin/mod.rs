@@ -1,0 +1,91 @@
+//! Plugins: libraries of components that are loaded when a recipe or the command line names them.
+//!
+//! A file is found by its name ([`Places`]), its header is read and compared without running anything of it
+//! ([`Headed`]), a file that is seen for the first time is opened by another process ([`Trial`]), and then it is opened
+//! here ([`library`]). What it gives becomes part of a [`Registry`](mtl_component::Registry).
+
+mod header;
+pub mod library;
+mod places;
+mod trial;
+
+pub use header::{Headed, Row};
+pub use places::{Places, library_name};
+pub use trial::{OPENED, Trial};
+
+use mtl_component::plugin::{Plugin, PluginLoader};
+use mtl_recipe::{Result, mistake};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Finds and loads plugins; each file once, never to be unloaded.
+pub struct Libraries {
+    places: Places,
+    trial: Trial,
+    loaded: Mutex<HashMap<PathBuf, Arc<Plugin>>>,
+}
+
+impl Libraries {
+    /// Looks in those places, and tries unknown files in that way.
+    pub fn new(places: Places, trial: Trial) -> Self {
+        Self { places, trial, loaded: Mutex::default() }
+    }
+
+    /// The places where plugins are looked for.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+}
+
+impl PluginLoader for Libraries {
+    fn load(&self, name: &str, folder: &Path) -> Result<Arc<Plugin>> {
+        let path = self.places.find(name, folder)?;
+        // Of a file that is not there, reading it says so.
+        let path = path.canonicalize().unwrap_or(path);
+        // One at a time: what the other has loaded is found then.
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaded.get(&path) {
+            return Ok(known.clone());
+        }
+        let headed = Headed::read(&path)?;
+        headed.fits()?;
+        let hash = hash(&path)?;
+        self.trial.passed(&path, &hash)?;
+        let given = library::open(&headed)?;
+        let plugin = Plugin {
+            name: headed.name(),
+            version: headed.version(),
+            path: path.clone(),
+            sha256: hash,
+            sources: headed.sources(),
+            given,
+        };
+        let plugin = Arc::new(plugin);
+        loaded.insert(path, plugin.clone());
+        Ok(plugin)
+    }
+}
+
+/// The SHA-256 of a file, as hexadecimal digits.
+///
+/// # Errors
+/// A mistake if it cannot be read.
+pub fn hash(path: &Path) -> Result<String> {
+    let digest = || -> io::Result<String> {
+        let (mut file, mut all, mut part) = (File::open(path)?, Sha256::new(), vec![0; 1 << 18]);
+        loop {
+            match file.read(&mut part)? {
+                0 => return Ok(hex::encode(all.finalize())),
+                n => all.update(&part[..n]),
+            }
+        }
+    };
+    match digest() {
+        Ok(digest) => Ok(digest),
+        Err(e) => mistake!("cannot read the plugin {}: {e}", path.display()),
+    }
+}
