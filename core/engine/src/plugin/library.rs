@@ -6,6 +6,7 @@ use mtl_component::plugin::{Given, Host, host};
 use mtl_recipe::{Context, Result, mistake};
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Opens the library of a plugin whose header fits this program. It is never closed.
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 pub fn open(plugin: &Headed) -> Result<Given> {
     static HOST: OnceLock<Host> = OnceLock::new();
     let shown = plugin.path().display();
+    let before = libtorch()?;
     // SAFETY: opening runs the constructors of the library. Its header says that it was built from the same sources by the
     // same compiler, and another process has opened it before. Nothing that the library gives out is used after it was
     // closed, since it is never closed.
@@ -23,7 +25,7 @@ pub fn open(plugin: &Headed) -> Result<Given> {
         Ok(library) => ManuallyDrop::new(library),
         Err(e) => mistake!("the plugin {shown} cannot be opened: {}", reason(&e)),
     };
-    one_libtorch().with_context(|| format!("the plugin {shown} cannot be used"))?;
+    one_libtorch(&before).with_context(|| format!("the plugin {shown} cannot be used"))?;
     // SAFETY: `export_plugin!` gives the function of this name that type, and the header says that both sides were built
     // from the same sources, so that its arguments and results are laid out alike.
     let entry: Symbol<fn(&'static Host) -> Result<Given>> = match unsafe { library.get(plugin.entry().as_bytes()) } {
@@ -47,19 +49,30 @@ fn reason(error: &libloading::Error) -> String {
     words
 }
 
-/// Checks that no library of libtorch is mapped twice: two of them would not know each other's tensors.
-///
-/// # Errors
-/// A mistake that names both files.
-pub fn one_libtorch() -> Result<()> {
+/// The libraries of libtorch that are mapped.
+fn libtorch() -> Result<BTreeSet<PathBuf>> {
     let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
-    for name in ["libtorch_cpu.so", "libtorch.so", "libc10.so", "libtorch_cuda.so"] {
-        let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-        let files: BTreeSet<&str> = paths.filter(|path| path.rsplit('/').next() == Some(name)).collect();
-        if files.len() > 1 {
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let name = |path: &&Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let of_libtorch = |path: &&Path| {
+        let name = name(path);
+        (name.starts_with("libtorch") || name.starts_with("libc10")) && name.ends_with(".so")
+    };
+    Ok(paths.filter(of_libtorch).map(Path::to_owned).collect())
+}
+
+/// Checks that no library of libtorch came from elsewhere: two of them would not know each other's tensors.
+fn one_libtorch(before: &BTreeSet<PathBuf>) -> Result<()> {
+    let folders: BTreeSet<_> = before.iter().filter_map(|file| file.parent()).collect();
+    for file in libtorch()? {
+        if let Some(own) = before.first()
+            && !folders.contains(file.parent().unwrap_or(Path::new("")))
+        {
             mistake!(
-                "it brings a second libtorch: {}. A plugin is linked to the program's own, as `mtlrun plugin build` does",
-                files.into_iter().collect::<Vec<_>>().join(" and ")
+                "it brings a second libtorch: {}, beside {}. A plugin is linked to the program's own, as `mtlrun plugin \
+                 build` does",
+                file.display(),
+                own.display()
             );
         }
     }
