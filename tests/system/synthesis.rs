@@ -158,7 +158,8 @@ fn first_outputs(wanted: &Value, out: &std::path::Path) {
 }
 
 /// Where the original's own single-precision run is from its double-precision one, at worst: losses of steps 1 and 2,
-/// the discriminator's gradients, the generator's, parameters.
+/// the discriminator's gradients, the generator's, parameters. Of the discriminator's gradients it is 1e-5; processors
+/// that sum in another order are further away (with AMX 2.1e-5).
 #[test]
 fn single_precision_within_its_own_spread() {
     let all = json("fas_ir50_48.json");
@@ -171,7 +172,7 @@ fn single_precision_within_its_own_spread() {
         }
     }
     for (key, phase, module, bound) in
-        [("grads_at_d_step", "critic", "discriminator.", 1e-5), ("grads_at_g_step", "generator", "generator.", 2e-3)]
+        [("grads_at_d_step", "critic", "discriminator.", 4e-5), ("grads_at_g_step", "generator", "generator.", 2e-3)]
     {
         let grads = &found["steps"][0]["phases"][phase]["grad"];
         for (name, v) in wanted[key].as_object().unwrap().iter().filter(|(n, _)| n.starts_with(module)) {

@@ -348,3 +348,90 @@ macro_rules! guarded_inference {
 }
 
 guarded_inference!(Lent<'_>, Owned);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registration::Made;
+    use crate::{ComponentKind, Context, register};
+    use mtl_recipe::{ConfigValue, Origin, bail, mistake};
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use std::sync::Mutex;
+    use tch::{Device, Kind};
+
+    /// Goes wrong in every way.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Careless {}
+
+    impl ModuleConfig for Careless {
+        fn describe(&self) -> Result<Description> {
+            mistake!("no such shape")
+        }
+
+        fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
+            Ok(Box::new(Built))
+        }
+    }
+
+    struct Built;
+
+    impl Module for Built {
+        fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+            if call.step == 0 {
+                bail!("no step");
+            }
+            let autocast = mtl_torch::Autocast::new(Device::Cpu, Kind::BFloat16)?;
+            std::mem::forget((autocast, tch::no_grad_guard()));
+            panic!("in open scopes")
+        }
+    }
+
+    impl Drop for Built {
+        fn drop(&mut self) {
+            panic!("while it is dropped");
+        }
+    }
+
+    register!(Loss, "careless", Careless);
+
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    #[test]
+    fn nothing_but_a_result_comes_out() {
+        crate::plugin::listen(|text| TOLD.lock().unwrap().push(text.to_owned()));
+        let mut all = inventory::iter::<Registration>.into_iter();
+        let of = all.find(|r| r.kind == ComponentKind::Loss && r.name == "careless").unwrap();
+        let nothing = ConfigValue::empty(Origin { file: 0, span: 0..0 });
+        let config = <dyn ModuleConfig>::made(of, &nothing).unwrap().unwrap();
+        let error = config.describe().unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Mistake, "no such shape"));
+        assert_eq!(error.site().unwrap().method, "describe");
+
+        let context = Arc::new(Context::cpu(Kind::Float));
+        let params = Params::new("m", context.clone());
+        let module = config.build(&params, &Sizes::default()).unwrap();
+        let ports = crate::Ports::new();
+        let call = |step| Call {
+            inputs: Vec::new(),
+            ports: &ports,
+            train: true,
+            wanted: &[],
+            step,
+            total: 1,
+            context: &context,
+        };
+        let error = module.forward(&call(0)).unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Failure, "no step"));
+        let before = ThreadState::now().unwrap();
+        let error = module.forward(&call(1)).unwrap_err();
+        let words = "loss/careless of the crate mtl-component panicked in `forward`: in open scopes";
+        assert!(error.code() == Code::Panic && error.message().starts_with(words), "{error:?}");
+        assert_eq!(ThreadState::now().unwrap(), before);
+
+        drop(module);
+        let told = TOLD.lock().unwrap();
+        assert!(told[0].contains("loss/careless of the crate mtl-component panicked in `drop`: while"), "{told:?}");
+    }
+}

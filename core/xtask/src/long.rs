@@ -91,6 +91,11 @@ pub fn run(root: &Path) -> Result<()> {
             command: ignored("long::other_programs_read_what_a_run_writes"),
         },
         Long {
+            name: "plugins under valgrind",
+            skipped: lacks(&["valgrind", "--version"]),
+            command: ignored("plugins::a_plugin_is_clean_under_valgrind"),
+        },
+        Long {
             name: "valgrind",
             skipped: lacks(&["valgrind", "--version"]),
             command: vec![
