@@ -13,9 +13,7 @@ fn main() {
     }
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let compiler = Command::new(variable("RUSTC")).arg("-vV").output().map(|o| o.stdout).unwrap_or_default();
-    let compiler = String::from_utf8_lossy(&compiler);
-    let told = |what: &str| compiler.lines().find_map(|line| line.strip_prefix(what)).unwrap_or("unknown").trim();
-    println!("cargo:rustc-env=MTL_RUSTC={} ({})", told("release:"), told("commit-hash:"));
+    println!("cargo:rustc-env=MTL_RUSTC={}", sources::compiler(&String::from_utf8_lossy(&compiler)));
     println!("cargo:rustc-env=MTL_TARGET={}", variable("TARGET"));
     println!("cargo:rustc-env=MTL_PROFILE={}", variable("PROFILE"));
     match sources::hash(&core, sources::BOUNDARY) {

@@ -163,6 +163,9 @@ pub struct BuildPlugin {
     /// The folder of its crate
     #[arg(default_value = ".")]
     pub folder: PathBuf,
+    /// The folder for the library; without it that of the crate
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     #[command(flatten)]
     pub sdk: Sdk,
     /// Features of the crate, as cargo takes them
@@ -419,6 +422,9 @@ pub struct Sweep {
     /// The folder of the runs; without it `runs/<recipe>.sweep`. Finished points in it are kept, half-done ones go on
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Train points anew that were trained with another build of a plugin
+    #[arg(long)]
+    pub overwrite_changed: bool,
     /// Runs at one time, which share the cores
     #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub jobs: usize,

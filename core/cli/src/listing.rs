@@ -53,7 +53,7 @@ fn ports(r: &'static Registration) {
 }
 
 fn keys(r: &Registration) {
-    let schema = (r.schema)();
+    let schema = r.schema();
     let Some(properties) = schema.get("properties").and_then(|p| p.as_object()) else { return };
     for (key, value) in properties {
         let about = value.get("description").and_then(|d| d.as_str()).unwrap_or_default();

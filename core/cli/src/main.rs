@@ -69,7 +69,7 @@ fn run() -> Result<u8> {
         Command::Compare(args) => compare::compare(&registry, &args),
         Command::Reproduce(args) => reproduce::reproduce(&registry, &args),
         Command::Data { command: Data::Render(args) } => commands::render(&args),
-        Command::Plugin { command } => plugins::run(&command, &cli.plugins),
+        Command::Plugin { command } => plugins::run(&registry, &command, &cli.plugins),
         Command::Diagnostics => listing::diagnostics(&registry),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "mtlrun", &mut std::io::stdout());

@@ -121,11 +121,9 @@ pub fn error(error: &Error) {
             line(&format!("error: {text}"));
             line(&format!("note: {} of {} failed in `{}`", site.component, site.origin, site.method));
         }
-        (Code::Panic, Some(site)) if site.origin.starts_with("the plugin") => {
+        (Code::Panic, Some(site)) if site.plugin => {
             line(&format!("error: {text}"));
-            line(
-                "note: a panic is a fault in the code of the plugin: a component returns what it cannot do as an error",
-            );
+            line("note: a panic is a fault in the code of the plugin: a component must return an error instead");
         }
         (Code::Panic, _) => {
             line(&format!("error: mtlrun met a fault of its own: {text}"));

@@ -17,12 +17,12 @@ use crate::module::{Call, Module, ModuleConfig};
 use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, Update};
 use crate::params::Params;
 use crate::picture::{Normalization, Picture};
-use crate::plugin::{from, tell};
+use crate::plugin::{from, in_plugin, tell};
 use crate::ports::{Description, Sizes};
 use crate::registration::Registration;
 use crate::scheduler::{Scheduler, SchedulerDescription};
 use mtl_recipe::error::Site;
-use mtl_recipe::{Code, Error, Result, guarded, guarded_with};
+use mtl_recipe::{Code, Error, Result, guarded_with};
 use mtl_torch::ThreadState;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
@@ -46,6 +46,11 @@ impl<P> Fenced<P> {
         fenced(self.of, method, || call(&self.inner))
     }
 
+    /// A model whose panics are those of this component.
+    fn lent<'m>(&self, model: &'m dyn Inference, method: &str) -> Lent<'m> {
+        Lent { model, site: site(self.of, method) }
+    }
+
     fn call_mut<T>(&mut self, method: &str, call: impl FnOnce(&mut P) -> Result<T>) -> Result<T> {
         fenced(self.of, method, || call(&mut self.inner))
     }
@@ -67,28 +72,41 @@ impl<P> Drop for Fenced<P> {
 /// Calls a method of a component. A panic becomes an error, and the state of the thread is put back; an error knows
 /// which component it is from, and in which method.
 pub(crate) fn fenced<T>(of: &Registration, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    kept(call).map_err(|error| named(error, &site(of, method)))
+}
+
+/// The same for a call whose site is known already.
+fn of<T>(site: &Site, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    kept(call).map_err(|error| named(error, site))
+}
+
+/// Runs a call; a panic becomes an error, and the state of the thread is put back.
+fn kept<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     let state = ThreadState::now();
-    let restore = || {
+    guarded_with(call, || {
         let restored = state.and_then(|state| state.restore());
         if let Err(error) = restored {
             tell(&format!("the state of the thread could not be put back: {error:#}"));
         }
-    };
-    guarded_with(call, restore).map_err(|error| {
-        let site = || Site {
-            origin: from(of.origin),
-            component: format!("{}/{}", of.family, of.name),
-            method: method.to_owned(),
-        };
-        let raised_here = error.code() == Code::Panic && error.site().is_none();
-        let error = error.at(site);
-        if raised_here { told(error) } else { error }
     })
 }
 
-/// A panic in words that name the component.
-fn told(error: Error) -> Error {
-    let Some(site) = error.site().cloned() else { return error };
+fn site(of: &Registration, method: &str) -> Site {
+    Site {
+        origin: from(of.origin),
+        component: format!("{}/{}", of.family, of.name),
+        method: method.to_owned(),
+        plugin: in_plugin(),
+    }
+}
+
+/// The error with the call that it came from; a panic that was raised there says so.
+fn named(error: Error, site: &Site) -> Error {
+    let raised_here = error.code() == Code::Panic && error.site().is_none();
+    let error = error.at(|| site.clone());
+    if !raised_here {
+        return error;
+    }
     let innermost = error.causes().is_empty();
     error.rephrase(|text| {
         innermost.then(|| format!("{} of {} panicked in `{}`: {text}", site.component, site.origin, site.method))
@@ -226,7 +244,7 @@ impl EvaluatorConfig for Fenced<Box<dyn EvaluatorConfig>> {
 
 impl Evaluator for Fenced<Box<dyn Evaluator>> {
     fn check(&self, model: &dyn Inference) -> Result<()> {
-        self.call("check", |inner| inner.check(&Lent(model)))
+        self.call("check", |inner| inner.check(&self.lent(model, "check")))
     }
 
     fn files(&self) -> Result<Vec<&Path>> {
@@ -238,7 +256,7 @@ impl Evaluator for Fenced<Box<dyn Evaluator>> {
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        self.call("evaluate", |inner| inner.evaluate(&Lent(model)))
+        self.call("evaluate", |inner| inner.evaluate(&self.lent(model, "evaluate")))
     }
 }
 
@@ -272,42 +290,88 @@ impl Hook for Fenced<Box<dyn Hook>> {
     }
 }
 
-/// A model as an evaluator gets it: what the evaluator hands in to be called, and the model may call in other threads, is
-/// guarded on the evaluator's side, and the model on its own.
-pub struct Lent<'m>(pub &'m dyn Inference);
+/// A model as an evaluator gets it. What the evaluator hands in, and the model may call in other threads, is guarded on the
+/// side of the evaluator; the model is guarded on its own.
+pub struct Lent<'m> {
+    model: &'m dyn Inference,
+    /// Whose panics these are, where there are any.
+    site: Site,
+}
+
+impl<'m> Lent<'m> {
+    /// The program's model.
+    pub fn new(model: &'m dyn Inference) -> Self {
+        Self { model, site: own_site() }
+    }
+}
+
+/// Where a panic of the program itself is from.
+fn own_site() -> Site {
+    Site { origin: "the program".into(), component: "the model".into(), method: "run".into(), plugin: false }
+}
 
 /// A model that an evaluator owns.
-struct Owned(Box<dyn Inference>);
+struct Owned {
+    model: ManuallyDrop<Box<dyn Inference>>,
+    site: Site,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: it is dropped here and nowhere else, and not used afterwards.
+        let dropped = kept(|| unsafe {
+            ManuallyDrop::drop(&mut self.model);
+            Ok(())
+        });
+        if let Err(error) = dropped {
+            tell(&format!("a model could not be closed: {error:#}"));
+        }
+    }
+}
 
 macro_rules! guarded_inference {
     ($($type:ty),*) => { $(
+        impl $type {
+            fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+                of(&self.site, call)
+            }
+
+            /// Of a call that cannot fail, the value in the place of a panic's.
+            fn plain<T: Default>(&self, call: impl FnOnce() -> T) -> T {
+                self.call(|| Ok(call())).unwrap_or_else(|error| {
+                    tell(&format!("{error:#}"));
+                    T::default()
+                })
+            }
+        }
+
         impl Inference for $type {
             fn has(&self, wire: &str) -> bool {
-                self.0.has(wire)
+                self.plain(|| self.model.has(wire))
             }
 
             fn sample_shape(&self, wire: &str) -> Result<Vec<i64>> {
-                guarded(|| self.0.sample_shape(wire))
+                self.call(|| self.model.sample_shape(wire))
             }
 
             fn dim(&self, name: &str) -> Option<i64> {
-                self.0.dim(name)
+                self.plain(|| self.model.dim(name))
             }
 
             fn setting(&self, path: &str) -> Option<serde_json::Value> {
-                self.0.setting(path)
+                self.plain(|| self.model.setting(path))
             }
 
             fn needs(&self, wanted: &[&str], port: &str) -> Result<bool> {
-                guarded(|| self.0.needs(wanted, port))
+                self.call(|| self.model.needs(wanted, port))
             }
 
             fn normalization(&self, wire: &str) -> Result<Normalization> {
-                guarded(|| self.0.normalization(wire))
+                self.call(|| self.model.normalization(wire))
             }
 
             fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>> {
-                guarded(|| self.0.run(given, wanted))
+                self.call(|| self.model.run(given, wanted))
             }
 
             fn pictures(
@@ -318,9 +382,10 @@ macro_rules! guarded_inference {
                 batch_size: usize,
                 each: &mut dyn FnMut(&Tensor) -> Result<()>,
             ) -> Result<()> {
-                let read = |index: usize| guarded(|| read(index));
-                let mut each = |batch: &Tensor| guarded(|| each(batch));
-                guarded(|| self.0.pictures(feed, count, &read, batch_size, &mut each))
+                let site = &self.site;
+                let read = |index: usize| of(site, || read(index));
+                let mut each = |batch: &Tensor| self.call(|| each(batch));
+                self.call(|| self.model.pictures(feed, count, &read, batch_size, &mut each))
             }
 
             fn outputs(
@@ -331,17 +396,18 @@ macro_rules! guarded_inference {
                 batch_size: usize,
                 wanted: &[&str],
             ) -> Result<Vec<Tensor>> {
-                let read = |index: usize| guarded(|| read(index));
-                guarded(|| self.0.outputs(feed, count, &read, batch_size, wanted))
+                let site = &self.site;
+                let read = |index: usize| of(site, || read(index));
+                self.call(|| self.model.outputs(feed, count, &read, batch_size, wanted))
             }
 
             fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {
-                let opened = guarded(|| self.0.open_run(run))?;
-                Ok(Box::new(Owned(opened)))
+                let opened = self.call(|| self.model.open_run(run))?;
+                Ok(Box::new(Owned { model: ManuallyDrop::new(opened), site: self.site.clone() }))
             }
 
             fn started_from(&self, run: &Path) -> bool {
-                self.0.started_from(run)
+                self.plain(|| self.model.started_from(run))
             }
         }
     )* };

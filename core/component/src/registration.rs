@@ -7,8 +7,9 @@ use crate::hook::HookConfig;
 use crate::metric::MetricConfig;
 use crate::module::ModuleConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::plugin::tell;
 use crate::scheduler::Scheduler;
-use mtl_recipe::{ConfigValue, DecodeError, Result, decode, schema_of};
+use mtl_recipe::{ConfigValue, DecodeError, Result, decode, guarded, schema_of};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -143,7 +144,7 @@ macro_rules! factories {
                 ) -> Self {
                     Self {
                         kind, family, name, origin,
-                        schema: schema_of::<T>,
+                        describe: described::<T>,
                         factory: Factory::$variant(|of, node| {
                             let config: Box<dyn $object> = Box::new(decoded::<T>(of, node)?);
                             Ok(Box::new(Fenced::new(of, config)))
@@ -166,11 +167,16 @@ macro_rules! factories {
     };
 }
 
+/// The schema of a configuration. It is asked for in the crate of the component, so that a panic stays there.
+fn described<T: Configuration>() -> Result<serde_json::Value> {
+    guarded(|| Ok(schema_of::<T>()))
+}
+
 /// Decodes a configuration. What the author of a component lets run then, such as a function that gives a default, may
 /// panic.
 fn decoded<T: Configuration>(of: &Registration, node: &ConfigValue) -> Decoded<T> {
     let decoded = fenced(of, "deserialize", || Ok(decode::<T>(node)));
-    decoded.unwrap_or_else(|error| Err(DecodeError { message: format!("{error:#}"), origin: None }))
+    decoded.unwrap_or_else(|error| Err(DecodeError { message: format!("{error:#}"), origin: None, code: error.code() }))
 }
 
 factories! {
@@ -196,7 +202,10 @@ pub struct Registration {
     /// The crate that registers it.
     pub origin: &'static str,
     /// The JSON schema of its configuration.
-    pub schema: fn() -> serde_json::Value,
+    ///
+    /// It runs what the author of the component has written, such as functions that give defaults: see
+    /// [`schema`](Self::schema).
+    pub describe: fn() -> Result<serde_json::Value>,
     /// How it is made.
     pub factory: Factory,
 }
@@ -204,9 +213,17 @@ pub struct Registration {
 inventory::collect!(Registration);
 
 impl Registration {
+    /// The JSON schema of its configuration; an empty one, and a warning, if none can be made.
+    pub fn schema(&self) -> serde_json::Value {
+        (self.describe)().unwrap_or_else(|error| {
+            tell(&format!("the schema of {}/{}: {error:#}", self.family, self.name));
+            serde_json::json!({})
+        })
+    }
+
     /// What it is, in one paragraph: the doc comment of its configuration type.
     pub fn doc(&self) -> String {
-        (self.schema)().get("description").and_then(|d| d.as_str()).unwrap_or_default().to_owned()
+        self.schema().get("description").and_then(|d| d.as_str()).unwrap_or_default().to_owned()
     }
 }
 

@@ -118,7 +118,7 @@ impl Registry {
         }
         if let Some(known) = self.plugins.iter().find(|known| known.name == plugin.name) {
             mistake!(
-                "two plugins are called {}: {} and {}. Name one of them",
+                "two plugins are called {}: {} and {}. Name only one of them",
                 plugin.name,
                 known.path.display(),
                 plugin.path.display()
@@ -237,7 +237,7 @@ impl Catalog for Registry {
 
     fn defaults(&self, path: &[String], component: &str) -> Vec<(String, String)> {
         let found = ComponentKind::at(path).and_then(|kind| self.find(kind, component));
-        let schema = found.map(|r| (r.schema)()).unwrap_or_default();
+        let schema = found.map(Registration::schema).unwrap_or_default();
         let properties = schema.get("properties").and_then(|p| p.as_object()).cloned().unwrap_or_default();
         properties.into_iter().map(|(key, value)| (key, value["default"].to_string())).collect()
     }
@@ -247,12 +247,13 @@ impl Catalog for Registry {
 mod tests {
     use super::*;
     use crate::registration::Factory;
-    use mtl_recipe::DecodeError;
+    use mtl_recipe::{Code, DecodeError};
 
     fn registration(kind: ComponentKind, name: &'static str, origin: &'static str) -> &'static Registration {
-        let factory = Factory::Module(|_, _| Err(DecodeError { message: String::new(), origin: None }));
-        let schema = || serde_json::json!({ "properties": { "margin": { "default": 0.5 } } });
-        Box::leak(Box::new(Registration { kind, family: kind.name(), name, origin, schema, factory }))
+        let factory =
+            Factory::Module(|_, _| Err(DecodeError { message: String::new(), origin: None, code: Code::Mistake }));
+        let describe = || Ok(serde_json::json!({ "properties": { "margin": { "default": 0.5 } } }));
+        Box::leak(Box::new(Registration { kind, family: kind.name(), name, origin, describe, factory }))
     }
 
     #[test]

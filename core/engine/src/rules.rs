@@ -32,7 +32,8 @@ pub(crate) fn run_rules(recipe: &Recipe) -> Vec<Diagnostic> {
     for rule in recipe.registry.rules() {
         let mut diagnostics = Vec::new();
         if let Err(error) = (rule.check)(&view, &mut diagnostics) {
-            diagnostics.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("{error:#}")));
+            let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("{error:#}"));
+            diagnostics.push(d.of(error.code()));
         }
         found.push((rule.name, diagnostics));
     }
@@ -144,7 +145,7 @@ fn phases_run(recipe: &Recipe, found: &mut Vec<Diagnostic>) {
             })),
             Err(e) => {
                 let message = format!("`phase.{name}.scheduler`: {e:#}");
-                found.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(&place, ""));
+                found.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(&place, "").of(e.code()));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! From values with origins to typed configuration, through serde; an error knows its place.
 
+use crate::error::Code;
 use crate::value::{ConfigValue, Origin, Value};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -11,6 +12,8 @@ pub struct DecodeError {
     pub message: String,
     /// The innermost value to blame.
     pub origin: Option<Origin>,
+    /// Who can mend it: the user, but where a component has failed.
+    pub code: Code,
 }
 
 impl fmt::Display for DecodeError {
@@ -23,7 +26,7 @@ impl std::error::Error for DecodeError {}
 
 impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { message: message.to_string(), origin: None }
+        Self { message: message.to_string(), origin: None, code: Code::Mistake }
     }
 }
 
@@ -78,6 +81,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
             other => Err(DecodeError {
                 message: format!("expected a name, found {}", other.type_name()),
                 origin: Some(self.0.origin.clone()),
+                code: Code::Mistake,
             }),
         }
     }

@@ -3,6 +3,7 @@
 //! A [`Diagnostic`] points into a recipe and has an id that stays the same when its words change; [`Diagnostics`]
 //! collects all findings of one check.
 
+use crate::error::Code;
 use crate::value::{Origin, Provenance, Sources};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;
@@ -58,6 +59,8 @@ pub struct Diagnostic {
     pub help: Vec<String>,
     /// A required value is missing.
     pub incomplete: bool,
+    /// Who can mend it: the user, but where a component has failed.
+    pub code: Code,
 }
 
 impl Diagnostic {
@@ -72,6 +75,7 @@ impl Diagnostic {
             related: Vec::new(),
             help: Vec::new(),
             incomplete: false,
+            code: Code::Mistake,
         }
     }
 
@@ -96,6 +100,12 @@ impl Diagnostic {
     /// Marks a finding about a required value that is missing.
     pub fn incomplete(mut self) -> Self {
         self.incomplete = true;
+        self
+    }
+
+    /// Says who can mend it.
+    pub fn of(mut self, code: Code) -> Self {
+        self.code = code;
         self
     }
 

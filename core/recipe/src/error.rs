@@ -43,6 +43,8 @@ pub struct Site {
     pub component: String,
     /// The method that was called.
     pub method: String,
+    /// It is from a plugin.
+    pub plugin: bool,
 }
 
 /// Why something failed.
@@ -157,13 +159,17 @@ pub fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 /// # Errors
 /// That of the call.
 pub fn guarded_with<T>(call: impl FnOnce() -> Result<T>, panicked: impl FnOnce()) -> Result<T> {
-    PLACE.with(|place| place.borrow_mut().take());
+    // A thread that is ending has no such place any more.
+    let place = || PLACE.try_with(|place| place.borrow_mut().take()).ok().flatten();
+    place();
     // Whoever called gives up what the panic may have left half-done: a run ends, and an observer is dropped.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        panicked();
-        let text = panic_text(&*panic);
-        let place = PLACE.with(|place| place.borrow_mut().take());
-        Err(match (unwrapped(text), place) {
+        let (text, place) = (panic_text(&*panic).to_owned(), place());
+        // What a panic carries may panic when it is dropped.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| (drop(panic), panicked()))) {
+            std::mem::forget(again);
+        }
+        Err(match (unwrapped(&text), place) {
             (Some(reason), _) => Error::failure(reason),
             (None, Some(place)) => Error::new(Code::Panic, format!("{text} ({place})")),
             (None, None) => Error::new(Code::Panic, text),
@@ -230,7 +236,12 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
 
 impl From<Diagnostics> for Error {
     fn from(found: Diagnostics) -> Self {
-        let mut out = Self::mistake(found.to_string());
+        let worst = found.list.iter().map(|d| d.code).max_by_key(|code| match code {
+            Code::Mistake => 0,
+            Code::Failure => 1,
+            Code::Panic => 2,
+        });
+        let mut out = Self::new(worst.unwrap_or(Code::Mistake), found.to_string());
         out.0.diagnostics = Some(found);
         out
     }
@@ -315,7 +326,12 @@ mod tests {
 
     #[test]
     fn the_innermost_component_is_named() {
-        let site = |component: &str| Site { origin: "a".into(), component: component.into(), method: "open".into() };
+        let site = |component: &str| Site {
+            origin: "a".into(),
+            component: component.into(),
+            method: "open".into(),
+            plugin: false,
+        };
         let error = Error::failure("x").at(|| site("loss/inner")).at(|| site("loss/outer"));
         assert_eq!(error.site().unwrap().component, "loss/inner");
     }
@@ -346,6 +362,18 @@ mod tests {
         assert_eq!(error.message(), "out of range (src/idea.rs:7)");
         let error = guarded::<()>(|| std::panic::resume_unwind(Box::new("again"))).unwrap_err();
         assert_eq!(error.message(), "again");
+    }
+
+    #[test]
+    fn what_a_panic_carries_may_panic_as_well() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("while it is dropped");
+            }
+        }
+        let error = guarded::<()>(|| std::panic::panic_any(Bomb)).unwrap_err();
+        assert!(error.message().starts_with("no message"), "{error:?}");
     }
 
     #[test]

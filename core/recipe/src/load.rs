@@ -172,6 +172,10 @@ impl File {
             }
         }
         for (name, origin) in &self.remove {
+            if name == "plugins" {
+                found.push(plugins_decide(origin));
+                continue;
+            }
             // What a file has that could not be read is not known.
             if !base.remove(name) && complete {
                 found.push(
@@ -455,6 +459,10 @@ fn apply(
         text: text.clone(),
     });
     let whole = Origin { file, span: 0..text.len() };
+    if text.split(['=', '.', '[']).next().is_some_and(|key| key.trim() == "plugins") {
+        found.push(plugins_decide(&whole));
+        return;
+    }
     if let Override::Unset(path) = change {
         if !root.remove(path) {
             let d = Diagnostic::error(&ids::NOTHING_TO_REMOVE, format!("there is no `{path}` to unset"))
@@ -497,11 +505,6 @@ fn apply(
         table.insert((*key).to_owned(), Entry { key: key_origin.clone(), node: over });
         over = ConfigValue { value: Value::Table(table), origin: key_origin.clone() };
     }
-    if keys[0] == "plugins" {
-        let d = Diagnostic::error(&ids::BAD_OVERRIDE, "plugins cannot be set: they decide which components there are");
-        found.push(d.at(&whole, "set here").help("name them in the recipe, or with --plugin NAME"));
-        return;
-    }
     if let Some(blocked) = blocked(root, &keys) {
         found.push(
             Diagnostic::error(&ids::BAD_OVERRIDE, format!("`{path}` cannot be set: `{blocked}` is not a table"))
@@ -510,6 +513,13 @@ fn apply(
         return;
     }
     Merge { catalog, sort: Over::Value, path: Vec::new(), found }.lay(root, over);
+}
+
+/// Plugins are known before anything is merged.
+fn plugins_decide(place: &Origin) -> Diagnostic {
+    let message = "plugins can be neither set nor removed: they decide which components there are";
+    let d = Diagnostic::error(&ids::BAD_OVERRIDE, message).at(place, "here");
+    d.help("name them in the recipe, or with --plugin NAME")
 }
 
 /// The value of an override, at `offset` in its source. A bare word is meant as a string; what looks like another TOML

@@ -134,7 +134,7 @@ pub fn end_with_parent(command: &mut Command) {
             }
             // The parent may have ended before the call.
             if libc::getppid() != parent {
-                return Err(std::io::Error::other("the sweep has ended"));
+                return Err(std::io::Error::other("the process that started it has ended"));
             }
             Ok(())
         });

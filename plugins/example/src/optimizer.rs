@@ -22,7 +22,7 @@ impl OptimizerConfig for SignSgd {
 impl Optimizer for SignSgd {
     fn step(&mut self, update: &Update<'_>) -> Result<()> {
         if update.rows.is_some() {
-            mistake!("`sign_sgd` steps whole matrices, and not some of their rows");
+            mistake!("this optimizer steps whole matrices, and not some of their rows");
         }
         tch::no_grad(|| -> Result<()> {
             for (param, grad) in update.params.iter().zip(update.grads) {

@@ -21,6 +21,20 @@ struct Faulty {
     /// The method that panics.
     #[serde(default = "nothing")]
     fault: String,
+    /// Whether decoding it goes well.
+    #[serde(default = "yes", deserialize_with = "careful")]
+    #[allow(dead_code, reason = "only its decoding matters")]
+    careful: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn careful<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Error> {
+    let careful = bool::deserialize(from)?;
+    assert!(careful, "told to");
+    Ok(careful)
 }
 
 fn nothing() -> String {
@@ -284,6 +298,7 @@ impl Evaluator for Made {
         };
         let each = &mut |batch: &Tensor| {
             self.0.at("each");
+            tch::no_grad(|| self.0.at("no grad"));
             model.run(&[("faces.image", batch)], &["embedding"]).map(|_| ())
         };
         model.pictures("faces.image", 4, &read, 2, each)?;

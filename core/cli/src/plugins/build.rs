@@ -35,7 +35,7 @@ impl Sdk {
             }
         }
         if !root.join(".libtorch").exists() {
-            mistake!("{} is not set up: cargo xtask setup there links libtorch to it", shown.display());
+            mistake!("{} is not set up: run `cargo xtask setup` there first", shown.display());
         }
         Ok(Self { root: shown })
     }
@@ -78,20 +78,37 @@ pub fn build(args: &BuildPlugin) -> Result<u8> {
         mistake!("there is no crate in {}: mtlrun plugin new NAME begins one", args.folder.display());
     };
     let folder = manifest.parent().map(Path::to_owned).unwrap_or_default();
-    if table(&manifest)?.get("package").is_none() {
+    let text = table(&manifest)?;
+    if text.get("package").is_none() {
         mistake!("{} is not the manifest of a crate: it has no [package]", manifest.display());
     }
     let sdk = Sdk::find(args.sdk.sdk.as_deref())?;
+    depends_on(&sdk, &manifest, &text)?;
     same_sources(&sdk)?;
     same_compiler(&sdk)?;
     lock(&manifest, &sdk)?;
     let built = compiled(&manifest, &folder, &sdk, args.features.as_deref())?;
-    let library = placed(&built, &folder)?;
-    let headed = Headed::read(&library)?;
-    headed.fits()?;
-    registered(&headed)?;
+    let library = placed(&built, args.out.as_deref().unwrap_or(&folder))?;
+    println!("{}", library.display());
     eprintln!("built in {:.1} s", start.elapsed().as_secs_f64());
     Ok(0)
+}
+
+/// The crate has to depend on the component crate of those sources, or others would be checked than are built.
+fn depends_on(sdk: &Sdk, manifest: &Path, text: &toml::Table) -> Result<()> {
+    let path = text.get("dependencies").and_then(|all| all.get("mtl-component")?.get("path")?.as_str());
+    let Some(path) = path.map(|path| manifest.with_file_name(path)) else { return Ok(()) };
+    let wanted = sdk.root.join("core/component");
+    if path.canonicalize().ok() != wanted.canonicalize().ok() {
+        mistake!(
+            "{} depends on mtl-component in {}, and the sources of mtlrun are in {}: let it name the latter, or name the former \
+             with --sdk",
+            manifest.display(),
+            path.display(),
+            sdk.root.display()
+        );
+    }
+    Ok(())
 }
 
 /// What this program says of its own build.
@@ -117,10 +134,8 @@ fn same_sources(sdk: &Sdk) -> Result<()> {
 fn same_compiler(sdk: &Sdk) -> Result<()> {
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let told = Command::new(&compiler).arg("-vV").current_dir(&sdk.root).output();
-    let Ok(told) = told else { mistake!("there is no {}: a plugin is built by Rust", compiler.display()) };
-    let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    let line = |what: &str| told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or("unknown").trim();
-    let (found, own) = (format!("{} ({})", line("release:"), line("commit-hash:")), own("compiler"));
+    let Ok(told) = told else { mistake!("there is no {}: Rust is needed to build a plugin", compiler.display()) };
+    let (found, own) = (sources::compiler(&String::from_utf8_lossy(&told.stdout)), own("compiler"));
     if found != own {
         mistake!(
             "the compiler here is rustc {found}, and this program was built by rustc {own}: choose that one (rustup \
@@ -143,17 +158,29 @@ fn lock(manifest: &Path, sdk: &Sdk) -> Result<()> {
     if root.canonicalize().is_ok_and(|root| root == program) {
         return Ok(());
     }
-    let mut locked = table(&program)?;
-    let name = |package: &toml::Value| package.get("name").and_then(|n| n.as_str()).map(str::to_owned);
+    lock_as(&root, sdk)
+}
+
+/// Writes a lock file with the versions of this program's; others than those stay.
+pub(super) fn lock_as(root: &Path, sdk: &Sdk) -> Result<()> {
+    let mut locked = table(&sdk.root.join("Cargo.lock"))?;
+    // One of each crate, but for versions that do not stand in for each other.
+    let name = |package: &toml::Value| {
+        let text = |key: &str| Some(package.get(key)?.as_str()?.to_owned());
+        let (name, version) = (text("name")?, text("version")?);
+        let numbers: Vec<&str> = version.split('.').collect();
+        let decides = numbers.iter().position(|number| *number != "0").unwrap_or(0);
+        Some((name, numbers[..=decides].join(".")))
+    };
     let packages = |lock: &toml::Table| lock.get("package").and_then(|p| p.as_array()).cloned().unwrap_or_default();
     let mut all = packages(&locked);
     let known: Vec<_> = all.iter().filter_map(name).collect();
     if root.exists() {
-        let before = packages(&table(&root)?);
+        let before = packages(&table(root)?);
         all.extend(before.into_iter().filter(|package| name(package).is_some_and(|name| !known.contains(&name))));
     }
     locked.insert("package".into(), all.into());
-    write_atomically(&root, toml::to_string(&locked)?.as_bytes())
+    write_atomically(root, toml::to_string(&locked)?.as_bytes())
 }
 
 fn cargo() -> std::ffi::OsString {
@@ -195,10 +222,11 @@ fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -
     }
 }
 
-/// Puts the library beside the crate, with its debug information in a file of its own, which makes it a tenth as large.
+/// Puts the library into a folder once it is checked, with its debug information in a file of its own, which makes it a tenth as large.
 /// What is in use stays whole: the new file is written beside it and renamed.
 fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
     let name = built.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let aside = tempfile::Builder::new().prefix(".plugin-").tempdir_in(folder);
     let aside = aside.with_context(|| format!("making a folder in {}", folder.display()))?;
     let debug = format!("{name}.debug");
@@ -211,15 +239,19 @@ fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
     let link = format!("--add-gnu-debuglink={debug}");
     let split =
         objcopy(&["--only-keep-debug"], built, &fresh_debug) && objcopy(&["--strip-debug", &link], built, &fresh);
-    let library = folder.join(&name);
     let rename =
         |from: &Path, to: &Path| std::fs::rename(from, to).with_context(|| format!("writing {}", to.display()));
-    if split {
-        rename(&fresh_debug, &folder.join(&debug))?;
-    } else {
+    if !split {
         eprintln!("note: objcopy (of binutils) is missing or failed: the debug information stays in the plugin");
         std::fs::copy(built, &fresh).with_context(|| format!("writing {}", fresh.display()))?;
     }
+    let headed = Headed::read(&fresh)?;
+    headed.fits()?;
+    registered(&headed)?;
+    if split {
+        rename(&fresh_debug, &folder.join(&debug))?;
+    }
+    let library = folder.join(&name);
     rename(&fresh, &library)?;
     Ok(library)
 }

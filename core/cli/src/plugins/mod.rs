@@ -32,9 +32,9 @@ fn trial() -> Trial {
 }
 
 /// Does what one of the commands asks for.
-pub fn run(command: &Plugin, args: &Plugins) -> Result<u8> {
+pub fn run(registry: &Registry, command: &Plugin, args: &Plugins) -> Result<u8> {
     match command {
-        Plugin::New(new) => new::new(new),
+        Plugin::New(new) => new::new(registry, new),
         Plugin::Build(build) => build::build(build),
         Plugin::Check(check) => self::check(check),
         Plugin::List => list(&places(args)),
@@ -76,8 +76,8 @@ fn registered(headed: &Headed) -> Result<()> {
     names.extend(given.rules.iter().map(|rule| format!("the rule `{}`", rule.name)));
     names.extend(given.renames.iter().map(|table| format!("the table of names `{}`", table.name)));
     match names.is_empty() {
-        true => println!("{} registers nothing: a component is registered by register!(…)", file.display()),
-        false => println!("{} registers {}", file.display(), names.join(", ")),
+        true => println!("{} registers nothing: a component is registered by register!(…)", headed.name()),
+        false => println!("{} {} registers {}", headed.name(), headed.version(), names.join(", ")),
     }
     Ok(())
 }

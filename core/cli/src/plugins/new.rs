@@ -1,9 +1,9 @@
 //! `mtlrun plugin new`: a crate with one component, which is one of the examples under another name.
 
-use super::build::{Sdk, profiles};
+use super::build::{Sdk, lock_as, profiles};
 use crate::arguments::{Example, NewPlugin};
 use clap::ValueEnum;
-use mtl_component::{ErrorContext as _, Result, bail, mistake};
+use mtl_component::{ErrorContext as _, Registry, Result, bail, mistake};
 use mtl_engine::recipe::is_name;
 use mtl_recipe::files::write_atomically;
 
@@ -27,7 +27,7 @@ examples! {
 }
 
 /// Makes the crate.
-pub fn new(args: &NewPlugin) -> Result<u8> {
+pub fn new(registry: &Registry, args: &NewPlugin) -> Result<u8> {
     let name = args.name.as_str();
     if !is_name(name) || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         mistake!(
@@ -35,16 +35,21 @@ pub fn new(args: &NewPlugin) -> Result<u8> {
         );
     }
     let sdk = Sdk::find(args.sdk.sdk.as_deref())?;
+    if let Some(known) = registry.find_any(&name.replace('-', "_").to_lowercase()) {
+        mistake!("there is a {} `{}` already: take another name", known.family, known.name);
+    }
     let folder = args.folder.join(name);
     if folder.exists() {
         mistake!("{} is there already: take another name, or --folder", folder.display());
     }
-    let krate = name.replace('-', "_").to_lowercase();
+    // That of the library, and that of the component, which is written as all are.
+    let krate = name.replace('-', "_");
+    let component = krate.to_lowercase();
     let kind = args.kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let (source, recipe) = example(args.kind);
     // The component is called as the plugin: the one of the example may be loaded beside it.
     let Some(old) = registered(source) else { bail!("the example of {kind} registers nothing") };
-    let renamed = |text: &str| text.replace(&format!("\"{old}\""), &format!("\"{krate}\""));
+    let renamed = |text: &str| text.replace(&format!("\"{old}\""), &format!("\"{component}\""));
     let root = sdk.root().display().to_string();
     let recipe = renamed(recipe)
         .replace("../../../recipes/", &format!("{root}/recipes/"))
@@ -57,10 +62,11 @@ pub fn new(args: &NewPlugin) -> Result<u8> {
         ("src/lib.rs", library),
         (&format!("src/{kind}.rs"), renamed(source)),
         ("recipe.toml", recipe),
-        ("README.md", readme(name, &krate, &kind, &root)),
+        ("README.md", readme(name, &krate, &component, &kind, &root)),
     ] {
         write_atomically(&folder.join(file), text.as_bytes())?;
     }
+    lock_as(&folder.join("Cargo.lock"), &sdk)?;
     let shown = folder.display();
     println!("{shown}/src/{kind}.rs has a component to begin with. Next:");
     println!("  mtlrun plugin build {shown}");
@@ -112,9 +118,9 @@ fn settings(sdk: &Sdk) -> Result<String> {
     ))
 }
 
-fn readme(name: &str, krate: &str, kind: &str, root: &str) -> String {
+fn readme(name: &str, krate: &str, component: &str, kind: &str, root: &str) -> String {
     format!(
-        "# {name}\n\nA plugin of mtlrun. `src/{kind}.rs` registers the {kind} `{krate}`.\n\n\
+        "# {name}\n\nA plugin of mtlrun. `src/{kind}.rs` registers the {kind} `{component}`.\n\n\
          ```sh\ncargo test                 # its tests\nmtlrun plugin build        # makes lib{krate}.so here\n\
          mtlrun recipe.toml         # trains with it\nmtlrun list {kind} --recipe recipe.toml\n\
          mtlrun schema --recipe recipe.toml --out recipe.schema.json   # for editors: #:schema recipe.schema.json\n```\n\n\

@@ -29,6 +29,8 @@ struct Job<'a> {
     point: &'a Point,
     /// It was finished before, by this recipe.
     kept: bool,
+    /// It was trained with another build of a plugin.
+    changed: bool,
     /// The recipe says how many threads it takes.
     threads: bool,
     /// The files of its plugins, wherever they were found.
@@ -62,7 +64,7 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
         for (point, recipe) in points.iter().zip(&recipes) {
             println!("{}", out.join(&point.name).display());
             let threads = recipe.run.threads.is_some();
-            let job = Job { point, kept: false, threads, plugins: plugins(recipe) };
+            let job = Job { point, kept: false, changed: false, threads, plugins: plugins(recipe) };
             let words = arguments(&job, &out, args, false);
             println!("  mtlrun {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         }
@@ -76,10 +78,20 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
             let folder = RunFolder::at(out.join(&point.name));
             // A finished run of another recipe is no result of this sweep: going on with it reports what differs.
             let same = || folder.allow(recipe, false).is_ok_and(|c| !c.iter().any(|c| c.path == "run.steps"));
-            let kept = folder.state() == State::Finished && same() && folder.plugin_changes(recipe).is_empty();
-            Job { point, kept, threads: recipe.run.threads.is_some(), plugins: plugins(recipe) }
+            let changed = !folder.plugin_changes(recipe)?.is_empty();
+            let kept = folder.state() == State::Finished && same() && !changed;
+            Ok(Job { point, kept, changed, threads: recipe.run.threads.is_some(), plugins: plugins(recipe) })
         })
-        .collect();
+        .collect::<Result<_>>()?;
+    let changed = jobs.iter().filter(|job| job.changed).count();
+    if changed > 0 && !args.overwrite_changed {
+        mistake!(
+            "{changed} of {} points in {} were trained with another build of a plugin: name another --out for the new one, or \
+             train them anew with --overwrite-changed",
+            jobs.len(),
+            out.display()
+        );
+    }
     if let Err(e) = std::fs::create_dir_all(&out) {
         mistake!("cannot make the folder {}: {e}", out.display());
     }
@@ -111,6 +123,11 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
                     let outcome =
                         run(job, &out, args, &running).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
                     watch.ends(at);
+                    // A plugin that was built meanwhile would make points of one sweep differ.
+                    let folder = RunFolder::at(out.join(&job.point.name));
+                    for change in folder.plugin_changes(&recipes[at]).unwrap_or_default() {
+                        messages::line(&format!("warning: {}: {change}", job.point.name));
+                    }
                     let word = match &outcome {
                         Outcome::Kept => "kept",
                         Outcome::Done => "done",
@@ -195,6 +212,7 @@ pub fn check(registry: &Arc<Registry>, recipe: &Path, overrides: &Overrides) -> 
     let args = Sweep {
         recipe: recipe.to_owned(),
         overrides: overrides.clone(),
+        overwrite_changed: false,
         grid: Vec::new(),
         zip: Vec::new(),
         out: None,
@@ -223,7 +241,9 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
         list.extend(values.iter().flat_map(|v| [flag.to_owned(), v.clone()]));
     }
     list.extend(["--out".to_owned(), out.join(&point.name).display().to_string()]);
-    if resume {
+    if job.changed {
+        list.push("--overwrite".into());
+    } else if resume {
         list.push("--resume".into());
     }
     if args.jobs > 1 && !job.threads {

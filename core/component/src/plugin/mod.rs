@@ -53,6 +53,13 @@ pub fn listen(tell: fn(&str)) {
 
 /// What this program lends to plugins.
 pub fn host() -> Host {
+    // It is called in the plugin: a panic in whoever shows the text stays here.
+    let tell = |text: &str| {
+        let _ = guarded(|| {
+            tell(text);
+            Ok(())
+        });
+    };
     Host { tell, drawing: drawing() }
 }
 
@@ -71,6 +78,11 @@ pub fn tell(text: &str) {
 /// The lock under which starting values are drawn.
 pub(crate) fn drawing() -> &'static Mutex<()> {
     HOST.get().map_or(&DRAWING, |host| host.drawing)
+}
+
+/// Whether this code is that of a plugin.
+pub(crate) fn in_plugin() -> bool {
+    HOST.get().is_some()
 }
 
 /// What a component of that crate is from, in words.
@@ -148,10 +160,7 @@ pub fn open(krate: &'static str, host: &'static Host) -> Result<Given> {
     guarded(|| {
         let components: Vec<_> = inventory::iter::<Registration>.into_iter().filter(|r| r.origin == krate).collect();
         for registration in &components {
-            crate::fence::fenced(registration, "schema", || {
-                (registration.schema)();
-                Ok(())
-            })?;
+            crate::fence::fenced(registration, "schema", || (registration.describe)().map(|_| ()))?;
         }
         Ok(Given {
             components,

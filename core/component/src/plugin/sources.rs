@@ -43,10 +43,20 @@ fn walk(path: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
     }
     for entry in path.read_dir()? {
         let entry = entry?;
-        // What an editor or a build leaves is no source.
-        if !entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What an editor or a merge leaves is no source, and folders are not entered by links.
+        let left =
+            name.starts_with(['.', '#']) || name.ends_with('~') || name.ends_with(".orig") || name.ends_with(".rej");
+        let linked = entry.file_type()?.is_symlink() && entry.path().is_dir();
+        if !left && !linked {
             walk(&entry.path(), out)?;
         }
     }
     Ok(())
+}
+
+/// The compiler in what `rustc -vV` prints: its release, and the commit that it was built from.
+pub fn compiler(told: &str) -> String {
+    let line = |what: &str| told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or("unknown").trim();
+    format!("{} ({})", line("release:"), line("commit-hash:"))
 }

@@ -78,7 +78,7 @@ impl<'r> Evaluators<'r> {
     pub fn check(&self, model: &dyn Inference) -> Result<()> {
         for (name, (entry, evaluator)) in &self.open {
             let registration = entry.slot.registration;
-            let checked = evaluator.check(&Lent(model));
+            let checked = evaluator.check(&Lent::new(model));
             checked.with_context(|| format!("`evaluate.{name}` ({})", registration.name))?;
         }
         Ok(())
@@ -90,7 +90,7 @@ impl<'r> Evaluators<'r> {
     /// If there is none of that name, or the model or the cases cannot be measured.
     pub fn measure(&self, name: &str, model: &dyn Inference) -> Result<Report> {
         let Some((entry, evaluator)) = self.open.get(name) else { bail!("the evaluator `{name}` is not open") };
-        let mut report = evaluator.evaluate(&Lent(model))?;
+        let mut report = evaluator.evaluate(&Lent::new(model))?;
         for (slot, metric) in &entry.metrics {
             let Some(cases) = &report.cases else {
                 bail!("`{}` keeps no cases to compute `{}` from", entry.slot.registration.name, metric.name);

@@ -54,7 +54,7 @@ pub struct OpenRun {
 pub fn open_run(registry: &Arc<Registry>, run: &Path, which: &Which, overrides: &[Override]) -> Result<OpenRun> {
     let folder = RunFolder::resolve(run)?;
     let recipe = folder.recipe(registry, overrides)?;
-    folder.plugin_changes(&recipe).iter().for_each(|change| tracing::warn!("{change}"));
+    folder.plugin_changes(&recipe)?.iter().for_each(|change| tracing::warn!("{change}"));
     // Nothing is saved any more, and an override may have dropped the evaluator that decides which state is best.
     let recipe = recipe.with(&[("run.checkpoint.best", None)])?;
     let saved = checkpoint::read(&choose(&folder, which)?)?;

@@ -123,6 +123,16 @@ impl Headed {
             let again = "Build it again: mtlrun plugin build";
             match field.meaning {
                 Meaning::Magic => mistake!("{shown} is not a plugin: its section {SECTION} does not begin as a header"),
+                Meaning::Size
+                    if self.bytes.len() > OWN.bytes().len() && self.bytes.len().is_multiple_of(OWN.bytes().len()) =>
+                {
+                    mistake!(
+                        "the plugin {shown} holds {} headers: a crate that it depends on says \
+                         mtl_component::export_plugin!(); as well. Components that several plugins share belong into a crate \
+                         without that line",
+                        self.bytes.len() / OWN.bytes().len()
+                    )
+                }
                 Meaning::Size => mistake!(
                     "the header of the plugin {shown} has {} bytes, and that of this program {}. {again}",
                     self.bytes.len(),
@@ -173,8 +183,10 @@ impl Headed {
                 }
                 Meaning::Identities => mistake!(
                     "the plugin {shown} was built with another crate {} than this program: another version, other features \
-                     or settings. {again}, which takes those of this program",
-                    self.others().join(" and another crate ")
+                     or settings. {again}. If it was built so, a crate that it depends on asks for other features: cargo \
+                     tree -e features -i {} shows which",
+                    self.others().join(" and another crate "),
+                    self.others().first().unwrap_or(&"")
                 ),
                 Meaning::Own(_) => {}
                 Meaning::Checksum => mistake!("the header of the plugin {shown} is damaged. {again}"),

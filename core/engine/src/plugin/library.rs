@@ -31,7 +31,7 @@ pub fn open(plugin: &Headed) -> Result<Given> {
     let entry: Symbol<fn(&'static Host) -> Result<Given>> = match unsafe { library.get(plugin.entry().as_bytes()) } {
         Ok(entry) => entry,
         Err(_) => mistake!(
-            "the plugin {shown} lacks the function {}: it says mtl_component::export_plugin!(); in its lib.rs",
+            "the plugin {shown} lacks the function {}: its lib.rs must contain mtl_component::export_plugin!();",
             plugin.entry()
         ),
     };

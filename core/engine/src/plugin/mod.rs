@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,11 +52,15 @@ impl PluginLoader for Libraries {
         if let Some(known) = loaded.get(&path) {
             return Ok(known.clone());
         }
+        let before = stamp(&path);
         let headed = Headed::read(&path)?;
         headed.fits()?;
         let hash = hash(&path)?;
         self.trial.passed(&path, &hash)?;
         let given = library::open(&headed)?;
+        if stamp(&path) != before {
+            mistake!("the plugin {} was replaced while it was opened: try again", path.display());
+        }
         let plugin = Plugin {
             name: headed.name(),
             version: headed.version(),
@@ -68,6 +73,18 @@ impl PluginLoader for Libraries {
         loaded.insert(path, plugin.clone());
         Ok(plugin)
     }
+}
+
+/// What tells whether a path leads to another file than before.
+fn stamp(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+}
+
+/// The folder of the user's own that a variable of the XDG base directories names, or its usual place in `HOME`.
+fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
+    let value = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    value(variable).map(PathBuf::from).or_else(|| Some(Path::new(&value("HOME")?).join(usual)))
 }
 
 /// The SHA-256 of a file, as hexadecimal digits.

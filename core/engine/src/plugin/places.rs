@@ -1,5 +1,6 @@
 //! Where plugins are looked for.
 
+use super::user_folder;
 use mtl_recipe::schema::resolved;
 use mtl_recipe::{Result, mistake};
 use std::path::{Path, PathBuf};
@@ -13,15 +14,11 @@ pub struct Places {
 impl Places {
     /// The given folders, then those of `MTLRUN_PLUGIN_PATH`, then the user's own, `$XDG_DATA_HOME/mtlrun/plugins`.
     pub fn new(given: &[PathBuf]) -> Self {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let mut folders = given.to_vec();
-        if let Some(list) = variable("MTLRUN_PLUGIN_PATH") {
+        if let Some(list) = std::env::var_os("MTLRUN_PLUGIN_PATH") {
             folders.extend(std::env::split_paths(&list).filter(|folder| !folder.as_os_str().is_empty()));
         }
-        let home = || variable("HOME").map(|home| Path::new(&home).join(".local/share"));
-        if let Some(data) = variable("XDG_DATA_HOME").map(PathBuf::from).or_else(home) {
-            folders.push(data.join("mtlrun/plugins"));
-        }
+        folders.extend(user_folder("XDG_DATA_HOME", ".local/share").map(|data| data.join("mtlrun/plugins")));
         Self { folders }
     }
 

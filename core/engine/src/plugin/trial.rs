@@ -3,15 +3,15 @@
 //! Constructors of a library run while it is opened. One that panics ends the process, and one that loops never returns:
 //! neither can be contained where it happens.
 
-use super::Headed;
+use super::{Headed, user_folder};
 use mtl_recipe::files::{read_bounded, write_atomically};
-use mtl_recipe::{Context, Result, mistake};
+use mtl_recipe::{Context, Error, Result, mistake};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long opening a library may take.
@@ -35,7 +35,18 @@ pub struct Trial {
     verdicts: Option<PathBuf>,
 }
 
-/// What came of a trial.
+/// How a trial ended.
+enum Outcome {
+    Opened,
+    /// A signal ended the process, and why.
+    Died(String),
+    /// Anything else, and why.
+    Refused(String),
+    /// A fault in the code of the plugin, of which the process has told.
+    Failed(String),
+}
+
+/// What is kept of a trial.
 #[derive(Debug, Serialize, Deserialize)]
 struct Verdict {
     /// The file that was tried.
@@ -48,9 +59,7 @@ impl Trial {
     /// Tries files with that command, to which the file is added; it has to open the file and then to print [`OPENED`].
     /// Verdicts are kept in `$XDG_CACHE_HOME/mtlrun/plugins`.
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let home = || variable("HOME").map(|home| Path::new(&home).join(".cache"));
-        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        let cache = user_folder("XDG_CACHE_HOME", ".cache");
         Self {
             program: program.into(),
             arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
@@ -74,10 +83,16 @@ impl Trial {
     /// # Errors
     /// A mistake that says what happened.
     pub fn anew(&self, path: &Path, hash: &str) -> Result<()> {
-        let refused = self.tried(path)?;
+        let (refused, lasting) = match self.tried(path)? {
+            Outcome::Opened => (None, true),
+            Outcome::Died(reason) => (Some(reason), true),
+            // What the machine or the libraries of the system lacked may be there the next time.
+            Outcome::Refused(reason) => (Some(reason), false),
+            Outcome::Failed(reason) => return Err(Error::failure(reason)),
+        };
         let verdict = Verdict { path: path.to_owned(), refused };
         // Without a place for verdicts the file is tried again the next time.
-        if let Some(file) = self.file(hash)
+        if let Some(file) = self.file(hash).filter(|_| lasting)
             && let Err(error) = write_atomically(&file, &serde_json::to_vec_pretty(&verdict)?)
         {
             tracing::info!("the plugin {} is tried each time: {error:#}", path.display());
@@ -95,13 +110,13 @@ impl Trial {
         serde_json::from_slice(&read_bounded(&self.file(hash)?, WORDS * 4).ok()?).ok()
     }
 
-    /// Why a file cannot be opened, if it cannot.
-    fn tried(&self, path: &Path) -> Result<Option<String>> {
+    fn tried(&self, path: &Path) -> Result<Outcome> {
         let mut words = tempfile::tempfile().context("making a file for what a plugin says")?;
         let mut result = tempfile::tempfile().context("making a file for what a plugin says")?;
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(path).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
         command.stdout(result.try_clone()?).stderr(words.try_clone()?);
+        mtl_torch::end_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| format!("starting {}", self.program.display()))?;
         let end = Instant::now() + TIME;
         let status = loop {
@@ -116,20 +131,31 @@ impl Trial {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        let said = first(&mut words)?;
+        let said = part(&mut words, 0)?;
         // What the program says of itself when native code ends it is not about the plugin.
-        let lines = said.lines().take_while(|line| !line.starts_with("error: native code")).take(LINES);
+        let lines = said.lines().take_while(|line| !line.starts_with("error: native code"));
+        let lines = lines.filter(|line| !line.starts_with("note: ")).take(LINES);
         let reason = lines.map(str::trim).collect::<Vec<_>>().join(" ");
         let said = if reason.is_empty() { String::new() } else { format!(". It said: {reason}") };
-        Ok(match status {
-            None => Some(format!("it did not open within {} s, and was ended{said}", TIME.as_secs())),
-            Some(status) if status.success() && first(&mut result)?.ends_with(OPENED) => None,
-            Some(status) if status.success() => Some(format!("its code ended the process while it was opened{said}")),
-            Some(status) => Some(match status.code() {
-                // The other process has said why.
-                Some(2) => reason.trim_start_matches("error: ").to_owned(),
-                _ => format!("its code ended the process while it was opened ({}){said}", ended(status)),
-            }),
+        let ended = "its code ended the process while it was opened";
+        let Some(status) = status else {
+            let seconds = TIME.as_secs();
+            return Ok(Outcome::Refused(format!("it did not open within {seconds} s, and was ended{said}")));
+        };
+        let length = result.metadata()?.len();
+        Ok(match (status.code(), status.signal()) {
+            (Some(0), _) if part(&mut result, length.saturating_sub(WORDS))?.ends_with(OPENED) => Outcome::Opened,
+            (Some(0), _) => Outcome::Refused(format!("{ended}{said}")),
+            // The other process has said why.
+            (Some(code @ (1 | 2)), _) if reason.starts_with("error: ") => {
+                let reason = reason.trim_start_matches("error: ").to_owned();
+                if code == 1 { Outcome::Failed(reason) } else { Outcome::Refused(reason) }
+            }
+            (_, Some(libc::SIGABRT)) => {
+                Outcome::Died(format!("{ended} (aborted, as by a panic in a constructor){said}"))
+            }
+            (_, Some(_)) => Outcome::Died(format!("{ended} ({status}){said}")),
+            _ => Outcome::Refused(format!("{ended} ({status}){said}")),
         })
     }
 }
@@ -146,16 +172,9 @@ fn told(path: &Path, refused: Option<String>, known: bool) -> Result<()> {
     mistake!("the plugin {} cannot be opened: {reason}{again}", path.display())
 }
 
-fn ended(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(libc::SIGABRT) => "aborted, as by a panic in a constructor".to_owned(),
-        _ => status.to_string(),
-    }
-}
-
-/// The beginning of a text.
-fn first(file: &mut std::fs::File) -> Result<String> {
-    file.rewind()?;
+/// A part of a text, from a place on.
+fn part(file: &mut std::fs::File, from: u64) -> Result<String> {
+    file.seek(std::io::SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.take(WORDS).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())

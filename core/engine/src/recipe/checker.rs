@@ -82,7 +82,7 @@ impl Checker<'_> {
 
     fn undecodable(&self, e: DecodeError, node: &ConfigValue, what: &str) -> Diagnostic {
         let place = e.origin.unwrap_or_else(|| node.origin.clone());
-        Diagnostic::error(&language::INVALID_VALUE, format!("`{what}`: {}", e.message)).at(&place, "")
+        Diagnostic::error(&language::INVALID_VALUE, format!("`{what}`: {}", e.message)).at(&place, "").of(e.code)
     }
 
     /// Whether there is an error among the findings from that place on.
@@ -180,7 +180,7 @@ impl Checker<'_> {
         if let Some(other) = self.registry.find_any(name) {
             d = d.help(format!("`{name}` is a {}, which cannot stand here", other.family));
         } else {
-            d = d.help("a component of your own comes from a plugin, which the recipe names: plugins = [\"…\"]");
+            d = d.help("to use a component of your own, name its plugin in the recipe: plugins = [\"…\"]");
         }
         self.out.push(d);
         None
@@ -255,7 +255,7 @@ impl Checker<'_> {
             }
             Err(error) => {
                 let message = format!("`{what}` ({}): {error:#}", registration.name);
-                self.out.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(origin, ""));
+                self.out.push(Diagnostic::error(&ids::COMPONENT_PROBLEM, message).at(origin, "").of(error.code()));
                 None
             }
         }
@@ -514,7 +514,7 @@ pub struct Named {
 
 /// A component's schema, closed, without the keys that belong to the slot.
 pub(super) fn component_schema(registration: &Registration, slot: &[String], engine: &[&str]) -> serde_json::Value {
-    let mut schema = (registration.schema)();
+    let mut schema = registration.schema();
     if let Some(map) = schema.as_object_mut() {
         map.entry("properties").or_insert_with(|| serde_json::json!({}));
         map.insert("type".into(), "object".into());

@@ -21,7 +21,6 @@ use mtl_component::{
     Normalization, OptimizerConfig, OptimizerDescription, Placed, RecipeView, Registration, Registry, SamplerConfig,
     Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
 };
-use mtl_recipe::schema::resolved;
 use mtl_recipe::{
     ConfigValue, Diagnostic, Diagnostics, Entry, Merged, Origin, Override, Parsed, Severity, Sources, Unset, Value,
     recorded, suggestion,
@@ -225,8 +224,8 @@ impl Recipe {
         overrides: &[Override],
         retired: &[&str],
     ) -> Result<Self, Diagnostics> {
-        let parsed = Parsed::read(path);
-        own_plugins(path, &parsed)?;
+        let mut parsed = Parsed::read(path);
+        recorded_plugins(registry, path, &mut parsed)?;
         let registry = with_plugins(registry, &parsed)?;
         let mut merged = parsed.merge(overrides, &*registry, SECTIONS, Unset::Stays)?;
         for key in retired {
@@ -428,21 +427,27 @@ fn with_plugins(registry: &Arc<Registry>, parsed: &Parsed) -> Result<Arc<Registr
             Ok(more) => all = Arc::new(more),
             Err(error) => {
                 let d = Diagnostic::error(&ids::BAD_PLUGIN, format!("{error:#}"));
-                bad.push(d.at(origin, "named here"));
+                bad.push(d.at(origin, "named here").of(error.code()));
             }
         }
     }
     if bad.is_empty() { Ok(all) } else { Err(Diagnostics { list: bad, sources: parsed.sources.clone() }) }
 }
 
-/// A record may come from anywhere: what lies in its folder is not run.
-fn own_plugins(record: &Path, parsed: &Parsed) -> Result<(), Diagnostics> {
-    let Some(folder) = record.parent().and_then(|folder| folder.canonicalize().ok()) else { return Ok(()) };
+/// Looks at the plugins that a record names, which may come from anywhere: what lies in its folder is not run. Where a
+/// plugin of that file name is loaded, it is the one that is meant: the files of plugins may be moved.
+fn recorded_plugins(registry: &Registry, record: &Path, parsed: &mut Parsed) -> Result<(), Diagnostics> {
+    let folder = record.parent().and_then(|folder| folder.canonicalize().ok()).unwrap_or_default();
+    let loaded = |file: &Path| registry.plugins().iter().any(|plugin| plugin.path.file_name() == file.file_name());
+    parsed.plugins.retain(|(name, _)| !loaded(Path::new(name)));
     for (name, origin) in &parsed.plugins {
-        let file = resolved(name, &folder);
-        if file.canonicalize().unwrap_or(file).starts_with(&folder) {
-            let message =
-                format!("the record of a run names the plugin {name} in its own folder, of which nothing is run");
+        let file = Path::new(name);
+        let inside = file.canonicalize().is_ok_and(|file| file.starts_with(&folder));
+        if !file.is_absolute() || inside {
+            let message = format!(
+                "the record of a run names the plugin {name}, and not the absolute path of a file outside of its folder, of \
+                 which nothing is run"
+            );
             let d = Diagnostic::error(&ids::BAD_PLUGIN, message).at(origin, "named here");
             return Err(Diagnostics { list: vec![d], sources: parsed.sources.clone() });
         }
@@ -481,7 +486,7 @@ fn keys(root: &serde_json::Value) -> HashMap<String, Vec<String>> {
 /// Adds to the finding of a key that does not exist where else the recipe has one of that name.
 fn elsewhere(found: Diagnostic, keys: &HashMap<String, Vec<String>>) -> Diagnostic {
     const SHOWN: usize = 3;
-    if !std::ptr::eq(found.id, &mtl_recipe::ids::UNKNOWN_KEY) {
+    if *found.id != mtl_recipe::ids::UNKNOWN_KEY {
         return found;
     }
     let mut quoted = found.message.split('`').skip(1).step_by(2);

@@ -344,32 +344,41 @@ impl RunFolder {
     }
 
     /// What differs in the plugins of a recipe from those that the run was started with, or last resumed with; a line each.
-    pub fn plugin_changes(&self, recipe: &Recipe) -> Vec<String> {
-        let record = self.record().unwrap_or_default();
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn plugin_changes(&self, recipe: &Recipe) -> Result<Vec<String>> {
+        if !self.record_path().exists() {
+            return Ok(Vec::new());
+        }
+        let record = self.record()?;
         let last = record.get("resumed").and_then(Value::as_array).and_then(|all| all.last());
         let then = last.unwrap_or(&record).get("plugins").and_then(Value::as_array).cloned().unwrap_or_default();
+        let now = recipe.registry.plugins();
         let mut out = Vec::new();
-        for plugin in recipe.registry.plugins() {
-            let Some(before) = then.iter().find(|before| before["name"] == plugin.name.as_str()) else { continue };
+        for before in &then {
+            let name = before["name"].as_str().unwrap_or_default();
+            let Some(plugin) = now.iter().find(|plugin| plugin.name == name) else {
+                out.push(format!("the run had the plugin {name}, and the recipe does not name it"));
+                continue;
+            };
             if before["sha256"] == plugin.sha256.as_str() {
                 continue;
             }
-            let sources = before["sources_sha256"].as_str();
-            let from = match (sources, plugin.sources.as_deref()) {
-                (Some(then), Some(now)) if then == now => "it was built again from the same sources",
+            let from = match (before["sources_sha256"].as_str(), plugin.sources.as_deref()) {
+                (Some(then), Some(now)) if then == now => "it was built again from the same src and Cargo.toml",
                 (Some(_), Some(_)) => "it was built from other sources",
                 _ => "whether its sources are the same is not known",
             };
             let short = |hash: &str| hash.chars().take(12).collect::<String>();
             out.push(format!(
-                "the plugin {} is another file than that of the run: {from} (SHA-256 {}… then, {}… now, {})",
-                plugin.name,
+                "the plugin {name} is another file than that of the run: {from} (SHA-256 {}… then, {}… now, {})",
                 short(before["sha256"].as_str().unwrap_or_default()),
                 short(&plugin.sha256),
                 plugin.path.display()
             ));
         }
-        out
+        Ok(out)
     }
 
     /// Checks that the plugins of a recipe are those of the run.
@@ -377,9 +386,9 @@ impl RunFolder {
     /// # Errors
     /// A mistake that says what differs, unless that is allowed; then it is told.
     pub fn allow_plugins(&self, recipe: &Recipe, allow: bool) -> Result<()> {
-        let changes = self.plugin_changes(recipe);
+        let changes = self.plugin_changes(recipe)?;
         if !changes.is_empty() && !allow {
-            mistake!("{}. Undo the change, or say --allow-plugin-change", changes.join("; "));
+            mistake!("{}. Undo the change, start a new run, or say --allow-plugin-change", changes.join("; "));
         }
         changes.iter().for_each(|change| tracing::warn!("{change}"));
         Ok(())
