@@ -12,14 +12,13 @@ use crate::data::{
 use crate::draw::Draw;
 use crate::evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
 use crate::hook::{Hook, HookConfig, HookEvent, RunInfo};
+use crate::host::{from, in_plugin, tell};
 use crate::metric::{Metric, MetricConfig};
 use crate::module::{Call, Module, ModuleConfig};
 use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, Update};
 use crate::params::Params;
 use crate::picture::{Normalization, Picture};
-use crate::plugin::{from, in_plugin, tell};
 use crate::ports::{Description, Sizes};
-use crate::registration::Registration;
 use crate::scheduler::{Scheduler, SchedulerDescription};
 use mtl_recipe::error::Site;
 use mtl_recipe::{Code, Error, Result, guarded_with};
@@ -30,14 +29,25 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::Tensor;
 
+/// Whose calls these are.
+#[derive(Clone, Copy)]
+pub(crate) struct Whose {
+    /// The crate of the component.
+    pub origin: &'static str,
+    /// Its family.
+    pub family: &'static str,
+    /// Its name.
+    pub name: &'static str,
+}
+
 /// A component, or what it has made, behind its fence.
 pub(crate) struct Fenced<P> {
-    of: &'static Registration,
+    of: Whose,
     inner: ManuallyDrop<P>,
 }
 
 impl<P> Fenced<P> {
-    pub(crate) fn new(of: &'static Registration, inner: P) -> Self {
+    pub(crate) fn new(of: Whose, inner: P) -> Self {
         Self { of, inner: ManuallyDrop::new(inner) }
     }
 
@@ -71,7 +81,7 @@ impl<P> Drop for Fenced<P> {
 
 /// Calls a method of a component. A panic becomes an error, and the state of the thread is put back; an error knows
 /// which component it is from, and in which method.
-pub(crate) fn fenced<T>(of: &Registration, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn fenced<T>(of: Whose, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
     kept(call).map_err(|error| named(error, &site(of, method)))
 }
 
@@ -91,7 +101,7 @@ fn kept<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn site(of: &Registration, method: &str) -> Site {
+fn site(of: Whose, method: &str) -> Site {
     Site {
         origin: from(of.origin),
         component: format!("{}/{}", of.family, of.name),
@@ -418,7 +428,7 @@ guarded_inference!(Lent<'_>, Owned);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registration::Made;
+    use crate::registration::{Made, Registration};
     use crate::{ComponentKind, Context, register};
     use mtl_recipe::{ConfigValue, Origin, bail, mistake};
     use schemars::JsonSchema;
@@ -466,7 +476,7 @@ mod tests {
 
     #[test]
     fn nothing_but_a_result_comes_out() {
-        crate::plugin::listen(|text| TOLD.lock().unwrap().push(text.to_owned()));
+        crate::host::listen(|text| TOLD.lock().unwrap().push(text.to_owned()));
         let mut all = inventory::iter::<Registration>.into_iter();
         let of = all.find(|r| r.kind == ComponentKind::Loss && r.name == "careless").unwrap();
         let nothing = ConfigValue::empty(Origin { file: 0, span: 0..0 });

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::draw::hash_words;
-use crate::plugin::drawing;
+use crate::host::drawing;
 use indexmap::IndexMap;
 use mtl_recipe::{Result, bail};
 use mtl_torch::full;

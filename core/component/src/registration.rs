@@ -2,12 +2,12 @@
 
 use crate::data::{DatasetConfig, SamplerConfig, TransformConfig};
 use crate::evaluator::EvaluatorConfig;
-use crate::fence::{Fenced, fenced};
+use crate::fence::{Fenced, Whose, fenced};
 use crate::hook::HookConfig;
+use crate::host::tell;
 use crate::metric::MetricConfig;
 use crate::module::ModuleConfig;
 use crate::optimizer::OptimizerConfig;
-use crate::plugin::tell;
 use crate::scheduler::Scheduler;
 use mtl_recipe::{ConfigValue, DecodeError, Result, decode, guarded, schema_of};
 use schemars::JsonSchema;
@@ -146,8 +146,8 @@ macro_rules! factories {
                         kind, family, name, origin,
                         describe: described::<T>,
                         factory: Factory::$variant(|of, node| {
-                            let config: Box<dyn $object> = Box::new(decoded::<T>(of, node)?);
-                            Ok(Box::new(Fenced::new(of, config)))
+                            let config: Box<dyn $object> = Box::new(decoded::<T>(of.whose(), node)?);
+                            Ok(Box::new(Fenced::new(of.whose(), config)))
                         }),
                     }
                 }
@@ -174,7 +174,7 @@ fn described<T: Configuration>() -> Result<serde_json::Value> {
 
 /// Decodes a configuration. What the author of a component lets run then, such as a function that gives a default, may
 /// panic.
-fn decoded<T: Configuration>(of: &Registration, node: &ConfigValue) -> Decoded<T> {
+fn decoded<T: Configuration>(of: Whose, node: &ConfigValue) -> Decoded<T> {
     let decoded = fenced(of, "deserialize", || Ok(decode::<T>(node)));
     decoded.unwrap_or_else(|error| Err(DecodeError { message: format!("{error:#}"), origin: None, code: error.code() }))
 }
@@ -213,6 +213,11 @@ pub struct Registration {
 inventory::collect!(Registration);
 
 impl Registration {
+    /// What its fence says of it.
+    pub(crate) fn whose(&self) -> Whose {
+        Whose { origin: self.origin, family: self.family, name: self.name }
+    }
+
     /// The JSON schema of its configuration; an empty one, and a warning, if none can be made.
     pub fn schema(&self) -> serde_json::Value {
         (self.describe)().unwrap_or_else(|error| {

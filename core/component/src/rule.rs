@@ -1,6 +1,6 @@
 //! Rules across the tables of a recipe, registered by the crates that know them.
 
-use crate::plugin::from;
+use crate::host::from;
 use crate::ports::Ports;
 use crate::registration::Registration;
 use mtl_recipe::{ConfigValue, Diagnostic, Id, Origin, Result, guarded};

@@ -1,6 +1,6 @@
 //! From values with origins to typed configuration, through serde; an error knows its place.
 
-use crate::error::Code;
+use crate::code::Code;
 use crate::value::{ConfigValue, Origin, Value};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;

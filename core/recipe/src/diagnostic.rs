@@ -3,7 +3,7 @@
 //! A [`Diagnostic`] points into a recipe and has an id that stays the same when its words change; [`Diagnostics`]
 //! collects all findings of one check.
 
-use crate::error::Code;
+use crate::code::Code;
 use crate::value::{Origin, Provenance, Sources};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;

@@ -4,6 +4,7 @@
 //! recognised by its type. `?` turns any error of another library into a failure; [`mistake!`](crate::mistake) returns
 //! an error that the user can mend.
 
+use crate::code::Code;
 use crate::diagnostic::Diagnostics;
 use std::any::Any;
 use std::cell::RefCell;
@@ -12,27 +13,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Who can mend an error; decides the exit status of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    /// The user: a missing file, a wrong key, a bad line. Exit status 2.
-    Mistake,
-    /// Nobody at once: a full disk, a lost connection, numbers that diverge. Exit status 1.
-    Failure,
-    /// A programmer: a component panicked. Exit status 1.
-    Panic,
-}
-
-impl Code {
-    /// The exit status of a program that ends with such an error.
-    pub fn exit_status(self) -> u8 {
-        match self {
-            Self::Mistake => 2,
-            Self::Failure | Self::Panic => 1,
-        }
-    }
-}
 
 /// The call of a component that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod code;
 pub mod decode;
 pub mod diagnostic;
 pub mod emit;
@@ -22,10 +23,11 @@ mod suggestion;
 mod toml_version;
 pub mod value;
 
+pub use code::Code;
 pub use decode::{DecodeError, decode};
 pub use diagnostic::{Diagnostic, Diagnostics, Id, Severity};
 pub use emit::{Change, difference, recorded, to_toml};
-pub use error::{Code, Context, Error, Result, guarded, guarded_with, panic_text, record_panics};
+pub use error::{Context, Error, Result, guarded, guarded_with, panic_text, record_panics};
 pub use load::{Catalog, Merged, Override, Parsed, Unset};
 pub use schema::{RecipePath, Walk, schema_of};
 pub use suggestion::{nearest, suggestion};

@@ -40,7 +40,7 @@ inline std::vector<at::Tensor> mtl_list(tensor_t *tensors, int64_t n) {
   return out;
 }
 
-// What libtorch keeps for each thread and a computation may change. `ThreadState` in Rust has the same fields.
+// What libtorch keeps for each thread and a computation may change. `RawThreadState` in Rust has the same fields.
 typedef struct {
   uint64_t included, excluded;
   int32_t grad_mode, forward_grad_mode, inference_mode, autocast_nesting;

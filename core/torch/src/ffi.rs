@@ -1,6 +1,5 @@
 //! The functions that `csrc/shim.h` declares, and the conversions that their calls need.
 
-use crate::system::ThreadState;
 use anyhow::{Result, anyhow};
 use libc::{c_char, c_double, c_int};
 use std::ffi::CStr;
@@ -9,6 +8,20 @@ use torch_sys::C_tensor;
 
 /// A tensor on the C++ side.
 pub(crate) type Raw = *mut C_tensor;
+
+/// `mtl_thread_state_t` of the shim.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RawThreadState {
+    included: u64,
+    excluded: u64,
+    grad_mode: i32,
+    forward_grad_mode: i32,
+    inference_mode: i32,
+    pub(crate) autocast_nesting: i32,
+    autocast_dtype_cpu: i32,
+    autocast_dtype_cuda: i32,
+}
 
 unsafe extern "C" {
     pub(crate) fn mtl_free(text: *mut c_char);
@@ -21,8 +34,8 @@ unsafe extern "C" {
         dtype: *mut c_int,
         nesting: c_int,
     ) -> *mut c_char;
-    pub(crate) fn mtl_thread_state(out: *mut ThreadState) -> *mut c_char;
-    pub(crate) fn mtl_restore_thread_state(state: *const ThreadState) -> *mut c_char;
+    pub(crate) fn mtl_thread_state(out: *mut RawThreadState) -> *mut c_char;
+    pub(crate) fn mtl_restore_thread_state(state: *const RawThreadState) -> *mut c_char;
     pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
     pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
     pub(crate) fn mtl_disable_intra_op_threads() -> *mut c_char;

@@ -36,18 +36,8 @@ pub fn cpu_capability() -> Result<String> {
 
 /// What libtorch keeps for the calling thread and a computation may change: whether gradients are recorded, autocast with
 /// its nesting, and what else decides which kernels run.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ThreadState {
-    included: u64,
-    excluded: u64,
-    grad_mode: i32,
-    forward_grad_mode: i32,
-    inference_mode: i32,
-    autocast_nesting: i32,
-    autocast_dtype_cpu: i32,
-    autocast_dtype_cuda: i32,
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadState(ffi::RawThreadState);
 
 impl ThreadState {
     /// That of this thread at present.
@@ -55,10 +45,10 @@ impl ThreadState {
     /// # Errors
     /// If libtorch refuses.
     pub fn now() -> Result<Self> {
-        let mut state = Self::default();
+        let mut state = ffi::RawThreadState::default();
         // SAFETY: `state` is a valid place of the layout that the shim writes.
         check(unsafe { ffi::mtl_thread_state(&mut state) })?;
-        Ok(state)
+        Ok(Self(state))
     }
 
     /// Puts it back, after a panic has left scopes that were never closed.
@@ -67,7 +57,7 @@ impl ThreadState {
     /// If libtorch refuses.
     pub fn restore(&self) -> Result<()> {
         // SAFETY: the pointer is to a live value of the layout that the shim reads.
-        check(unsafe { ffi::mtl_restore_thread_state(self) })
+        check(unsafe { ffi::mtl_restore_thread_state(&self.0) })
     }
 }
 
@@ -183,7 +173,7 @@ mod tests {
         let autocast = Autocast::new(Device::Cpu, Kind::BFloat16).unwrap();
         let inside = ThreadState::now().unwrap();
         assert_ne!(inside, before);
-        assert_eq!(inside.autocast_nesting, before.autocast_nesting + 1);
+        assert_eq!(inside.0.autocast_nesting, before.0.autocast_nesting + 1);
         // Neither scope is left as it should be.
         std::mem::forget((no_grad, autocast));
         before.restore().unwrap();

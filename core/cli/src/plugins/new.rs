@@ -52,6 +52,8 @@ pub fn new(registry: &Registry, args: &NewPlugin) -> Result<u8> {
     let renamed = |text: &str| text.replace(&format!("\"{old}\""), &format!("\"{component}\""));
     let root = sdk.root().display().to_string();
     let recipe = renamed(recipe)
+        .replace(&format!("\"plugin_{kind}\""), &format!("\"{component}\""))
+        .replace(&format!("the plugin's {kind}"), &format!("the {kind} of {name}"))
         .replace("../../../recipes/", &format!("{root}/recipes/"))
         .replace("\"example_plugin\"", &format!("\"{krate}\""));
     let library = format!("//! {name}: a plugin of mtlrun.\n\nmod {kind};\n\nmtl_component::export_plugin!();\n");

@@ -6,12 +6,13 @@ use crate::data::{Column, Field as DataField, Open, OpenDataset, SampleOut, Tran
 use crate::draw::Draw;
 use crate::evaluator::{EvaluatorDescription, Report};
 use crate::hook::{HookEvent, RunInfo};
+use crate::host::Host;
 use crate::metric::Metric;
 use crate::module::{Call, Module, ModuleConfig};
 use crate::optimizer::{OptimizerDescription, Update};
 use crate::params::{Entry, Params};
 use crate::picture::Picture;
-use crate::plugin::{Given, Host};
+use crate::plugin::Given;
 use crate::ports::{Description, Port, Ports, Sizes};
 use crate::registration::Registration;
 use crate::rename::RenameTable;
