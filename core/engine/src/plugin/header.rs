@@ -128,7 +128,7 @@ impl Headed {
                 {
                     mistake!(
                         "the plugin {shown} holds {} headers: a crate that it depends on says \
-                         mtl_component::export_plugin!(); as well. Components that several plugins share belong into a crate \
+                         mtl_component::export_plugin!(); as well. Code that several plugins share belongs into a crate \
                          without that line",
                         self.bytes.len() / OWN.bytes().len()
                     )
