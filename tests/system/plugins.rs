@@ -21,10 +21,13 @@ struct Built {
 static BUILT: LazyLock<Built> = LazyLock::new(|| {
     let out = TempDir::new().unwrap();
     let built = |folder: &str, file: &str| {
-        let output = mtlrun(&["plugin", "build", folder, "--out", out.path().to_str().unwrap()]).output().unwrap();
+        // A relative folder, as one types it.
+        let program = mtlrun(&["plugin", "build", root().join(folder).to_str().unwrap(), "--out", "built"]);
+        let output =
+            Command::new(program.get_program()).args(program.get_args()).current_dir(out.path()).output().unwrap();
         let (code, text) = outcome(&output);
         assert_eq!(code, 0, "{text}");
-        out.path().join(file)
+        out.path().join("built").join(file)
     };
     let example = built("plugins/example", "libexample_plugin.so");
     let faulty = built("tests/faulty", "libfaulty_plugin.so");

@@ -101,17 +101,13 @@ impl Registry {
         Self { loader: Some(loader), ..self }
     }
 
-    /// The same with a plugin, as a recipe in `folder` names it; with the same plugin twice it stays as it is. Where a
-    /// plugin of that name is there already, it is the one that is meant.
+    /// The same with a plugin, as a recipe in `folder` names it; with the same plugin twice it stays as it is.
     ///
     /// # Errors
     /// If the plugin cannot be loaded, or has the name of a plugin, component, rule or table of names that is there
     /// already; the error names both.
     pub fn with_plugin(&self, name: &str, folder: &Path) -> Result<Self> {
         let Some(loader) = &self.loader else { mistake!("this program loads no plugins: `{name}` is not loaded") };
-        if self.plugins.iter().any(|known| known.name.replace('-', "_") == name.replace('-', "_")) {
-            return Ok(self.clone());
-        }
         let plugin = loader.load(name, folder)?;
         if self.plugins.iter().any(|known| known.path == plugin.path) {
             return Ok(self.clone());
@@ -148,6 +144,11 @@ impl Registry {
         registry.renames.sort_by_key(|table| table.name);
         registry.plugins.push(plugin);
         Ok(registry)
+    }
+
+    /// Whether a plugin of that name is there.
+    pub fn has_plugin(&self, name: &str) -> bool {
+        self.plugins.iter().any(|known| known.name.replace('-', "_") == name.replace('-', "_"))
     }
 
     /// The plugins, in the order in which they were named.

@@ -3,7 +3,7 @@
 use super::registered;
 use crate::arguments::BuildPlugin;
 use mtl_component::plugin::sources;
-use mtl_component::{ErrorContext as _, Result, bail, mistake};
+use mtl_component::{Error, ErrorContext as _, Result, bail, mistake};
 use mtl_engine::plugin::Headed;
 use mtl_recipe::files::{read_text, write_atomically};
 use serde_json::Value;
@@ -88,7 +88,8 @@ pub fn build(args: &BuildPlugin) -> Result<u8> {
     same_compiler(&sdk)?;
     lock(&manifest, &sdk)?;
     let built = compiled(&manifest, &folder, &sdk, args.features.as_deref())?;
-    let library = placed(&built, args.out.as_deref().unwrap_or(&folder))?;
+    let out = std::path::absolute(args.out.as_deref().unwrap_or(&folder))?;
+    let library = placed(&built, &out)?;
     println!("{}", library.display());
     eprintln!("built in {:.1} s", start.elapsed().as_secs_f64());
     Ok(0)
@@ -222,8 +223,8 @@ fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -
     }
 }
 
-/// Puts the library into a folder once it is checked, with its debug information in a file of its own, which makes it a tenth as large.
-/// What is in use stays whole: the new file is written beside it and renamed.
+/// Puts the library into a folder once it is checked, with its debug information in a file of its own, which makes it a
+/// tenth as large. What is in use stays whole: the new file is written beside it and renamed.
 fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
     let name = built.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
@@ -245,13 +246,18 @@ fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
         eprintln!("note: objcopy (of binutils) is missing or failed: the debug information stays in the plugin");
         std::fs::copy(built, &fresh).with_context(|| format!("writing {}", fresh.display()))?;
     }
-    let headed = Headed::read(&fresh)?;
-    headed.fits()?;
-    registered(&headed)?;
+    let library = folder.join(&name);
+    let checked = || {
+        let headed = Headed::read(&fresh)?;
+        headed.fits()?;
+        registered(&headed)
+    };
+    // The user knows it by the name that it is going to have.
+    let [passing, lasting] = [&fresh, &library].map(|path| path.display().to_string());
+    checked().map_err(|error: Error| error.rephrase(|text| Some(text.replace(&passing, &lasting))))?;
     if split {
         rename(&fresh_debug, &folder.join(&debug))?;
     }
-    let library = folder.join(&name);
     rename(&fresh, &library)?;
     Ok(library)
 }

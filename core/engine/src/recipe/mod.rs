@@ -422,7 +422,8 @@ fn with_plugins(registry: &Arc<Registry>, parsed: &Parsed) -> Result<Arc<Registr
         return Ok(all);
     }
     let mut bad = Vec::new();
-    for (name, origin) in &parsed.plugins {
+    // One of that name on the command line is the one that is meant.
+    for (name, origin) in parsed.plugins.iter().filter(|(name, _)| !registry.has_plugin(name)) {
         match all.with_plugin(name, &parsed.sources.get(origin.file).folder) {
             Ok(more) => all = Arc::new(more),
             Err(error) => {
