@@ -175,7 +175,7 @@ pub struct BuildPlugin {
 
 #[derive(Debug, Args)]
 pub struct CheckPlugin {
-    /// The .so file
+    /// The .so file, the folder of its crate, or its name
     pub file: PathBuf,
 }
 

@@ -51,6 +51,7 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
     let found = finished(args)?;
     let variants = variants(&found, &args.by);
     let against = against(&variants, args.against.as_deref())?;
+    variants.iter().for_each(tell_builds);
     if args.format == Format::Svg {
         print!("{}", curves::draw(&charts(&found, &variants, &args.metric)?)?);
         return Ok(0);
@@ -84,6 +85,21 @@ pub fn compare(registry: &Arc<Registry>, args: &Compare) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Tells where the runs of a variant were trained with different builds of a plugin.
+fn tell_builds(variant: &Variant<'_>) {
+    let mut builds: IndexMap<String, HashSet<String>> = IndexMap::new();
+    for run in &variant.runs {
+        let record = run.folder.record().unwrap_or_default();
+        for plugin in record.get("plugins").and_then(|all| all.as_array()).into_iter().flatten() {
+            let text = |key: &str| plugin[key].as_str().unwrap_or_default().to_owned();
+            builds.entry(text("name")).or_default().insert(text("sha256"));
+        }
+    }
+    for (name, hashes) in builds.iter().filter(|(_, hashes)| hashes.len() > 1) {
+        tracing::warn!("the runs of {} were trained with {} builds of the plugin {name}", variant.label, hashes.len());
+    }
 }
 
 /// The finished ones of the runs; which are not is told.

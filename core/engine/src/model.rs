@@ -311,12 +311,16 @@ impl Model {
             let sides = shape.iter().zip(&size).skip(batch);
             let sides = sides.fold(true, |fit, (dim, side)| fit && !matches!(dim, Dim::Size(n) if n != side));
             if !numbers || shape.len() != size.len() || !sides || device != self.context.device {
+                let kind = format!("{kind:?}").to_lowercase();
+                let (there, here) = match device == self.context.device {
+                    true => Default::default(),
+                    false => (format!(" on {device:?}"), format!(" on {:?}", self.context.device)),
+                };
                 bail!(
-                    "it gives `{}` as {kind:?} {size:?} on {device:?}, expected {} {} on {:?}",
+                    "it gives `{}` as {kind} {size:?}{there}, expected {} {}{here}",
                     port.name,
                     port.dtype,
-                    shape_text(shape),
-                    self.context.device
+                    shape_text(shape)
                 );
             }
         }

@@ -1,11 +1,12 @@
 //! One component of each kind.
 
 use mtl_component::{
-    Better, Call, Cases, Column, DType, Dataset, DatasetConfig, Description, Diagnostic, Draw, Evaluator, EvaluatorConfig,
-    EvaluatorDescription, Field, Hook, HookConfig, HookEvent, Inference, Init, Layout, Metric, MetricConfig, Module,
-    ModuleConfig, Open, OpenDataset, Optimizer, OptimizerConfig, OptimizerDescription, Params, Picture, Ports, RecipeView,
-    Report, Result, Role, RunInfo, SampleOut, Sampler, SamplerConfig, Scheduler, SchedulerDescription, Sizes, Transform,
-    TransformConfig, TransformDescription, Update, bail, mistake, register, rule,
+    Better, Call, Cases, Column, DType, Dataset, DatasetConfig, Description, Diagnostic, Draw, Evaluator,
+    EvaluatorConfig, EvaluatorDescription, Field, Hook, HookConfig, HookEvent, Inference, Init, Layout, Metric,
+    MetricConfig, Module, ModuleConfig, Open, OpenDataset, Optimizer, OptimizerConfig, OptimizerDescription, Params,
+    Picture, Ports, RecipeView, Report, Result, Role, RunInfo, SampleOut, Sampler, SamplerConfig, Scheduler,
+    SchedulerDescription, Sizes, Transform, TransformConfig, TransformDescription, Update, bail, mistake, register,
+    rule, single,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -343,12 +344,34 @@ impl Hook for Made {
     }
 }
 
+/// A loss that no gradient comes from.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Detached {}
+
+impl ModuleConfig for Detached {
+    fn describe(&self) -> Result<Description> {
+        Ok(Ports::new().input("input", DType::Float, "...").output("loss", DType::Float, "").into())
+    }
+
+    fn build(&self, _: &Params, _: &Sizes) -> Result<Box<dyn Module>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Module for Detached {
+    fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        single(call.get("input")?.f_mean(None::<Kind>)?.f_detach()?)
+    }
+}
+
 fn judge(recipe: &RecipeView<'_>, _: &mut Vec<Diagnostic>) {
     assert_ne!(recipe.integer("run.seed"), Some(666), "told to");
 }
 
 rule!("faulty", [], judge);
 register!(Module("decomposition"), "faulty", Faulty);
+register!(Loss, "detached", Detached);
 register!(Dataset, "faulty", Faulty);
 register!(Transform, "faulty", Faulty);
 register!(Sampler, "faulty", Faulty);

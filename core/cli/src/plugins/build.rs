@@ -4,7 +4,7 @@ use super::registered;
 use crate::arguments::BuildPlugin;
 use mtl_component::plugin::sources;
 use mtl_component::{Error, ErrorContext as _, Result, bail, mistake};
-use mtl_engine::plugin::Headed;
+use mtl_engine::plugin::{Headed, own_sources};
 use mtl_recipe::files::{read_text, write_atomically};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -193,8 +193,7 @@ fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -
     let settings = tempfile::Builder::new().suffix(".toml").tempfile().context("making a file of settings")?;
     let settings_path = settings.path().to_owned();
     std::fs::write(&settings_path, toml::to_string(&profiles(&sdk.manifest()?))?)?;
-    let parts: Vec<&str> = ["src", "Cargo.toml", "build.rs"].into_iter().filter(|p| folder.join(p).exists()).collect();
-    let hash = sources::hash(folder, &parts).with_context(|| format!("reading {}", folder.display()))?;
+    let hash = own_sources(folder).with_context(|| format!("the sources in {} cannot be read", folder.display()))?;
     let mut command = Command::new(cargo());
     // In the repository cargo finds its settings: where libtorch is, and the flags that finished crates were built with.
     command.current_dir(&sdk.root).args(["rustc", "--lib", "--crate-type", "cdylib", "--manifest-path"]).arg(manifest);
@@ -219,7 +218,9 @@ fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -
     match library {
         Some(library) if status.success() => Ok(library),
         _ if status.success() => bail!("cargo has made no dynamic library of {}", manifest.display()),
-        _ => mistake!("the plugin does not build, as the compiler says above"),
+        _ => mistake!(
+            "the plugin does not build, as the compiler says above; a library that was built before stays as it was"
+        ),
     }
 }
 
@@ -250,7 +251,13 @@ fn placed(built: &Path, folder: &Path) -> Result<PathBuf> {
     let checked = || {
         let headed = Headed::read(&fresh)?;
         headed.fits()?;
-        registered(&headed)
+        if registered(&headed)?.is_empty() {
+            mistake!(
+                "the plugin {} registers nothing: a file of it has register!(…), and its lib.rs names that file (mod …;)",
+                headed.name()
+            );
+        }
+        Ok(())
     };
     // The user knows it by the name that it is going to have.
     let [passing, lasting] = [&fresh, &library].map(|path| path.display().to_string());

@@ -6,7 +6,7 @@ mod new;
 use crate::arguments::{CheckPlugin, Plugin, Plugins};
 use crate::table::aligned;
 use mtl_component::{Registry, Result};
-use mtl_engine::plugin::{Headed, Libraries, Places, Trial, hash, library};
+use mtl_engine::plugin::{Headed, Libraries, Places, Trial, hash, library, library_name};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub fn run(registry: &Registry, command: &Plugin, args: &Plugins) -> Result<u8> 
     match command {
         Plugin::New(new) => new::new(registry, new),
         Plugin::Build(build) => build::build(build),
-        Plugin::Check(check) => self::check(check),
+        Plugin::Check(check) => self::check(check, &places(args)),
         Plugin::List => list(&places(args)),
         Plugin::Probe(file) => probe(&file.file),
     }
@@ -52,8 +52,18 @@ fn probe(file: &Path) -> Result<u8> {
 }
 
 /// What the program and the plugin have, side by side, and what the plugin registers.
-fn check(args: &CheckPlugin) -> Result<u8> {
-    let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
+fn check(args: &CheckPlugin, places: &Places) -> Result<u8> {
+    let path = &args.file;
+    let inside = |folder: &Path| folder.file_name().map(|name| folder.join(library_name(&name.to_string_lossy())));
+    let file = match path.canonicalize() {
+        // The folder of a crate stands for its library.
+        Ok(found) if found.is_dir() => inside(&found).filter(|file| file.exists()).unwrap_or(found),
+        Ok(found) => found,
+        Err(_) if path.components().count() == 1 && path.extension().is_none() => {
+            places.find(&path.to_string_lossy(), &std::env::current_dir()?)?
+        }
+        Err(_) => path.clone(),
+    };
     let headed = Headed::read(&file)?;
     let head = ["", "this program", "the plugin", ""].map(str::to_owned);
     let rows = headed.rows().into_iter().map(|row| {
@@ -66,8 +76,8 @@ fn check(args: &CheckPlugin) -> Result<u8> {
     Ok(0)
 }
 
-/// Opens a plugin, in another process first, and prints what it registers.
-fn registered(headed: &Headed) -> Result<()> {
+/// Opens a plugin, in another process first, and prints what it registers; gives that as well.
+fn registered(headed: &Headed) -> Result<Vec<String>> {
     let file = headed.path();
     trial().anew(file, &hash(file)?)?;
     let given = library::open(headed)?;
@@ -75,11 +85,9 @@ fn registered(headed: &Headed) -> Result<()> {
     names.sort();
     names.extend(given.rules.iter().map(|rule| format!("the rule `{}`", rule.name)));
     names.extend(given.renames.iter().map(|table| format!("the table of names `{}`", table.name)));
-    match names.is_empty() {
-        true => println!("{} registers nothing: a component is registered by register!(…)", headed.name()),
-        false => println!("{} {} registers {}", headed.name(), headed.version(), names.join(", ")),
-    }
-    Ok(())
+    let all = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    println!("{} {} registers {all}", headed.name(), headed.version());
+    Ok(names)
 }
 
 /// The plugins that recipes here may name.

@@ -13,7 +13,7 @@ pub use header::{Headed, Row};
 pub use places::{Places, library_name};
 pub use trial::{OPENED, Trial};
 
-use mtl_component::plugin::{Plugin, PluginLoader};
+use mtl_component::plugin::{Plugin, PluginLoader, sources};
 use mtl_recipe::{Result, mistake};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -61,6 +61,16 @@ impl PluginLoader for Libraries {
         if stamp(&path) != before {
             mistake!("the plugin {} was replaced while it was opened: try again", path.display());
         }
+        if let (Some(folder), Some(then)) = (path.parent(), headed.sources())
+            && own_sources(folder).is_some_and(|now| now != then)
+        {
+            tracing::warn!(
+                "the sources of the plugin {} have changed since {} was built: mtlrun plugin build {}",
+                headed.name(),
+                path.display(),
+                folder.display()
+            );
+        }
         let plugin = Plugin {
             name: headed.name(),
             version: headed.version(),
@@ -73,6 +83,15 @@ impl PluginLoader for Libraries {
         loaded.insert(path, plugin.clone());
         Ok(plugin)
     }
+}
+
+/// A hash of the sources of the crate in a folder, if there is one.
+pub fn own_sources(folder: &Path) -> Option<String> {
+    let parts: Vec<&str> = ["src", "Cargo.toml", "build.rs"].into_iter().filter(|p| folder.join(p).exists()).collect();
+    if !parts.contains(&"Cargo.toml") {
+        return None;
+    }
+    sources::hash(folder, &parts).ok()
 }
 
 /// What tells whether a path leads to another file than before.

@@ -179,6 +179,13 @@ impl Checker<'_> {
             .help(suggestion(name, valid.iter().map(|r| r.name)));
         if let Some(other) = self.registry.find_any(name) {
             d = d.help(format!("`{name}` is a {}, which cannot stand here", other.family));
+        } else if !self.registry.plugins().is_empty() {
+            for plugin in self.registry.plugins() {
+                let all = plugin.given.components.iter().map(|r| format!("{}/{}", r.family, r.name));
+                let all: Vec<String> = all.collect();
+                let all = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+                d = d.help(format!("the plugin {} ({}) registers {all}", plugin.name, plugin.path.display()));
+            }
         } else {
             d = d.help("to use a component of your own, name its plugin in the recipe: plugins = [\"…\"]");
         }

@@ -422,8 +422,11 @@ fn with_plugins(registry: &Arc<Registry>, parsed: &Parsed) -> Result<Arc<Registr
         return Ok(all);
     }
     let mut bad = Vec::new();
-    // One of that name on the command line is the one that is meant.
-    for (name, origin) in parsed.plugins.iter().filter(|(name, _)| !registry.has_plugin(name)) {
+    for (name, origin) in &parsed.plugins {
+        if registry.has_plugin(name) {
+            tracing::info!("the plugin {name} is the one that the command line names");
+            continue;
+        }
         match all.with_plugin(name, &parsed.sources.get(origin.file).folder) {
             Ok(more) => all = Arc::new(more),
             Err(error) => {

@@ -12,7 +12,7 @@ use mtl_component::draw::hash_words;
 use mtl_recipe::Context;
 use mtl_torch::ScalarOps;
 use mtl_torch::fatal::{self, Place};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -38,6 +38,8 @@ pub struct Trainer<'r> {
     /// The losses whose weights rise.
     ramps: HashMap<&'r str, Ramp>,
     losses: Vec<LossValue>,
+    /// Losses without a gradient, which has been told.
+    without_gradient: HashSet<String>,
     plans: HashMap<Vec<usize>, Rc<Plan>>,
     capture: Option<Captured>,
     wants_norms: bool,
@@ -65,6 +67,7 @@ impl<'r> Trainer<'r> {
             model,
             ramps: ramps.collect(),
             losses: Vec::new(),
+            without_gradient: HashSet::new(),
             plans: HashMap::new(),
             capture: None,
             wants_norms: false,
@@ -175,6 +178,12 @@ impl<'r> Trainer<'r> {
                 Some(sum) => sum.f_add(&part)?,
                 None => part,
             });
+            if !value.requires_grad() && self.without_gradient.insert(name.clone()) {
+                tracing::warn!(
+                    "`loss.{name}` has no gradient, so that it trains nothing: its component or one before it has detached it, \
+                     or computes in whole numbers"
+                );
+            }
             let value = value.f_detach()?;
             let value = if share == 1.0 { value } else { value.try_mul_scalar(share)? };
             match self.losses.iter_mut().find(|l| l.phase == phase && l.name == *name) {
