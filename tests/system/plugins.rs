@@ -587,9 +587,7 @@ fn other_faults_of_a_plugin_are_contained_or_told() {
     }
     let (code, text) = with(&[
         "loss.still={ component = \"detached\", in = { input = \"embedding\" } }",
-        "phase.recognition.minimize=[\"identity\", \"still\"]",
-        "phase.recognition.update=[\"backbone\", \"decompose\", \"embed\", \"identity\"]",
-        "phase.recognition.optimizer.groups=[]",
+        "phase.recognition.minimize=[\"identity\", \"age\", \"domain\", \"still\"]",
     ]);
     assert!(code == 0 && text.contains("warning: `loss.still` has no gradient, so that it trains nothing"), "{text}");
     let own = |fault: &str| format!("evaluate.own={{ component = \"faulty\", every = 2, fault = \"{fault}\" }}");
