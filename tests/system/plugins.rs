@@ -51,11 +51,16 @@ fn both(output: &Output) -> (i32, String) {
     (code, String::from_utf8_lossy(&output.stdout).into_owned() + &text)
 }
 
-/// Trains the tiny recipe with a plugin.
-fn train(faces: &Faces, out: &Path, plugin: &Path, more: &[&str]) -> (i32, String) {
+/// Arguments that train the tiny recipe with a plugin.
+fn tiny(faces: &Faces, out: &Path, plugin: &Path, more: &[&str]) -> Vec<String> {
     let mut args = faces.tiny(out, more);
     args.extend(["--plugin".to_owned(), plugin.display().to_string()]);
-    run(&args)
+    args
+}
+
+/// Trains the tiny recipe with a plugin.
+fn train(faces: &Faces, out: &Path, plugin: &Path, more: &[&str]) -> (i32, String) {
+    run(&tiny(faces, out, plugin, more))
 }
 
 const GATE: [&str; 2] = ["--set", "model.decompose.component=channel_gate"];
@@ -116,8 +121,7 @@ fn a_killed_run_of_a_plugin_resumes_to_the_same_bits() {
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     let (code, text) = train(&faces, &whole, &BUILT.example, &more);
     assert_eq!(code, 0, "{text}");
-    let mut args = faces.tiny(&broken, &more);
-    args.extend(["--plugin".to_owned(), BUILT.example.display().to_string()]);
+    let args = tiny(&faces, &broken, &BUILT.example, &more);
     let mut child = program(&args).stderr(Stdio::null()).spawn().unwrap();
     wait_for("a checkpoint", || {
         broken
@@ -239,8 +243,7 @@ fn a_run_goes_on_when_its_plugin_is_taken_away() {
     let (out, plugin) = (dir.path().join("run"), dir.path().join("libexample_plugin.so"));
     std::fs::copy(&BUILT.example, &plugin).unwrap();
     let more = [&GATE[..], &["--set", "run.steps=300"]].concat();
-    let mut args = faces.tiny(&out, &more);
-    args.extend(["--plugin".to_owned(), plugin.display().to_string()]);
+    let args = tiny(&faces, &out, &plugin, &more);
     let child = program(&args).stderr(Stdio::piped()).spawn().unwrap();
     wait_for("a step", || {
         std::fs::read_to_string(out.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() > 1)
@@ -278,8 +281,7 @@ fn a_plugin_is_clean_under_valgrind() {
     // Under valgrind the program is not its own: the file has to be known before.
     let (code, text) = train(&faces, &dir.path().join("first"), &BUILT.example, &more);
     assert_eq!(code, 0, "{text}");
-    let mut args = faces.tiny(&dir.path().join("run"), &more);
-    args.extend(["--plugin".to_owned(), BUILT.example.display().to_string()]);
+    let args = tiny(&faces, &dir.path().join("run"), &BUILT.example, &more);
     let plain = program(&args);
     let mut command = Command::new("valgrind");
     // libtorch's kernels read values that are not set and are then not used.
@@ -297,7 +299,7 @@ fn header_at(bytes: &[u8]) -> usize {
 
 /// The field of that meaning.
 fn field(meaning: Meaning) -> &'static Field {
-    Header::FIELDS.iter().find(|field| field.meaning == meaning).unwrap()
+    Header::field(meaning).unwrap()
 }
 
 /// The plugin with other bytes at the place of a field, in a folder of its own.
@@ -615,8 +617,7 @@ fn other_faults_of_a_plugin_are_contained_or_told() {
     let (code, text) = with(&["run.seed=666"]);
     assert!(code == 1 && text.contains("the rule `faulty` of the plugin faulty-plugin failed"), "{text}");
     // A function that gives the default of a key, which the schema asks as well.
-    let mut args = faces.tiny(&dir.path().join("default"), &[]);
-    args.extend(["--plugin".to_owned(), BUILT.faulty.display().to_string()]);
+    let args = tiny(&faces, &dir.path().join("default"), &BUILT.faulty, &[]);
     let output = program(&args).env("FAULTY_DEFAULT", "1").env("XDG_CACHE_HOME", dir.path()).output().unwrap();
     let (code, text) = both(&output);
     assert_eq!(code, 1, "{text}");
@@ -721,8 +722,14 @@ fn a_new_plugin_outside_the_repository_builds_and_trains() {
     assert!(code == 0 && text.contains("the sources of the plugin my-idea have changed since"), "{text}");
     let (code, text) = both(&program(&["plugin", "check", "my-idea"]).current_dir(dir.path()).output().unwrap());
     assert!(code == 0 && text.contains("registers loss/my_idea"), "{text}");
-    // What registers nothing, has a key that every table has, or does not compile leaves the old file.
+    // What has a key that every table has, registers nothing, or does not compile leaves the old file.
     let number_before = number();
+    let text = std::fs::read_to_string(&source).unwrap();
+    std::fs::write(&source, text.replace("sharpness", "weight")).unwrap();
+    refused(
+        run(&["plugin", "build", folder.to_str().unwrap()]),
+        &["loss/my_idea has a key `weight`", "Rename it; taken are"],
+    );
     std::fs::write(folder.join("src/lib.rs"), "mtl_component::export_plugin!();").unwrap();
     refused(run(&["plugin", "build", folder.to_str().unwrap()]), &["the plugin my-idea registers nothing"]);
     assert_eq!(number(), number_before);

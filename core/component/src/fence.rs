@@ -25,6 +25,7 @@ use mtl_recipe::{Code, Error, Result, guarded_with};
 use mtl_torch::ThreadState;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use tch::Tensor;
@@ -57,8 +58,8 @@ impl<P> Fenced<P> {
     }
 
     /// A model whose panics are those of this component.
-    fn lent<'m>(&self, model: &'m dyn Inference, method: &str) -> Lent<'m> {
-        Lent { model, site: site(self.of, method) }
+    fn lent<'m>(&self, model: &'m dyn Inference, method: &str) -> Lent<&'m dyn Inference> {
+        Lent { model: ManuallyDrop::new(model), site: site(self.of, method) }
     }
 
     fn call_mut<T>(&mut self, method: &str, call: impl FnOnce(&mut P) -> Result<T>) -> Result<T> {
@@ -81,8 +82,8 @@ impl<P> Drop for Fenced<P> {
 
 /// Calls a method of a component. A panic becomes an error, and the state of the thread is put back; an error knows
 /// which component it is from, and in which method.
-pub(crate) fn fenced<T>(of: Whose, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    kept(call).map_err(|error| named(error, &site(of, method)))
+pub(crate) fn fenced<T>(whose: Whose, method: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    kept(call).map_err(|error| named(error, &site(whose, method)))
 }
 
 /// The same for a call whose site is known already.
@@ -300,34 +301,28 @@ impl Hook for Fenced<Box<dyn Hook>> {
     }
 }
 
-/// A model as an evaluator gets it. What the evaluator hands in, and the model may call in other threads, is guarded on the
-/// side of the evaluator; the model is guarded on its own.
-pub struct Lent<'m> {
-    model: &'m dyn Inference,
+/// A model as an evaluator gets it, lent or for its own. What the evaluator hands in, and the model may call in other
+/// threads, is guarded on the side of the evaluator; the model is guarded on its own.
+pub struct Lent<P> {
+    model: ManuallyDrop<P>,
     /// Whose panics these are, where there are any.
     site: Site,
 }
 
-impl<'m> Lent<'m> {
+impl<'m> Lent<&'m dyn Inference> {
     /// The program's model.
     pub fn new(model: &'m dyn Inference) -> Self {
-        Self { model, site: own_site() }
+        let (origin, component, method) = ("the program".into(), "the model".into(), "run".into());
+        Self { model: ManuallyDrop::new(model), site: Site { origin, component, method, plugin: false } }
     }
 }
 
-/// Where a panic of the program itself is from.
-fn own_site() -> Site {
-    Site { origin: "the program".into(), component: "the model".into(), method: "run".into(), plugin: false }
-}
-
-/// A model that an evaluator owns.
-struct Owned {
-    model: ManuallyDrop<Box<dyn Inference>>,
-    site: Site,
-}
-
-impl Drop for Owned {
+impl<P> Drop for Lent<P> {
     fn drop(&mut self) {
+        // Nothing is to be done for a reference, and a guard would take the place of a panic under way for its own.
+        if !std::mem::needs_drop::<P>() {
+            return;
+        }
         // SAFETY: it is dropped here and nowhere else, and not used afterwards.
         let dropped = kept(|| unsafe {
             ManuallyDrop::drop(&mut self.model);
@@ -339,91 +334,85 @@ impl Drop for Owned {
     }
 }
 
-macro_rules! guarded_inference {
-    ($($type:ty),*) => { $(
-        impl $type {
-            fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-                of(&self.site, call)
-            }
+impl<P> Lent<P> {
+    fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        of(&self.site, call)
+    }
 
-            /// Of a call that cannot fail, the value in the place of a panic's.
-            fn plain<T: Default>(&self, call: impl FnOnce() -> T) -> T {
-                self.call(|| Ok(call())).unwrap_or_else(|error| {
-                    tell(&format!("{error:#}"));
-                    T::default()
-                })
-            }
-        }
-
-        impl Inference for $type {
-            fn has(&self, wire: &str) -> bool {
-                self.plain(|| self.model.has(wire))
-            }
-
-            fn sample_shape(&self, wire: &str) -> Result<Vec<i64>> {
-                self.call(|| self.model.sample_shape(wire))
-            }
-
-            fn dim(&self, name: &str) -> Option<i64> {
-                self.plain(|| self.model.dim(name))
-            }
-
-            fn setting(&self, path: &str) -> Option<serde_json::Value> {
-                self.plain(|| self.model.setting(path))
-            }
-
-            fn needs(&self, wanted: &[&str], port: &str) -> Result<bool> {
-                self.call(|| self.model.needs(wanted, port))
-            }
-
-            fn normalization(&self, wire: &str) -> Result<Normalization> {
-                self.call(|| self.model.normalization(wire))
-            }
-
-            fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>> {
-                self.call(|| self.model.run(given, wanted))
-            }
-
-            fn pictures(
-                &self,
-                feed: &str,
-                count: usize,
-                read: ReadPicture<'_>,
-                batch_size: usize,
-                each: &mut dyn FnMut(&Tensor) -> Result<()>,
-            ) -> Result<()> {
-                let site = &self.site;
-                let read = |index: usize| of(site, || read(index));
-                let mut each = |batch: &Tensor| self.call(|| each(batch));
-                self.call(|| self.model.pictures(feed, count, &read, batch_size, &mut each))
-            }
-
-            fn outputs(
-                &self,
-                feed: &str,
-                count: usize,
-                read: ReadPicture<'_>,
-                batch_size: usize,
-                wanted: &[&str],
-            ) -> Result<Vec<Tensor>> {
-                let site = &self.site;
-                let read = |index: usize| of(site, || read(index));
-                self.call(|| self.model.outputs(feed, count, &read, batch_size, wanted))
-            }
-
-            fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {
-                let opened = self.call(|| self.model.open_run(run))?;
-                Ok(Box::new(Owned { model: ManuallyDrop::new(opened), site: self.site.clone() }))
-            }
-
-            fn started_from(&self, run: &Path) -> bool {
-                self.plain(|| self.model.started_from(run))
-            }
-        }
-    )* };
+    /// Of a call that cannot fail, the value in the place of a panic's.
+    fn plain<T: Default>(&self, call: impl FnOnce() -> T) -> T {
+        self.call(|| Ok(call())).unwrap_or_else(|error| {
+            tell(&format!("{error:#}"));
+            T::default()
+        })
+    }
 }
 
-guarded_inference!(Lent<'_>, Owned);
+impl<P: Deref<Target: Inference>> Inference for Lent<P> {
+    fn has(&self, wire: &str) -> bool {
+        self.plain(|| self.model.has(wire))
+    }
+
+    fn sample_shape(&self, wire: &str) -> Result<Vec<i64>> {
+        self.call(|| self.model.sample_shape(wire))
+    }
+
+    fn dim(&self, name: &str) -> Option<i64> {
+        self.plain(|| self.model.dim(name))
+    }
+
+    fn setting(&self, path: &str) -> Option<serde_json::Value> {
+        self.plain(|| self.model.setting(path))
+    }
+
+    fn needs(&self, wanted: &[&str], port: &str) -> Result<bool> {
+        self.call(|| self.model.needs(wanted, port))
+    }
+
+    fn normalization(&self, wire: &str) -> Result<Normalization> {
+        self.call(|| self.model.normalization(wire))
+    }
+
+    fn run(&self, given: &[(&str, &Tensor)], wanted: &[&str]) -> Result<Vec<Tensor>> {
+        self.call(|| self.model.run(given, wanted))
+    }
+
+    fn pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        each: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let site = &self.site;
+        let read = |index: usize| of(site, || read(index));
+        let mut each = |batch: &Tensor| self.call(|| each(batch));
+        self.call(|| self.model.pictures(feed, count, &read, batch_size, &mut each))
+    }
+
+    fn outputs(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        wanted: &[&str],
+    ) -> Result<Vec<Tensor>> {
+        let site = &self.site;
+        let read = |index: usize| of(site, || read(index));
+        self.call(|| self.model.outputs(feed, count, &read, batch_size, wanted))
+    }
+
+    fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {
+        let opened = self.call(|| self.model.open_run(run))?;
+        Ok(Box::new(Lent { model: ManuallyDrop::new(opened), site: self.site.clone() }))
+    }
+
+    fn started_from(&self, run: &Path) -> bool {
+        self.plain(|| self.model.started_from(run))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -120,22 +120,6 @@ impl Registry {
                 plugin.path.display()
             );
         }
-        for registration in &plugin.given.components {
-            let (schema, kind) = (registration.schema(), registration.kind);
-            let own = schema.get("properties").and_then(|p| p.as_object());
-            if let Some(key) =
-                own.into_iter().flatten().map(|(key, _)| key).find(|key| kind.slot_keys().contains(&key.as_str()))
-            {
-                mistake!(
-                    "the plugin {}: {}/{} has a key `{key}`, which every table of a {kind} has already, so that it could never be \
-                     set. Rename it; taken are {}",
-                    plugin.name,
-                    registration.family,
-                    registration.name,
-                    kind.slot_keys().join(", ")
-                );
-            }
-        }
         let mut registry = self.clone();
         let Plugin { name, version, path, given, .. } = &*plugin;
         let provider = Provider::Plugin { name: name.clone(), version: version.clone(), path: path.clone() };

@@ -1,7 +1,7 @@
 //! Who can mend what went wrong.
 
 /// Who can mend an error; decides the exit status of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     /// The user: a missing file, a wrong key, a bad line. Exit status 2.
     Mistake,

@@ -216,11 +216,7 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
 
 impl From<Diagnostics> for Error {
     fn from(found: Diagnostics) -> Self {
-        let worst = found.list.iter().map(|d| d.code).max_by_key(|code| match code {
-            Code::Mistake => 0,
-            Code::Failure => 1,
-            Code::Panic => 2,
-        });
+        let worst = found.list.iter().map(|d| d.code).max();
         let mut out = Self::new(worst.unwrap_or(Code::Mistake), found.to_string());
         out.0.diagnostics = Some(found);
         out

@@ -20,5 +20,5 @@ pub use ops::{
 pub use scalars::{Number, ScalarOps, arange, full};
 pub use system::{
     ThreadState, build_config, cpu_capability, deterministic, disable_intra_op_threads, end_with_parent,
-    libtorch_folder, load_cuda, restore_sigpipe, seed, set_threads, tune_malloc, version,
+    libtorch_files, libtorch_folder, load_cuda, restore_sigpipe, seed, set_threads, tune_malloc, version,
 };

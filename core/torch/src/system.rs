@@ -4,6 +4,7 @@ use crate::ffi::{self, check, take_text};
 use anyhow::{Context, Result, bail};
 use libc::c_char;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -131,11 +132,21 @@ pub fn end_with_parent(command: &mut Command) {
     }
 }
 
+/// The libraries of libtorch that are mapped into this process.
+pub fn libtorch_files() -> Result<BTreeSet<PathBuf>> {
+    let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
+    let of_libtorch = |path: &&str| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        (name.starts_with("libtorch") || name.starts_with("libc10")) && name.ends_with(".so")
+    };
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    Ok(paths.filter(of_libtorch).map(PathBuf::from).collect())
+}
+
 /// The folder that libtorch_cpu was loaded from.
 pub fn libtorch_folder() -> Result<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
-    let line = maps.lines().find(|l| l.ends_with("/libtorch_cpu.so")).context("libtorch_cpu.so is not mapped")?;
-    let path = line.find('/').map(|at| PathBuf::from(&line[at..])).context("libtorch_cpu.so has no path")?;
+    let files = libtorch_files()?;
+    let path = files.iter().find(|path| path.ends_with("libtorch_cpu.so")).context("libtorch_cpu.so is not mapped")?;
     Ok(path.parent().map(PathBuf::from).unwrap_or_default())
 }
 

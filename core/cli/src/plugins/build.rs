@@ -112,16 +112,11 @@ fn depends_on(sdk: &Sdk, manifest: &Path, text: &toml::Table) -> Result<()> {
     Ok(())
 }
 
-/// What this program says of its own build.
-fn own(what: &str) -> String {
-    Headed::own_rows().into_iter().find(|(name, _)| *name == what).map(|(_, text)| text).unwrap_or_default()
-}
-
 /// A plugin against other sources would be refused after minutes of building.
 fn same_sources(sdk: &Sdk) -> Result<()> {
     let core = sdk.root.join("core");
     let hash = sources::hash(&core, sources::BOUNDARY).with_context(|| format!("reading {}", core.display()))?;
-    let own = own("sources of mtlrun");
+    let own = Headed::program_says("sources of mtlrun");
     if !hash.starts_with(&own) {
         mistake!(
             "the sources in {} are not those that this program was built from: build the program there again (cargo build \
@@ -136,7 +131,7 @@ fn same_compiler(sdk: &Sdk) -> Result<()> {
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let told = Command::new(&compiler).arg("-vV").current_dir(&sdk.root).output();
     let Ok(told) = told else { mistake!("there is no {}: Rust is needed to build a plugin", compiler.display()) };
-    let (found, own) = (sources::compiler(&String::from_utf8_lossy(&told.stdout)), own("compiler"));
+    let (found, own) = (sources::compiler(&String::from_utf8_lossy(&told.stdout)), Headed::program_says("compiler"));
     if found != own {
         mistake!(
             "the compiler here is rustc {found}, and this program was built by rustc {own}: choose that one (rustup \
@@ -199,7 +194,7 @@ fn compiled(manifest: &Path, folder: &Path, sdk: &Sdk, features: Option<&str>) -
     command.current_dir(&sdk.root).args(["rustc", "--lib", "--crate-type", "cdylib", "--manifest-path"]).arg(manifest);
     command.arg("--target-dir").arg(sdk.root.join("target")).arg("--config").arg(&settings_path);
     command.arg("--message-format=json-render-diagnostics").env("MTLRUN_PLUGIN_SOURCES", hash);
-    if own("profile") == "release" {
+    if Headed::program_says("profile") == "release" {
         command.arg("--release");
     }
     if let Some(features) = features {

@@ -124,7 +124,8 @@ fn readme(name: &str, krate: &str, component: &str, kind: &str, root: &str) -> S
     format!(
         "# {name}\n\nA plugin of mtlrun. `src/{kind}.rs` registers the {kind} `{component}`.\n\n\
          ```sh\nmtlrun plugin build        # makes lib{krate}.so here; the .so.debug beside it is for debuggers alone\n\
-         mtlrun recipe.toml         # trains with it\ncargo test                 # its tests; the first time takes minutes\nmtlrun list {kind} --recipe recipe.toml\n\
+         mtlrun recipe.toml         # trains with it\n\
+         cargo test                 # its tests; the first time takes minutes\nmtlrun list {kind} --recipe recipe.toml\n\
          mtlrun schema --recipe recipe.toml --out recipe.schema.json   # for editors: #:schema recipe.schema.json\n```\n\n\
          Any other recipe names it by `plugins = [\"{krate}\"]` in its first lines, if it lies in this folder or in the one\n\
          above, or with `--plugin-path`. The guide is {root}/plugins/README.md.\n"

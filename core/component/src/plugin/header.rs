@@ -141,6 +141,11 @@ impl Header {
         checksum u64: Meaning::Checksum;
     }
 
+    /// The field of that meaning.
+    pub fn field(meaning: Meaning) -> Option<&'static Field> {
+        Self::FIELDS.iter().find(|field| field.meaning == meaning)
+    }
+
     /// The crates whose types the identities are of.
     pub const IDENTIFIED: [&str; IDENTITIES] = ["anyhow", "serde_json", "indexmap"];
 
@@ -273,7 +278,7 @@ mod tests {
     fn the_checksum_is_that_of_its_bytes() {
         assert_eq!(Header::checksum_of(HEADER.bytes()), HEADER.checksum);
         let mut bytes = HEADER.bytes().to_vec();
-        let version = Header::FIELDS.iter().find(|f| f.meaning == Meaning::Own("version")).unwrap();
+        let version = Header::field(Meaning::Own("version")).unwrap();
         bytes[version.at] ^= 1;
         assert_ne!(Header::checksum_of(&bytes), HEADER.checksum);
     }

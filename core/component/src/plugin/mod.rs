@@ -15,8 +15,9 @@ pub use crate::host::{Host, host, listen, tell};
 use crate::registration::Registration;
 use crate::rename::RenameTable;
 use crate::rule::Rule;
-use mtl_recipe::{Result, guarded, record_panics};
-use std::path::PathBuf;
+use mtl_recipe::{Result, guarded, mistake, record_panics};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a plugin gives to the program.
 #[derive(Default)]
@@ -70,7 +71,7 @@ pub trait PluginLoader: Send + Sync {
     ///
     /// # Errors
     /// A mistake if there is none, or it does not fit this program.
-    fn load(&self, name: &str, folder: &std::path::Path) -> Result<std::sync::Arc<Plugin>>;
+    fn load(&self, name: &str, folder: &Path) -> Result<Arc<Plugin>>;
 }
 
 /// What [`export_plugin!`](crate::export_plugin) calls when the program opens the library: everything that the plugin's
@@ -85,7 +86,8 @@ pub fn open(krate: &'static str, host: &'static Host) -> Result<Given> {
     guarded(|| {
         let components: Vec<_> = inventory::iter::<Registration>.into_iter().filter(|r| r.origin == krate).collect();
         for registration in &components {
-            crate::fence::fenced(registration.whose(), "schema", || (registration.describe)().map(|_| ()))?;
+            let schema = crate::fence::fenced(registration.whose(), "schema", || (registration.describe)())?;
+            has_own_keys(registration, &schema)?;
         }
         Ok(Given {
             components,
@@ -93,6 +95,22 @@ pub fn open(krate: &'static str, host: &'static Host) -> Result<Given> {
             renames: inventory::iter::<RenameTable>.into_iter().filter(|table| table.origin == krate).collect(),
         })
     })
+}
+
+/// Checks that no key of a component is one of the tables that name it, where it could never be set.
+fn has_own_keys(registration: &Registration, schema: &serde_json::Value) -> Result<()> {
+    let (kind, own) = (registration.kind, schema.get("properties").and_then(|p| p.as_object()));
+    let mut own = own.into_iter().flatten().map(|(key, _)| key);
+    if let Some(key) = own.find(|key| kind.slot_keys().contains(&key.as_str())) {
+        mistake!(
+            "{}/{} has a key `{key}`, which every table of a {kind} has already, so that it could never be set. Rename it; \
+             taken are {}",
+            registration.family,
+            registration.name,
+            kind.slot_keys().join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// Lets the crate be loaded as a plugin; once, in its `lib.rs`.

@@ -99,14 +99,13 @@ impl Headed {
         Some(self.own("sources")).filter(|hash| !hash.is_empty())
     }
 
-    /// A hash of this program's header: what was found of a plugin holds for programs of one header.
-    pub(super) fn program() -> &'static [u8] {
-        OWN.bytes()
+    /// A short hash of this program's header: what was found of a plugin holds for programs of one header.
+    pub(super) fn program() -> String {
+        short(OWN.bytes())
     }
 
     fn own(&self, name: &'static str) -> String {
-        let field = Header::FIELDS.iter().find(|field| field.meaning == Meaning::Own(name));
-        field.map(|field| text(part(&self.bytes, field))).unwrap_or_default()
+        said(&self.bytes, Meaning::Own(name))
     }
 
     /// Checks that the plugin fits this program. The first field that differs decides what is said.
@@ -207,9 +206,7 @@ impl Headed {
 
     /// The crates whose types are not the program's.
     fn others(&self) -> Vec<&'static str> {
-        let Some(field) = Header::FIELDS.iter().find(|field| field.meaning == Meaning::Identities) else {
-            return Vec::new();
-        };
+        let Some(field) = Header::field(Meaning::Identities) else { return Vec::new() };
         let names = Header::IDENTIFIED;
         let each = field.len / names.len();
         let (plugin, program) = (part(&self.bytes, field), part(OWN.bytes(), field));
@@ -217,13 +214,9 @@ impl Headed {
         pairs.filter(|(_, (a, b))| a != b).map(|(name, _)| *name).collect()
     }
 
-    /// What this program says of its own build, by name.
-    pub fn own_rows() -> Vec<(&'static str, String)> {
-        let texts = Header::FIELDS.iter().filter_map(|field| match field.meaning {
-            Meaning::Text(name) => Some((name, text(part(OWN.bytes(), field)))),
-            _ => None,
-        });
-        texts.collect()
+    /// What this program says of its own build, such as its compiler.
+    pub fn program_says(what: &'static str) -> String {
+        said(OWN.bytes(), Meaning::Text(what))
     }
 
     /// All fields side by side.
@@ -249,6 +242,11 @@ impl Headed {
 
 fn part<'b>(bytes: &'b [u8], field: &Field) -> &'b [u8] {
     bytes.get(field.at..field.at + field.len).unwrap_or_default()
+}
+
+/// The text of a field.
+fn said(bytes: &[u8], meaning: Meaning) -> String {
+    Header::field(meaning).map(|field| text(part(bytes, field))).unwrap_or_default()
 }
 
 fn text(bytes: &[u8]) -> String {

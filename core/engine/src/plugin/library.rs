@@ -4,6 +4,7 @@ use super::Headed;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use mtl_component::plugin::{Given, Host, host};
 use mtl_recipe::{Context, Result, mistake};
+use mtl_torch::libtorch_files;
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::sync::OnceLock;
 pub fn open(plugin: &Headed) -> Result<Given> {
     static HOST: OnceLock<Host> = OnceLock::new();
     let shown = plugin.path().display();
-    let before = libtorch()?;
+    let before = libtorch_files()?;
     // SAFETY: opening runs the constructors of the library. Its header says that it was built from the same sources by the
     // same compiler, and another process has opened it before. Nothing that the library gives out is used after it was
     // closed, since it is never closed.
@@ -49,22 +50,10 @@ fn reason(error: &libloading::Error) -> String {
     words
 }
 
-/// The libraries of libtorch that are mapped.
-fn libtorch() -> Result<BTreeSet<PathBuf>> {
-    let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
-    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
-    let name = |path: &&Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let of_libtorch = |path: &&Path| {
-        let name = name(path);
-        (name.starts_with("libtorch") || name.starts_with("libc10")) && name.ends_with(".so")
-    };
-    Ok(paths.filter(of_libtorch).map(Path::to_owned).collect())
-}
-
 /// Checks that no library of libtorch came from elsewhere: two of them would not know each other's tensors.
 fn one_libtorch(before: &BTreeSet<PathBuf>) -> Result<()> {
     let folders: BTreeSet<_> = before.iter().filter_map(|file| file.parent()).collect();
-    for file in libtorch()? {
+    for file in libtorch_files()? {
         if let Some(own) = before.first()
             && !folders.contains(file.parent().unwrap_or(Path::new("")))
         {

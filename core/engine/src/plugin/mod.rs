@@ -13,12 +13,10 @@ pub use header::{Headed, Row};
 pub use places::{Places, library_name};
 pub use trial::{OPENED, Trial};
 
+use crate::data::files::digest;
 use mtl_component::plugin::{Plugin, PluginLoader, sources};
 use mtl_recipe::{Result, mistake};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,11 +32,6 @@ impl Libraries {
     /// Looks in those places, and tries unknown files in that way.
     pub fn new(places: Places, trial: Trial) -> Self {
         Self { places, trial, loaded: Mutex::default() }
-    }
-
-    /// The places where plugins are looked for.
-    pub fn places(&self) -> &Places {
-        &self.places
     }
 }
 
@@ -111,17 +104,8 @@ fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
 /// # Errors
 /// A mistake if it cannot be read.
 pub fn hash(path: &Path) -> Result<String> {
-    let digest = || -> io::Result<String> {
-        let (mut file, mut all, mut part) = (File::open(path)?, Sha256::new(), vec![0; 1 << 18]);
-        loop {
-            match file.read(&mut part)? {
-                0 => return Ok(hex::encode(all.finalize())),
-                n => all.update(&part[..n]),
-            }
-        }
-    };
-    match digest() {
-        Ok(digest) => Ok(digest),
+    match digest(path) {
+        Ok(digest) => Ok(hex::encode(digest)),
         Err(e) => mistake!("cannot read the plugin {}: {e}", path.display()),
     }
 }

@@ -7,7 +7,6 @@ use super::{Headed, user_folder};
 use mtl_recipe::files::{read_bounded, write_atomically};
 use mtl_recipe::{Context, Error, Result, mistake};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -102,8 +101,7 @@ impl Trial {
 
     /// The file of a verdict. It holds for programs of one header.
     fn file(&self, hash: &str) -> Option<PathBuf> {
-        let program = hex::encode(&Sha256::digest(Headed::program())[..8]);
-        Some(self.verdicts.as_ref()?.join(format!("{hash}.{program}.json")))
+        Some(self.verdicts.as_ref()?.join(format!("{hash}.{}.json", Headed::program())))
     }
 
     fn kept(&self, hash: &str) -> Option<Verdict> {
