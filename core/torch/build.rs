@@ -16,10 +16,12 @@ fn main() {
         .std("c++17")
         .opt_level(2)
         .warnings(false)
+        // Before libtorch's own: headers that its wheel lacks, and one that asks for Python.
+        .include("csrc/wheel")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .files(["csrc/shim.cpp", "csrc/kernels.cpp", "csrc/winograd.cpp"])
+        .files(["shim", "kernels", "winograd", "groups", "buckets"].map(|name| format!("csrc/{name}.cpp")))
         .compile("mtl_torch_shim");
     // The same file once for any machine and once for AVX2; the program chooses when it runs.
     for (isa, flags) in [("baseline", &[][..]), ("avx2", &["-mavx2", "-mfma"][..])] {

@@ -12,6 +12,11 @@
 #include <vector>
 
 typedef at::Tensor *tensor_t;
+// A store, a group of processes, a collective under way and the buckets of a phase: each is made and freed by the shim.
+typedef void *store_t, *group_t, *work_t, *buckets_t;
+
+// How an error begins that is the fault of another process; `LOST` in Rust is the same.
+#define MTL_LOST "communication between the ranks failed: "
 
 inline char *mtl_message(const std::string &text) {
   char *out = static_cast<char *>(std::malloc(text.size() + 1));
@@ -79,5 +84,33 @@ char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_
 char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out);
 char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out);
 char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out);
+
+char *mtl_store_local(store_t *out);
+char *mtl_store_tcp(const char *host, int *port, int serves, int64_t timeout, store_t *out);
+char *mtl_store_under(store_t store, const char *prefix, store_t *out);
+void mtl_store_free(store_t store);
+char *mtl_store_set(store_t store, const char *key, const char *value, int64_t n);
+char *mtl_store_get(store_t store, const char *key, char **out, int64_t *n);
+char *mtl_store_add(store_t store, const char *key, int64_t n, int64_t *out);
+char *mtl_group_gloo(store_t store, int rank, int size, const char *interface, const char *host, int64_t timeout,
+    group_t *out);
+char *mtl_group_fake(int rank, int size, group_t *out);
+void mtl_group_free(group_t group);
+char *mtl_all_reduce(group_t group, tensor_t tensor, int op);
+char *mtl_all_reduce_start(group_t group, tensor_t tensor, int op, work_t *out);
+char *mtl_work_wait(work_t work);
+void mtl_work_free(work_t work);
+char *mtl_all_gather(group_t group, tensor_t tensor, tensor_t *out);
+char *mtl_broadcast(group_t group, tensor_t *tensors, int64_t n, int root);
+char *mtl_gather_rows(group_t group, tensor_t tensor, tensor_t *out);
+char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t label, int64_t first, tensor_t *out);
+char *mtl_sync_batch_norm(group_t group, tensor_t x, tensor_t weight, tensor_t bias, tensor_t running_mean,
+    tensor_t running_var, double momentum, double eps, tensor_t *out);
+char *mtl_buckets_new(group_t group, tensor_t *params, int64_t n, buckets_t *out);
+void mtl_buckets_free(buckets_t buckets);
+char *mtl_buckets_arm(buckets_t buckets);
+char *mtl_buckets_finish(buckets_t buckets, int64_t *unexpected);
+void mtl_buckets_disarm(buckets_t buckets);
+int64_t mtl_buckets_bytes(buckets_t buckets, int64_t *out, int64_t n);
 
 }  // extern "C"

@@ -1,13 +1,16 @@
 //! The functions that `csrc/shim.h` declares, and the conversions that their calls need.
 
 use anyhow::{Result, anyhow};
-use libc::{c_char, c_double, c_int};
+use libc::{c_char, c_double, c_int, c_void};
 use std::ffi::CStr;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 /// A tensor on the C++ side.
 pub(crate) type Raw = *mut C_tensor;
+
+/// What the shim makes and frees: a store, a group, a collective under way, or buckets.
+pub(crate) type Handle = *mut c_void;
 
 /// `mtl_thread_state_t` of the shim.
 #[repr(C)]
@@ -83,6 +86,62 @@ unsafe extern "C" {
     pub(crate) fn mtl_prelu(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_conv3x3(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
+
+    pub(crate) fn mtl_store_local(out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_store_tcp(
+        host: *const c_char,
+        port: *mut c_int,
+        serves: c_int,
+        timeout: i64,
+        out: *mut Handle,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_store_under(store: Handle, prefix: *const c_char, out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_store_free(store: Handle);
+    pub(crate) fn mtl_store_set(store: Handle, key: *const c_char, value: *const c_char, n: i64) -> *mut c_char;
+    pub(crate) fn mtl_store_get(store: Handle, key: *const c_char, out: *mut *mut c_char, n: *mut i64) -> *mut c_char;
+    pub(crate) fn mtl_store_add(store: Handle, key: *const c_char, n: i64, out: *mut i64) -> *mut c_char;
+    pub(crate) fn mtl_group_gloo(
+        store: Handle,
+        rank: c_int,
+        size: c_int,
+        interface: *const c_char,
+        host: *const c_char,
+        timeout: i64,
+        out: *mut Handle,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_group_fake(rank: c_int, size: c_int, out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_group_free(group: Handle);
+    pub(crate) fn mtl_all_reduce(group: Handle, tensor: Raw, op: c_int) -> *mut c_char;
+    pub(crate) fn mtl_all_reduce_start(group: Handle, tensor: Raw, op: c_int, out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_work_wait(work: Handle) -> *mut c_char;
+    pub(crate) fn mtl_work_free(work: Handle);
+    pub(crate) fn mtl_all_gather(group: Handle, tensor: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_broadcast(group: Handle, tensors: *const Raw, n: i64, root: c_int) -> *mut c_char;
+    pub(crate) fn mtl_gather_rows(group: Handle, tensor: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_class_cross_entropy(
+        group: Handle,
+        logits: Raw,
+        label: Raw,
+        first: i64,
+        out: *mut Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_sync_batch_norm(
+        group: Handle,
+        x: Raw,
+        weight: Raw,
+        bias: Raw,
+        running_mean: Raw,
+        running_var: Raw,
+        momentum: c_double,
+        eps: c_double,
+        out: *mut Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_buckets_new(group: Handle, params: *const Raw, n: i64, out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_buckets_free(buckets: Handle);
+    pub(crate) fn mtl_buckets_arm(buckets: Handle) -> *mut c_char;
+    pub(crate) fn mtl_buckets_finish(buckets: Handle, unexpected: *mut i64) -> *mut c_char;
+    pub(crate) fn mtl_buckets_disarm(buckets: Handle);
+    pub(crate) fn mtl_buckets_bytes(buckets: Handle, out: *mut i64, n: i64) -> i64;
 }
 
 /// Takes over the message of a failed call.

@@ -5,12 +5,14 @@
 
 pub mod fatal;
 mod ffi;
+mod groups;
 mod kernels;
 mod memory;
 mod ops;
 mod scalars;
 mod system;
 
+pub use groups::{Buckets, Group, LOST, Reduction, Store, Work, class_cross_entropy};
 pub use kernels::{conv3x3, prelu, reverse_gradient};
 pub use memory::memory_asked;
 pub use ops::{
