@@ -13,6 +13,7 @@ mod numbers;
 mod parity;
 mod plugins;
 mod random_training;
+mod ranks;
 mod references;
 mod rules;
 mod runs;

@@ -276,9 +276,38 @@ pub struct Train {
     pub deep: bool,
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub ranks: Ranks,
     /// No progress and no notes
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Processes that train together.
+#[derive(Debug, Args, Clone, Default)]
+pub struct Ranks {
+    /// Train with so many processes on this machine, on CUDA each with a GPU of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096), help_heading = "Ranks")]
+    pub nproc: Option<u64>,
+    /// Machines that take part, each with --nproc processes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Ranks")]
+    pub nnodes: u64,
+    /// Which of the machines this is, from 0
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Ranks")]
+    pub node_rank: u64,
+    /// Where the machines meet: an address of machine 0
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Ranks")]
+    pub rdzv: Option<String>,
+    /// Start the processes again so many times where one fails, each time from the newest checkpoint
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Ranks")]
+    pub max_restarts: u64,
+}
+
+impl Ranks {
+    /// Whether processes are to be started.
+    pub fn wants_processes(&self) -> bool {
+        self.nproc.is_some_and(|n| n > 1) || self.nnodes > 1
+    }
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use mtl_engine::inference::{
 };
 use mtl_engine::memory;
 use mtl_engine::model::Model;
+use mtl_engine::ranks::{Place, Ranks};
 use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, plugins_of, recipe_schema, table_schema};
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
@@ -38,17 +39,46 @@ fn checked(registry: &Arc<Registry>, path: &Path, overrides: &[Override]) -> Res
 /// Trains a recipe.
 pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
     let Some(path) = &args.recipe else { mistake!("no recipe is named: mtlrun RECIPE, or mtlrun --help") };
+    let place = Place::of_environment()?;
+    if args.ranks.wants_processes() && place.as_ref().is_none_or(|place| !place.launched) {
+        if let Some(place) = place {
+            mistake!(
+                "another launcher has started {} ranks, of which this is rank {}: leave out --nproc and --nnodes",
+                place.size,
+                place.rank
+            );
+        }
+        // What is wrong with the recipe is told once, before there are processes.
+        let (recipe, graph) = checked(registry, path, &[args.overrides.list(), args.place.list()].concat())?;
+        warn(&recipe, &graph, args.quiet)?;
+        return crate::launch::launch(&args.ranks);
+    }
+    let Some(place) = place else { return train_alone(registry, path, args, &Ranks::alone(), true) };
+    let (leads, tells) = (place.rank == 0, place.rank == 0 && !place.launched);
+    messages::be_rank(leads);
+    let ranks = Ranks::join(place)?;
+    ranks.conclude(mtl_recipe::guarded(|| train_alone(registry, path, args, &ranks, tells)))
+}
+
+/// Shows what a check warns of.
+fn warn(recipe: &Recipe, graph: &Graph, quiet: bool) -> Result<()> {
+    if !quiet {
+        let mut warnings = graph.warnings().to_vec();
+        warnings.extend(memory::warning(recipe, graph)?);
+        messages::findings(&recipe.diagnostics(warnings));
+    }
+    Ok(())
+}
+
+/// Trains in this process.
+fn train_alone(registry: &Arc<Registry>, path: &Path, args: &Train, ranks: &Ranks, tells: bool) -> Result<u8> {
     let overrides = [args.overrides.list(), args.place.list()].concat();
     let texts = [args.overrides.texts(), args.place.texts()].concat();
     if args.quiet {
         messages::be_quiet();
     }
     let (recipe, graph) = checked(registry, path, &overrides)?;
-    if !args.quiet {
-        let mut warnings = graph.warnings().to_vec();
-        warnings.extend(memory::warning(&recipe, &graph)?);
-        messages::findings(&recipe.diagnostics(warnings));
-    }
+    warn(&recipe, &graph, args.quiet || !tells)?;
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -64,7 +94,7 @@ pub fn train(registry: &Arc<Registry>, args: &Train) -> Result<u8> {
         deep: args.deep,
         overrides: texts,
     };
-    run_train(recipe, graph, &options, observers(args.quiet))
+    run_train(recipe, graph, &options, ranks, observers(args.quiet))
 }
 
 /// What shows the progress of training.

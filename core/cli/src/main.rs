@@ -1,11 +1,13 @@
 //! `mtlrun`: trains, checks and evaluates recipes of multi-task face learning.
 
 mod arguments;
+mod children;
 mod commands;
 mod compare;
 mod curves;
 mod doctor;
 mod figures;
+mod launch;
 mod listing;
 mod messages;
 mod plugins;

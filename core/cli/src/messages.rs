@@ -15,6 +15,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Whether notes are left out. Warnings and errors are always shown.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
+/// Whether warnings are left out as well.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
 /// The bar that is on the terminal; other lines go above it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
@@ -29,6 +32,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let prefix = match *event.metadata().level() {
             Level::ERROR => "error",
+            _ if SILENT.load(Ordering::Relaxed) => return,
             Level::WARN => "warning",
             Level::INFO if !QUIET.load(Ordering::Relaxed) => "note",
             _ => return,
@@ -53,6 +57,11 @@ impl Visit for Message {
 /// Starts showing what libraries report.
 pub fn listen() {
     tracing_subscriber::registry().with(Lines).init();
+}
+
+/// In one of several processes: only the one that leads shows notes and warnings, which are the same in all.
+pub fn be_rank(leads: bool) {
+    SILENT.store(!leads, Ordering::Relaxed);
 }
 
 /// Leaves out notes from now on.

@@ -5,6 +5,7 @@ use crate::commands::observers;
 use crate::messages;
 use mtl_component::{Registry, Result, mistake};
 use mtl_engine::graph::Graph;
+use mtl_engine::ranks::Ranks;
 use mtl_engine::runs::{Existing, Record, RunFolder, environment};
 use mtl_engine::train::{Compared, TrainOptions, compared, train};
 use mtl_recipe::Override;
@@ -68,7 +69,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         messages::be_quiet();
     }
     let graph = Graph::new(&recipe)?;
-    let code = train(recipe, graph, &options, observers(args.quiet))?;
+    let code = train(recipe, graph, &options, &Ranks::alone(), observers(args.quiet))?;
     if code != 0 {
         return Ok(code);
     }

@@ -188,7 +188,10 @@ impl Linear {
     }
 }
 
-/// `torch.nn.BatchNorm1d` and `BatchNorm2d`.
+/// What is added to the variance under the root.
+const EPS: f64 = 1e-5;
+
+/// `torch.nn.BatchNorm1d` and `BatchNorm2d`; `torch.nn.SyncBatchNorm` where the run has several processes and wants it.
 #[derive(Debug)]
 pub struct BatchNorm {
     weight: Tensor,
@@ -197,6 +200,8 @@ pub struct BatchNorm {
     running_var: Tensor,
     batches: Tensor,
     momentum: f64,
+    /// The processes whose batches give the statistics.
+    world: World,
 }
 
 impl BatchNorm {
@@ -214,6 +219,7 @@ impl BatchNorm {
             running_var: p.buffer("running_var", &[channels], Init::Const(1.0))?,
             batches: p.counter("num_batches_tracked")?,
             momentum,
+            world: if p.context().sync_batch_norm { p.context().world } else { World::alone() },
         })
     }
 
@@ -221,10 +227,14 @@ impl BatchNorm {
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         if train {
             let size = x.size();
-            if size.iter().product::<i64>() == *size.get(1).unwrap_or(&1) {
+            if size.iter().product::<i64>() * self.world.size() as i64 == *size.get(1).unwrap_or(&1) {
                 bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
             }
             tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
+            if let Some(group) = self.world.group()? {
+                let parameters = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
+                return Ok(group.batch_norm(x, parameters, self.momentum, EPS)?);
+            }
         }
         Ok(x.f_batch_norm(
             Some(&self.weight),
@@ -233,7 +243,7 @@ impl BatchNorm {
             Some(&self.running_var),
             train,
             self.momentum,
-            1e-5,
+            EPS,
             true,
         )?)
     }

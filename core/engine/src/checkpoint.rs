@@ -355,6 +355,11 @@ fn step_of(folder: &Path) -> Option<u64> {
     text.parse().ok().filter(|step: &u64| step.to_string() == text)
 }
 
+/// The folder of the checkpoint of a step.
+pub fn of_step(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step}"))
+}
+
 /// The checkpoints of a run by step, oldest first; folders that are not finished are not among them.
 pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());

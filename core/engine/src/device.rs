@@ -1,5 +1,6 @@
 //! Where a recipe computes.
 
+use crate::ranks::Place;
 use crate::recipe::{Precision, Recipe};
 use mtl_component::{Context, World};
 use mtl_recipe::{Result, mistake, suggestion};
@@ -27,9 +28,14 @@ pub fn device(name: &str) -> Result<Device> {
     mistake!("the device `{name}` is not available: CUDA reports {count} devices")
 }
 
-/// Threads within an operator: the recipe's, or one a core.
+/// Threads within an operator: the recipe's, or one for each core that a process of this machine has to itself.
 pub fn threads(recipe: &Recipe) -> usize {
-    recipe.run.threads.map_or_else(cores, |n| n as usize)
+    recipe.run.threads.map_or_else(|| (cores() / local_processes()).max(1), |n| n as usize)
+}
+
+/// How many processes of the run are on this machine.
+fn local_processes() -> usize {
+    Place::of_environment().ok().flatten().map_or(1, |place| place.local_size as usize)
 }
 
 fn cores() -> usize {
@@ -42,8 +48,12 @@ fn cores() -> usize {
 /// If libtorch refuses the number of threads.
 pub fn configure(recipe: &Recipe) -> Result<()> {
     let (wanted, cores) = (threads(recipe), cores());
-    if wanted > 2 * cores {
-        tracing::warn!("run.threads = {wanted} on {cores} cores: threads that wait for each other make steps slow");
+    let processes = local_processes();
+    if wanted * processes > 2 * cores {
+        let each = if processes > 1 { format!(" for each of {processes} ranks") } else { String::new() };
+        tracing::warn!(
+            "run.threads = {wanted}{each} on {cores} cores: threads that wait for each other make steps slow"
+        );
     }
     Ok(mtl_torch::set_threads(wanted)?)
 }
@@ -56,18 +66,29 @@ pub fn weight_kind(precision: Precision) -> Kind {
     }
 }
 
-/// Where a recipe computes.
+/// Where a recipe computes, in one of the processes of a run.
 ///
 /// # Errors
 /// As [`device`].
-pub fn context(recipe: &Recipe) -> Result<Arc<Context>> {
+pub fn context(recipe: &Recipe, world: World) -> Result<Arc<Context>> {
+    let run = &recipe.run;
+    // Each process of a machine has a device of its own.
+    let device = match (run.device.as_str(), world.size()) {
+        ("cuda", 2..) => device(&format!("cuda:{}", world.local_rank()))?,
+        (name @ "cpu", _) | (name, 1) => device(name)?,
+        (name, _) => mistake!(
+            "run.device = \"{name}\" is one device, and there are {} ranks: say \"cuda\", and each takes its own",
+            world.size()
+        ),
+    };
     Ok(Arc::new(Context {
-        device: device(&recipe.run.device)?,
+        device,
         kind: weight_kind(recipe.run.precision),
         channels_last: recipe.run.channels_last,
         winograd: recipe.run.winograd(),
         seed: recipe.run.seed as u64,
-        world: World::alone(),
+        world,
+        sync_batch_norm: world.size() > 1 && run.sync_batch_norm,
         shapes_only: false,
     }))
 }

@@ -21,6 +21,7 @@ pub mod memory;
 pub mod model;
 pub mod plugin;
 pub mod png;
+pub mod ranks;
 pub mod recipe;
 mod rules;
 pub mod runs;

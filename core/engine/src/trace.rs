@@ -8,7 +8,7 @@ use crate::recipe::Recipe;
 use crate::train::{Captured, Trainer};
 use crate::weights::{self, Rename, Tensors, load_into};
 use indexmap::IndexMap;
-use mtl_component::{DType, Dim, Registry};
+use mtl_component::{DType, Dim, Registry, World};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Context, Result, mistake};
 use serde_json::{Map, Value, json};
@@ -70,7 +70,7 @@ pub fn trace(recipe: &Recipe, options: &TraceOptions) -> Result<Value> {
     let mut dims = recipe.dims.clone();
     infer_sizes(&recipe, &graph, &tensors, &mut dims)?;
     device::configure(&recipe)?;
-    let context = device::context(&recipe)?;
+    let context = device::context(&recipe, World::alone())?;
     let kind = context.kind;
     let model = Model::build(&recipe, graph.resolved(&dims), context)?;
     let loaded = load_into(model.tensors(), &tensors)?;

@@ -1,10 +1,10 @@
 //! `mtlrun sweep`: one recipe at many points, a run folder each.
 
 mod points;
-mod running;
 mod watching;
 
 use crate::arguments::{Overrides, Sweep};
+use crate::children::Children;
 use crate::messages;
 use mtl_component::{Registry, Result, mistake};
 use mtl_engine::graph::Graph;
@@ -13,7 +13,7 @@ use mtl_engine::runs::{RunFolder, SWEEP, State};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Context, Override};
 use points::{Point, points};
-use running::Running;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -97,7 +97,7 @@ pub fn sweep(registry: &Arc<Registry>, args: &Sweep) -> Result<u8> {
     }
     let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
     write_atomically(&out.join(SWEEP), &serde_json::to_vec_pretty(&names)?)?;
-    let running = Running::listen()?;
+    let running = Children::listen(&[SIGINT, SIGTERM, SIGHUP], |_| true)?;
     let next = AtomicUsize::new(0);
     let place = |job: &Job<'_>, recipe: &Recipe| {
         (out.join(&job.point.name), job.point.name.clone(), recipe.run.steps, job.kept)
@@ -253,7 +253,7 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     list
 }
 
-fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Running) -> Result<Outcome> {
+fn run(job: &Job<'_>, out: &Path, args: &Sweep, running: &Children) -> Result<Outcome> {
     if job.kept {
         return Ok(Outcome::Kept);
     }

@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::runs::RunFolder;
 use crate::weights::load_into;
-use mtl_component::Registry;
+use mtl_component::{Registry, World};
 use mtl_recipe::{Override, Result, mistake};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub fn open_run(registry: &Arc<Registry>, run: &Path, which: &Which, overrides: 
     let mut dims = recipe.dims.clone();
     dims.extend(saved.state.dims.clone());
     let graph = Graph::new(&recipe)?.resolved(&dims);
-    let model = Model::build(&recipe, graph, device::context(&recipe)?)?;
+    let model = Model::build(&recipe, graph, device::context(&recipe, World::alone())?)?;
     let mut weights = saved.weights;
     if recipe.ema.as_ref().is_some_and(|ema| ema.evaluate) {
         weights.extend(saved.averages);

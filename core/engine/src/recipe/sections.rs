@@ -70,6 +70,9 @@ pub struct Run {
     /// where the key is not given, the processor decides. Needs `channels_last`.
     #[serde(default)]
     pub winograd: Option<bool>,
+    /// In a run of several processes, BatchNorm takes the statistics of the batches of all, as if they were one.
+    #[serde(default = "yes")]
+    pub sync_batch_norm: bool,
     /// Steps between lines of metrics.
     #[serde(default = "ten")]
     #[schemars(range(min = 1))]

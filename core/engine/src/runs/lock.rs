@@ -52,6 +52,11 @@ impl Lock {
         Ok(lock)
     }
 
+    /// The locked folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn is_there(&self) -> bool {
         let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         let (Ok(held), Ok(found)) = (self.file.metadata(), self.folder.join(FILE).metadata()) else { return false };

@@ -14,5 +14,5 @@ pub use ema::Averages;
 pub use observers::{Ending, Event, Observer};
 pub use run::{Compared, TrainOptions, compared, train};
 pub use scaler::Scaler;
-pub use signals::{Asked, LEFT, Signals};
+pub use signals::{LEFT, Signals};
 pub use step::{LossValue, Trainer};

@@ -5,9 +5,9 @@ use super::scaler::Scaler;
 use crate::model::Model;
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
-use mtl_component::{Optimizer, Result, Role, Update, mistake};
+use mtl_component::{Optimizer, Result, Role, Update, bail, mistake};
 use mtl_recipe::{Context, Error};
-use mtl_torch::ScalarOps;
+use mtl_torch::{Buckets, ScalarOps};
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
@@ -60,6 +60,12 @@ pub(super) struct PhaseState<'r> {
     entry: &'r PhaseEntry,
     optimizer: Box<dyn Optimizer>,
     groups: Vec<Group>,
+    /// What sums its gradients over the processes of the run, if there are several.
+    buckets: Option<Buckets>,
+    /// The parameters of the buckets, in their order.
+    in_buckets: Vec<String>,
+    /// The share of this process's loss in that of all.
+    part: f64,
     pub scaler: Option<Scaler>,
     /// The learning rate of the newest step.
     pub lr: f64,
@@ -73,6 +79,7 @@ impl<'r> PhaseState<'r> {
     pub fn new(name: &'r str, entry: &'r PhaseEntry, model: &Model, scaling: Option<&LossScaling>) -> Result<Self> {
         let common = &entry.optimizer.common;
         let mut groups: Vec<Group> = Vec::new();
+        let mut made: Vec<(String, Tensor)> = Vec::new();
         for module in model.modules.iter().filter(|m| entry.common.update.contains(&m.name)) {
             let own = common.groups.iter().find(|g| g.modules.contains(&module.name));
             let lr_scale = own.map_or(1.0, |g| g.lr_scale);
@@ -82,6 +89,7 @@ impl<'r> PhaseState<'r> {
                 let decays = common.decay == Decay::All || role == Role::Weight;
                 let weight_decay = if decays { decay } else { 0.0 };
                 let name = format!("{}.{param}", module.name);
+                made.push((name.clone(), e.tensor.shallow_clone()));
                 let same = |g: &&mut Group| g.lr_scale == lr_scale && g.weight_decay == weight_decay;
                 match groups.iter_mut().find(same) {
                     Some(group) => {
@@ -97,6 +105,12 @@ impl<'r> PhaseState<'r> {
                 }
             }
         }
+        let world = model.context().world;
+        let (in_buckets, made): (Vec<String>, Vec<Tensor>) = made.into_iter().unzip();
+        let buckets = match world.group()? {
+            Some(group) => Some(Buckets::new(group, &made.iter().collect::<Vec<_>>())?),
+            None => None,
+        };
         let slot = &entry.optimizer;
         let optimizer = slot.config.open();
         Ok(Self {
@@ -104,11 +118,20 @@ impl<'r> PhaseState<'r> {
             entry,
             optimizer: optimizer.with_context(|| format!("the optimizer of the phase `{name}`"))?,
             groups,
+            buckets,
+            in_buckets,
+            part: 1.0 / world.size() as f64,
             scaler: scaling.map(|s| Scaler::new(s.clone(), model.context().device)).transpose()?,
             lr: 0.0,
             norm: None,
             diverged: false,
         })
+    }
+
+    /// Which parameters it updates, and in which buckets their gradients travel.
+    pub fn outline(&self) -> String {
+        let bytes = self.buckets.as_ref().map(Buckets::bytes).unwrap_or_default();
+        format!("{} in buckets of {bytes:?} bytes", self.in_buckets.join(", "))
     }
 
     /// Whether it runs at this step, counted from 1.
@@ -133,6 +156,29 @@ impl<'r> PhaseState<'r> {
     /// The share of one batch in the gradients of a step.
     pub fn share(&self) -> f64 {
         1.0 / f64::from(self.entry.common.accumulate)
+    }
+
+    /// The factor of the losses of one batch, so that the gradients of all batches and processes add up to their mean.
+    pub fn factor(&self) -> f64 {
+        self.share() * self.part
+    }
+
+    /// Adds the gradients of a loss. With the `last` one of a step they are those of all processes.
+    ///
+    /// # Errors
+    /// If the pass fails, a process is gone, or the processes do not reach the same parameters.
+    pub fn backward(&self, total: &Tensor, keep_graph: bool, last: bool) -> Result<()> {
+        let leaves = self.leaves();
+        let pass = || mtl_torch::backward(total, &leaves, keep_graph);
+        let Some(buckets) = self.buckets.as_ref().filter(|_| last) else { return Ok(pass()?) };
+        if let Some(unexpected) = buckets.summing(pass)? {
+            bail!(
+                "`{}` has a gradient now and had none in the first step of the phase, in any rank: which parameters a phase \
+                 reaches must not change between steps when there are several ranks",
+                self.in_buckets[unexpected]
+            );
+        }
+        Ok(())
     }
 
     /// All parameters.

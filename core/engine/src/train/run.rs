@@ -11,6 +11,7 @@ use crate::inference::{Comparing, Evaluators, Judges, ModelInference, warn_of_tr
 use crate::initial_weights::{load_initial, pin};
 use crate::memory;
 use crate::model::{Feed, Model};
+use crate::ranks::{Decisions, Intent, Ranks, leaves};
 use crate::recipe::Recipe;
 use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
 use crate::weights::{load_into, not_finite, write};
@@ -18,12 +19,12 @@ use indexmap::{IndexMap, IndexSet};
 use mtl_component::{Report, Result, RunInfo, mistake};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Change, Context, Error};
-use mtl_torch::fatal;
+use mtl_torch::{LOST, fatal};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -51,11 +52,18 @@ pub struct TrainOptions {
 /// # Errors
 /// What the user can mend is found before the first step, where that is possible. An error in a later step leaves the
 /// state before it saved.
-pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Vec<Box<dyn Observer>>) -> Result<u8> {
+pub fn train(
+    recipe: Recipe,
+    graph: Graph,
+    options: &TrainOptions,
+    ranks: &Ranks,
+    observers: Vec<Box<dyn Observer>>,
+) -> Result<u8> {
     let signals = Signals::listen()?;
     fatal::note(fatal::Place::Doing, " before the first step");
+    let options = &again(options, ranks)?;
     let resume = options.existing == Existing::Resume;
-    let (folder, lock) = RunFolder::take(options.out.as_deref(), &recipe.name(), options.existing)?;
+    let (folder, lock) = take_folder(&recipe, options, ranks)?;
     let recipe = match pin(&recipe) {
         Ok(pinned) => pinned.unwrap_or(recipe),
         // A run that goes on does not need the weights any more that it started from.
@@ -64,7 +72,9 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     };
     let evaluators = Evaluators::open(&recipe)?;
     device::configure(&recipe)?;
-    let context = device::context(&recipe)?;
+    ranks.whereabouts.solo("connecting to the others");
+    let context = device::context(&recipe, ranks.connect()?)?;
+    ranks.whereabouts.solo("opening its data");
     let data = data::open(&recipe)?;
     for (name, stream) in data.streams.iter().filter(|(_, stream)| !stream.summary.is_empty()) {
         tracing::info!("data.{name}: {}", stream.summary);
@@ -75,7 +85,7 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
     warn_of_trained_pictures(&data, &evaluators, Comparing::Soon)?;
     memory::fits(&recipe, &graph)?;
     let orders = data::orders(&recipe, &data, context.world)?;
-    let (saved, fresh) = if resume { resumable(&folder, &recipe, options)? } else { (None, Vec::new()) };
+    let (saved, fresh) = if resume { resumed(&folder, &recipe, options, ranks)? } else { (None, Vec::new()) };
     let model = Model::build(&recipe, graph, context)?;
     let judges = Judges::default();
     evaluators.check(&ModelInference::new(&model, &recipe, &judges)?)?;
@@ -83,22 +93,74 @@ pub fn train(recipe: Recipe, graph: Graph, options: &TrainOptions, observers: Ve
         load_initial(&recipe, &model, &data)?;
     }
     let old = match options.existing {
-        Existing::Overwrite => {
+        Existing::Overwrite if ranks.leads() => {
             folder.reads_nothing_of(&recipe)?;
             Some(folder.overwrite()?)
         }
         _ => None,
     };
     let place = Place { folder, lock, old, judges, fresh };
-    let mut run = Run::start(&recipe, model, evaluators, &orders, &data, place, saved, options, observers)?;
+    let mut run = Run::start(&recipe, model, evaluators, &orders, &data, place, saved, options, ranks, observers)?;
     let result = run.steps(&signals);
     run.close(result)
+}
+
+/// The options of processes that a launcher has started again: they go on with the run that they have begun.
+fn again(options: &TrainOptions, ranks: &Ranks) -> Result<TrainOptions> {
+    let Some(folder) = ranks.begun()? else { return Ok(options.clone()) };
+    let existing = if RunFolder::at(&folder).has_started() { Existing::Resume } else { options.existing };
+    Ok(TrainOptions { out: Some(folder.into()), existing, checkpoint: None, ..options.clone() })
+}
+
+/// The run folder, which one process takes for all.
+fn take_folder(recipe: &Recipe, options: &TrainOptions, ranks: &Ranks) -> Result<(RunFolder, Option<Lock>)> {
+    let mut lock = None;
+    let path = ranks.share("folder", || {
+        let (folder, held) = RunFolder::take(options.out.as_deref(), &recipe.name(), options.existing)?;
+        lock = Some(held);
+        let Some(path) = folder.path().to_str() else {
+            // Only the names of other processes' folders have to be text.
+            if ranks.are_several() {
+                mistake!("{} is no text: several ranks cannot be told of it", folder.path().display());
+            }
+            return Ok(folder.path().to_string_lossy().into_owned());
+        };
+        ranks.tell_folder(path)?;
+        Ok(path.to_owned())
+    })?;
+    let folder = match &lock {
+        Some(lock) => RunFolder::at(lock.folder()),
+        None => RunFolder::at(path),
+    };
+    Ok((folder, lock))
+}
+
+/// What a run goes on from. One process decides, and the others read the same.
+fn resumed(
+    folder: &RunFolder,
+    recipe: &Recipe,
+    options: &TrainOptions,
+    ranks: &Ranks,
+) -> Result<(Option<Saved>, Vec<String>)> {
+    let mut own = None;
+    let (step, fresh) = ranks.share("resumed", || {
+        let (saved, fresh) = resumable(folder, recipe, options)?;
+        let step = saved.as_ref().map(|saved| saved.state.step);
+        own = saved;
+        Ok((step, fresh))
+    })?;
+    let saved = match (own, step) {
+        (None, Some(step)) => Some(checkpoint::read(&checkpoint::of_step(&folder.checkpoints(), step))?),
+        (own, _) => own,
+    };
+    Ok((saved, fresh))
 }
 
 /// Where a run writes.
 struct Place {
     folder: RunFolder,
-    lock: Lock,
+    /// Held by the process that leads.
+    lock: Option<Lock>,
     /// The run that it replaces, until its first checkpoint.
     old: Option<Overwritten>,
     /// The runs that evaluators have opened.
@@ -348,6 +410,28 @@ fn restore(trainer: &mut Trainer<'_>, saved: &Saved, fresh: &[String]) -> Result
     Ok(())
 }
 
+/// What this process is about to do, for the others to compare.
+fn intent(recipe: &Recipe, data: &OpenedData, trainer: &mut Trainer<'_>) -> Result<Intent> {
+    let mut program = IndexMap::new();
+    program.insert("the version of mtlrun".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    program.insert("the version of libtorch".to_owned(), mtl_torch::version()?);
+    for plugin in recipe.registry.plugins() {
+        program.insert(format!("the plugin {}", plugin.name), format!("the file with SHA-256 {}", plugin.sha256));
+    }
+    let mut values = IndexMap::new();
+    leaves(&recipe.root.to_json(), "", &mut values);
+    let streams = data.streams.iter();
+    let data = streams.map(|(name, d)| (name.clone(), format!("{} samples ({})", d.len, d.fingerprint))).collect();
+    let _guard = tch::no_grad_guard();
+    let parameter = |(name, t): (String, &Tensor)| -> Result<(String, String)> {
+        // The values count as well: ranks that start from others would never be alike.
+        let sum = t.f_to_kind(Kind::Double)?.f_sum(None::<Kind>)?.f_double_value(&[])?;
+        Ok((name, format!("{:?} of {:?} with the sum {sum}", t.size(), t.kind())))
+    };
+    let parameters = trainer.model.tensors().into_iter().map(parameter).collect::<Result<_>>()?;
+    Ok(Intent { program, recipe: values, data, parameters, plan: trainer.outline() })
+}
+
 /// A run at work.
 struct Run<'r> {
     recipe: &'r Recipe,
@@ -361,7 +445,9 @@ struct Run<'r> {
     folder: RunFolder,
     /// Put back before the lock is given up.
     old: Option<Overwritten>,
-    lock: Lock,
+    lock: Option<Lock>,
+    ranks: &'r Ranks,
+    decisions: Decisions,
     writer: Writer,
     observers: Observers,
     best: Option<BestTracker>,
@@ -374,6 +460,8 @@ struct Run<'r> {
     until: u64,
     /// Checkpoints of which no later loss is known yet.
     unproven: Vec<u64>,
+    /// The next losses are to say whether they are sound.
+    proving: bool,
     /// The newest checkpoint that is proven.
     proven: Option<u64>,
     /// When and at which step the newest numbers were logged.
@@ -391,6 +479,7 @@ impl<'r> Run<'r> {
         place: Place,
         saved: Option<Saved>,
         options: &TrainOptions,
+        ranks: &'r Ranks,
         observers: Vec<Box<dyn Observer>>,
     ) -> Result<Self> {
         let Place { folder, lock, old, judges, fresh } = place;
@@ -401,6 +490,11 @@ impl<'r> Run<'r> {
             restore(&mut trainer, saved, &fresh)?;
             state = State { dims: state.dims, ..saved.state.clone() };
         }
+        if ranks.are_several() {
+            trainer.seen_at(ranks.whereabouts.clone());
+            ranks.agree(&intent(recipe, data, &mut trainer)?)?;
+        }
+        let decisions = ranks.decisions()?;
         let mut loaders = Vec::new();
         for (name, order) in orders {
             let slot = &recipe.data[name.as_str()].slot.common;
@@ -436,6 +530,7 @@ impl<'r> Run<'r> {
             observers: Observers::default(),
             best: BestTracker::new(recipe, best),
             logged: (Instant::now(), step),
+            proving: saved.as_ref().is_some_and(|s| Some(s.state.step) != proven),
             unproven: saved.iter().map(|s| s.state.step).filter(|step| Some(*step) != proven).collect(),
             proven,
             saved_at: saved.map(|s| s.state.step),
@@ -446,6 +541,8 @@ impl<'r> Run<'r> {
             folder,
             lock,
             old,
+            ranks,
+            decisions,
         };
         // Hooks ask themselves which process they are in; what the others write and show, one process does.
         if world.leads() {
@@ -476,19 +573,21 @@ impl<'r> Run<'r> {
         while self.state.step < self.until {
             let step = self.state.step + 1;
             fatal::note(fatal::Place::Doing, &format!(" in step {step}"));
+            self.ranks.whereabouts.step(step);
             let log = step.is_multiple_of(self.recipe.run.log_every) || step == self.until || step == 1;
             self.trainer.want_norms(log);
             let feed = self.batches(step);
             let feed = self.saving(feed)?;
             let stepped = self.trainer.step(&feed, step).with_context(|| format!("in step {step}"));
             if self.trainer.diverged() {
+                let stepped = self.blamed_elsewhere(stepped)?;
                 let stepped = self.blaming(stepped, &feed);
                 self.sound(stepped)?
             } else {
                 stepped?
             }
             self.state.step = step;
-            if log || !self.unproven.is_empty() {
+            if log || self.proving {
                 self.prove(step, &feed)?;
             }
             self.observers.notify(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
@@ -496,11 +595,12 @@ impl<'r> Run<'r> {
                 self.log(step)?;
             }
             let evaluated = self.evaluate(step);
-            self.saving(evaluated)?;
+            let evaluated = self.saving(evaluated)?;
             let better = self.best.as_mut().and_then(BestTracker::found);
-            let found = better.is_some();
+            // Processors may differ in the last bit of a figure, and the processes must not in what they do.
+            let found = evaluated && self.decisions.any(better.is_some())?;
             self.state.best = better.or(self.state.best.take());
-            let asked = signals.take();
+            let asked = self.decisions.exchange(signals.take())?;
             let last = step == self.until || asked.stop.is_some();
             if last || found || asked.save || is_due(self.recipe.run.checkpoint.every, step) {
                 self.save(last)?;
@@ -522,8 +622,13 @@ impl<'r> Run<'r> {
     fn written(&mut self) -> Result<()> {
         if let Err(error) = self.writer.check() {
             tracing::warn!("{error:#}: trying again at step {}", self.state.step);
-            self.saved_at = None;
-            self.save(true)?;
+            if self.ranks.are_several() {
+                // What all have checked together before this save holds for the present state as well.
+                self.hand_over(true)?;
+            } else {
+                self.saved_at = None;
+                self.save(true)?;
+            }
             self.writer.wait()?;
         }
         if self.writer.has_saved()
@@ -552,16 +657,35 @@ impl<'r> Run<'r> {
 
     /// Judges the checkpoints before this step by its losses.
     fn prove(&mut self, step: u64, feed: &Feed) -> Result<()> {
-        match self.trainer.not_finite()? {
+        match self.not_finite_anywhere(step)? {
             None => self.judge(Verdict::Proven),
             // With loss scaling a step whose numbers overflow is skipped, and says nothing of the weights.
             Some(_) if self.trainer.scales() && !step.is_multiple_of(self.recipe.run.log_every) => Ok(()),
-            Some((name, value)) => {
-                let what = format!("`loss/{name}` is {value} at step {step}");
-                let diverged = self.blaming(Err(has_diverged(&what)), feed);
+            Some(error) => {
+                let diverged = self.blaming(Err(error), feed);
                 self.sound(diverged)
             }
         }
+    }
+
+    /// The first error of all processes' steps: this process's own, or that another has one.
+    fn of_any(&self, own: Option<Error>) -> Result<Option<Error>> {
+        let anywhere = self.decisions.any(own.is_some())?;
+        Ok(own.or_else(|| anywhere.then(|| Error::failure(format!("{LOST}another rank has diverged")))))
+    }
+
+    /// That a loss of the newest step is not finite, in this process or in another.
+    fn not_finite_anywhere(&self, step: u64) -> Result<Option<Error>> {
+        let own = self.trainer.not_finite()?;
+        self.of_any(own.map(|(name, value)| has_diverged(&format!("`loss/{name}` is {value} at step {step}"))))
+    }
+
+    /// Of an update that all processes have refused, since its gradients are not finite in any of them, those whose own
+    /// losses are finite are not the ones to tell.
+    fn blamed_elsewhere(&self, stepped: Result<()>) -> Result<Result<()>> {
+        let own = self.trainer.not_finite()?.is_some();
+        let elsewhere = self.decisions.any(own)? && !own;
+        Ok(if elsewhere { stepped.context(format!("{LOST}another rank has diverged")) } else { stepped })
     }
 
     /// Adds to the error of a training that has diverged whether its inputs or its weights were not finite.
@@ -606,16 +730,18 @@ impl<'r> Run<'r> {
                 return Ok(());
             }
         };
-        match losses.into_iter().find(|(_, value)| !value.is_finite()) {
+        let bad = losses.into_iter().find(|(_, value)| !value.is_finite());
+        let bad = bad.map(|(name, value)| {
+            has_diverged(&format!("`loss/{name}` is {value} with the weights of the last step, {step}"))
+        });
+        match self.of_any(bad)? {
             None => self.judge(Verdict::Proven),
-            Some((name, value)) => {
-                let what = format!("`loss/{name}` is {value} with the weights of the last step, {step}");
-                self.sound(Err(has_diverged(&what)))
-            }
+            Some(error) => self.sound(Err(error)),
         }
     }
 
     fn judge(&mut self, verdict: Verdict) -> Result<()> {
+        self.proving = false;
         for step in std::mem::take(&mut self.unproven) {
             if verdict == Verdict::Proven {
                 self.proven = Some(step);
@@ -647,7 +773,8 @@ impl<'r> Run<'r> {
     /// Hands on how something around the steps went. The steps so far are sound, whatever is wrong with it: before an
     /// error they are saved.
     fn saving<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() && self.state.step > 0 {
+        // Several processes save together, which they cannot when one has failed: they go on from the newest checkpoint.
+        if result.is_err() && self.state.step > 0 && !self.ranks.are_several() {
             self.save(true)?;
         }
         result
@@ -684,8 +811,11 @@ impl<'r> Run<'r> {
         let world = self.trainer.model.context().world;
         let mut numbers: Vec<(String, f64)> = Vec::new();
         let mut total = 0.0;
-        for loss in self.trainer.losses() {
-            let value = world.mean(&loss.value)?.f_double_value(&[])?;
+        // All together: each value by itself would wait for the device and for the other processes.
+        let values: Vec<Tensor> =
+            self.trainer.losses().iter().map(|loss| loss.value.f_to_kind(Kind::Double)).collect::<Result<_, _>>()?;
+        let values = Vec::<f64>::try_from(world.mean(&Tensor::f_stack(&values, 0)?)?).context("reading the losses")?;
+        for (loss, value) in self.trainer.losses().iter().zip(values) {
             total += loss.weight * value;
             numbers.push((format!("loss/{}", loss.name), value));
         }
@@ -711,12 +841,13 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    /// Measures with the evaluators that are due, and notifies the observers.
-    fn evaluate(&mut self, step: u64) -> Result<()> {
+    /// Measures with the evaluators that are due, and notifies the observers; whether there were any.
+    fn evaluate(&mut self, step: u64) -> Result<bool> {
         let last = step == self.recipe.run.steps;
         let due = self.evaluators.entries().filter(|(_, entry)| last || is_due(entry.slot.common.every, step));
         let due: Vec<&'r str> = due.map(|(name, _)| name).collect();
-        self.measure_due(&due, step)
+        self.measure_due(&due, step)?;
+        Ok(!due.is_empty())
     }
 
     fn measure_due(&mut self, due: &[&'r str], step: u64) -> Result<()> {
@@ -724,6 +855,8 @@ impl<'r> Run<'r> {
             return Ok(());
         }
         fatal::note(fatal::Place::Doing, &format!(" in the evaluation after step {step}"));
+        self.ranks.whereabouts.solo("evaluating");
+        self.alike()?;
         self.state.due = due.iter().map(|name| (*name).to_owned()).collect();
         let averages = self.trainer.averages.as_ref().filter(|a| a.evaluates());
         if let Some(averages) = averages {
@@ -762,18 +895,42 @@ impl<'r> Run<'r> {
         due.iter().map(measure).collect()
     }
 
+    /// Lets all processes have the buffers of the first. Running statistics of each differ where they are not taken
+    /// together.
+    fn alike(&self) -> Result<()> {
+        let context = self.trainer.model.context();
+        let Some(group) = context.world.group()?.filter(|_| !context.sync_batch_norm) else { return Ok(()) };
+        let entries = self.trainer.model.modules.iter().flat_map(|module| module.parameters.values());
+        let buffers: Vec<&Tensor> = entries.filter(|entry| entry.role.is_none()).map(|entry| &entry.tensor).collect();
+        Ok(tch::no_grad(|| group.broadcast(&buffers, 0))?)
+    }
+
+    fn holds_the_folder(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), Lock::check)
+    }
+
     /// Saves the state of this step. The `last` save of a process copies nothing, since no step changes it any more.
     fn save(&mut self, last: bool) -> Result<()> {
         let step = self.state.step;
         if self.saved_at == Some(step) {
             return Ok(());
         }
-        if let Some((name, value)) = self.trainer.not_finite()? {
-            let bad = Error::failure(format!("`loss/{name}` is {value} at step {step}: nothing is saved"));
-            return self.sound(Err(bad));
+        self.ranks.whereabouts.solo("saving");
+        self.alike()?;
+        if let Some(error) = self.not_finite_anywhere(step)? {
+            return self.sound(Err(error.adding("Nothing is saved")));
         }
-        self.lock.check()?;
         self.saved_at = Some(step);
+        self.proving = true;
+        self.unproven.push(step);
+        self.hand_over(last)?;
+        self.observers.notify(&Event::Saved { step });
+        Ok(())
+    }
+
+    /// Gives the state of this step to the thread that writes it.
+    fn hand_over(&mut self, last: bool) -> Result<()> {
+        self.holds_the_folder()?;
         if self.trainer.model.context().world.leads() {
             let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
             let snapshot = Snapshot {
@@ -786,15 +943,14 @@ impl<'r> Run<'r> {
                 },
             };
             self.writer.save(snapshot)?;
-            self.unproven.push(step);
         }
-        self.observers.notify(&Event::Saved { step });
         Ok(())
     }
 
     /// Ends the run: what is under way is finished even after a failure, whose error comes first.
     fn close(mut self, result: Result<u8>) -> Result<u8> {
         fatal::note(fatal::Place::Doing, " at the end of the run");
+        self.ranks.whereabouts.solo("at the end of the run");
         let mut saved = self.writer.finish();
         if saved.is_ok()
             && self.writer.has_saved()
@@ -853,7 +1009,7 @@ impl<'r> Run<'r> {
         if !self.trainer.model.context().world.leads() {
             return Ok(());
         }
-        self.lock.check()?;
+        self.holds_the_folder()?;
         write(&self.folder.weights(), &shared(self.trainer.model.tensors())?)?;
         match &self.trainer.averages {
             Some(averages) => write(&self.folder.averages(), &shared(averages.state())?),

@@ -1,5 +1,6 @@
 //! Signals: the first that asks to stop is answered at once and saves, a second one leaves without saving.
 
+use crate::ranks::Wish;
 use mtl_recipe::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::{Handle, Signals as Incoming};
@@ -9,15 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The exit status after a second signal: the steps since the last checkpoint are lost.
 pub const LEFT: i32 = 3;
-
-/// What signals have asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    /// To save and stop, with this exit status: 128 and the number of the signal.
-    pub stop: Option<u8>,
-    /// To save and go on.
-    pub save: bool,
-}
 
 #[derive(Default)]
 struct State {
@@ -73,9 +65,9 @@ impl Signals {
     }
 
     /// What was asked for since the last time; a wish to stop stays.
-    pub fn take(&self) -> Asked {
+    pub fn take(&self) -> Wish {
         let stop = self.state.stop.load(Ordering::SeqCst);
-        Asked { stop: (stop != 0).then(|| 128 + stop as u8), save: self.state.save.swap(false, Ordering::SeqCst) }
+        Wish { stop: (stop != 0).then(|| 128 + stop as u8), save: self.state.save.swap(false, Ordering::SeqCst) }
     }
 }
 

@@ -5,6 +5,7 @@ use super::ema::Averages;
 use super::phase::{PhaseState, has_diverged};
 use crate::graph::{Op, Plan, Wire};
 use crate::model::{Feed, Known, Mode, Model, Values};
+use crate::ranks::Whereabouts;
 use crate::recipe::{LossScaling, Precision, Ramp, Recipe};
 use indexmap::IndexMap;
 use mtl_component::Result;
@@ -14,6 +15,7 @@ use mtl_torch::ScalarOps;
 use mtl_torch::fatal::{self, Place};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// The value of a loss in the newest step, still on the device.
@@ -45,6 +47,8 @@ pub struct Trainer<'r> {
     wants_norms: bool,
     seed: u64,
     total: u64,
+    /// Where other processes may see that this one is.
+    whereabouts: Option<Arc<Whereabouts>>,
 }
 
 impl<'r> Trainer<'r> {
@@ -73,7 +77,22 @@ impl<'r> Trainer<'r> {
             wants_norms: false,
             seed: recipe.run.seed as u64,
             total: recipe.run.steps,
+            whereabouts: None,
         })
+    }
+
+    /// Lets other processes see where this one is.
+    pub fn seen_at(&mut self, whereabouts: Arc<Whereabouts>) {
+        self.whereabouts = Some(whereabouts);
+    }
+
+    /// The instructions of the first step of each phase, in words that processes compare.
+    pub fn outline(&mut self) -> IndexMap<String, String> {
+        let phases: Vec<usize> = (0..self.phases.len()).collect();
+        let plan = Plan::training(&self.model.graph, &phases);
+        let ops = plan.ops.iter().map(|op| self.doing(&plan, op)).collect::<Vec<_>>().join("; ");
+        let names = self.phases.iter().map(|phase| (phase.name.to_owned(), phase.outline()));
+        names.chain([("all".to_owned(), ops)]).collect()
     }
 
     /// The phases that run at a step, counted from 1.
@@ -84,6 +103,19 @@ impl<'r> Trainer<'r> {
     /// How many batches of each stream a step takes.
     pub fn batches(&mut self, step: u64) -> Vec<usize> {
         self.plan(step).batches.clone()
+    }
+
+    /// What an instruction does, in words.
+    fn doing(&self, plan: &Plan, op: &Op) -> String {
+        let graph = &self.model.graph;
+        match op {
+            Op::Evaluate(at) => format!("in the node `{}`", graph.nodes()[plan.instances[*at].node].label()),
+            Op::Backward { phase, .. } => {
+                format!("in the backward pass of the phase `{}`", graph.phases()[*phase].name)
+            }
+            Op::Update(phase) => format!("in the update of the phase `{}`", graph.phases()[*phase].name),
+            Op::Free(_) => "between two nodes".into(),
+        }
     }
 
     fn plan(&mut self, step: u64) -> Rc<Plan> {
@@ -107,15 +139,18 @@ impl<'r> Trainer<'r> {
         let everything = self.capture.as_ref().is_some_and(|c| c.everything);
         let mode = Mode { step: (step, self.total), train: None, everything };
         let mut values: Values = plan.instances.iter().map(|_| None).collect();
-        for op in &plan.ops {
+        for (stage, op) in plan.ops.iter().enumerate() {
+            if let Some(whereabouts) = &self.whereabouts {
+                whereabouts.stage(stage as u64 + 1, || self.doing(&plan, op));
+            }
             match op {
                 Op::Evaluate(at) => {
                     let outputs = self.model.evaluate(&plan, *at, &known, &values, mode)?;
                     self.keep(plan.instances[*at].node, &outputs)?;
                     values[*at] = Some(outputs);
                 }
-                Op::Backward { phase, losses, keep_graph, .. } => {
-                    self.backward(&plan, *phase, losses, &values, *keep_graph, step)?;
+                Op::Backward { phase, losses, keep_graph, last } => {
+                    self.backward(&plan, *phase, losses, &values, (*keep_graph, *last), step)?;
                 }
                 Op::Update(phase) => {
                     let name = self.phases[*phase].name;
@@ -145,7 +180,7 @@ impl<'r> Trainer<'r> {
         phase: usize,
         losses: &[(usize, f64)],
         values: &Values,
-        keep_graph: bool,
+        (keep_graph, last): (bool, bool),
         step: u64,
     ) -> Result<()> {
         let graph = &self.model.graph;
@@ -192,14 +227,14 @@ impl<'r> Trainer<'r> {
             }
         }
         let mut total = total.context("the phase minimizes nothing")?;
-        if share != 1.0 {
-            total = total.try_mul_scalar(share)?;
+        if state.factor() != 1.0 {
+            total = total.try_mul_scalar(state.factor())?;
         }
         if let Some(scaler) = &state.scaler {
             total = scaler.scale(&total)?;
         }
         fatal::note(Place::Part, &format!(", in the backward pass of the phase `{}`", state.name));
-        let passed = mtl_torch::backward(&total, &leaves, keep_graph);
+        let passed = state.backward(&total, keep_graph, last);
         passed.with_context(|| format!("in the backward pass of the phase `{}`", state.name))
     }
 

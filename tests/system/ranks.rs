@@ -1,0 +1,335 @@
+//! Several processes that train together: the same numbers as one process, and how they end together.
+
+use crate::support::{Faces, mtlrun, outcome, root};
+use safetensors::SafeTensors;
+use std::collections::HashMap;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What makes runs of one and of several processes comparable: double precision, and no draws on tensors.
+const EXACT: [&str; 5] = ["-q", "--set", "run.precision=float64", "--set", "model.embed.dropout=0"];
+
+/// The tensors of a file in double precision.
+fn tensors(path: &Path) -> HashMap<String, Vec<f64>> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |data: &[u8]| data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
+    let floats = file.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F64);
+    floats.map(|(name, view)| (name.to_owned(), numbers(view.data()))).collect()
+}
+
+/// The largest difference of two tensors, in units of the largest value of the second, of at least 1.
+fn apart(found: &[f64], wanted: &[f64]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let largest = wanted.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest
+}
+
+/// The losses, gradient norms and other numbers of training by step.
+fn numbers(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "train").map(|line| line.as_object().unwrap().clone()).collect()
+}
+
+/// Checks that two runs have the same losses and gradient norms, and the same weights but for some.
+#[track_caller]
+fn alike(one: &Path, other: &Path, but: impl Fn(&str) -> bool) {
+    let (wanted, found) = (numbers(one), numbers(other));
+    assert!(!wanted.is_empty());
+    assert_eq!(wanted.len(), found.len());
+    for (wanted, found) in wanted.iter().zip(&found) {
+        assert_eq!(wanted.len(), found.len());
+        for (name, value) in wanted.iter().filter(|(name, _)| *name != "kind") {
+            let (a, b) = (found[name].as_f64().unwrap(), value.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "step {}: {name} is {a}, expected {b}", wanted["step"]);
+        }
+    }
+    let (wanted, found) = (tensors(&one.join("weights.safetensors")), tensors(&other.join("weights.safetensors")));
+    assert_eq!(wanted.len(), found.len());
+    for (name, wanted) in wanted.iter().filter(|(name, _)| !but(name)) {
+        let apart = apart(&found[name], wanted);
+        assert!(apart <= 1e-9, "{name}: {apart:e}");
+    }
+}
+
+fn done(output: &Output) {
+    let (code, text) = outcome(output);
+    assert_eq!(code, 0, "{text}");
+}
+
+/// A third of the ages is not known, and not equally many for each process.
+fn faces_without_some_ages() -> Faces {
+    let faces = Faces::new(4, 6);
+    let list = std::fs::read_to_string(faces.path("list.txt")).unwrap();
+    let without = |(i, line): (usize, &str)| {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        if i % 3 == 0 {
+            words[2] = "-";
+        }
+        words.join(" ")
+    };
+    let lines: Vec<String> = list.lines().enumerate().map(without).collect();
+    std::fs::write(faces.path("list.txt"), lines.join("\n")).unwrap();
+    faces
+}
+
+#[test]
+fn recognition_of_two_and_three_ranks_is_that_of_one() {
+    let (faces, dir) = (faces_without_some_ages(), TempDir::new().unwrap());
+    for accumulate in [1, 3] {
+        let run = |ranks: u64| {
+            let out = dir.path().join(format!("{accumulate}-{ranks}"));
+            let more =
+                [format!("data.faces.batch_size={}", 12 / ranks), format!("phase.recognition.accumulate={accumulate}")];
+            let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set.as_str()]).collect();
+            let ranks = ranks.to_string();
+            faces.train(&out, &[&EXACT[..], &more, &["--nproc", &ranks]].concat());
+            out
+        };
+        let one = run(1);
+        for ranks in [2, 3] {
+            alike(&one, &run(ranks), |_| false);
+        }
+    }
+}
+
+#[test]
+fn synthesis_and_both_tasks_of_several_ranks_are_those_of_one() {
+    let dir = TempDir::new().unwrap();
+    let teacher = dir.path().join("teacher");
+    let made = ["tests/recipes/made.toml", "--set", "run.steps=1", "--out", teacher.to_str().unwrap()];
+    done(&mtlrun(&[&made[..], &EXACT].concat()).output().unwrap());
+    // Recognition is trained on the batches of the synthesis as well.
+    let both = dir.path().join("both.toml");
+    let (recipes, unset) = (root().join("tests/recipes"), ["backbone", "decompose", "age"]);
+    let remove: Vec<String> = unset.iter().map(|name| format!("\"model.{name}.weights\"")).collect();
+    let text = format!(
+        "extends = [\"{0}/made.toml\", \"{0}/tiny_age.toml\"]\nremove = [{1}, \"evaluate\"]\n[run]\nphases = [\"recognition\", \
+         \"critic\", \"generator\"]\n",
+        recipes.display(),
+        remove.join(", ")
+    );
+    std::fs::write(&both, text).unwrap();
+    for (recipe, accumulate) in
+        [("tests/recipes/tiny_age.toml", 1), ("tests/recipes/tiny_age.toml", 3), (both.to_str().unwrap(), 1)]
+    {
+        let alone = recipe.ends_with("tiny_age.toml");
+        let run = |ranks: u64| {
+            let out = dir.path().join(format!("{alone}-{accumulate}-{ranks}"));
+            let batch = 12 / ranks;
+            let mut sets = vec![
+                "run.steps=4".to_owned(),
+                format!("data.faces.batch_size={batch}"),
+                format!("data.targets.batch_size={batch}"),
+                format!("phase.critic.accumulate={accumulate}"),
+                format!("phase.generator.accumulate={accumulate}"),
+            ];
+            if alone {
+                sets.extend(unset.map(|name| format!("model.{name}.weights.run={}", teacher.display())));
+            }
+            let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set.as_str()]).collect();
+            let dropout: &[&str] = if alone { &EXACT[..3] } else { &EXACT };
+            let ranks = ranks.to_string();
+            let unset: &[&str] = if alone { &["--unset", "evaluate.grid"] } else { &[] };
+            let more = ["--nproc", &ranks, "--out", out.to_str().unwrap()];
+            done(&mtlrun(&[&[recipe][..], dropout, &sets, unset, &more].concat()).output().unwrap());
+            out
+        };
+        let one = run(1);
+        for ranks in [2, 3] {
+            // A bias before a BatchNorm has the gradient 0: what Adam divides by itself there is rounding, and the running
+            // mean behind it follows.
+            alike(&one, &run(ranks), |name| {
+                (name.starts_with("decoder") || name.starts_with("critic"))
+                    && (name.ends_with(".bias") || name.ends_with("running_mean"))
+            });
+        }
+    }
+}
+
+/// The lines that tell an error.
+fn errors(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.contains("error")).collect()
+}
+
+/// Arguments of a run of two processes that lasts for a while, and saves every second step.
+fn lasting<'a>(steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["-q", "--nproc", "2", "--set", steps, "--set", "run.checkpoint.every=2"], more].concat()
+}
+
+#[test]
+fn what_one_rank_cannot_do_ends_all_with_one_message() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    // One picture cannot be read, and whoever draws it ends the run.
+    std::fs::write(faces.path("1_1.jpg"), b"no picture").unwrap();
+    let more = ["--set", "data.faces.on_bad_image=error"];
+    let (code, text) = faces.run(&dir.path().join("bad"), &lasting("run.steps=50", &more));
+    assert_eq!(code, 2, "{text}");
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    assert!(text.contains("rank ") && text.contains("1_1.jpg"), "{text}");
+    // What is wrong with the recipe is told once, by nobody's rank.
+    let (code, text) = faces.run(&dir.path().join("wrong"), &lasting("run.steps=no", &[]));
+    assert_eq!(code, 2, "{text}");
+    assert!(!text.contains("rank"), "{text}");
+    // Weights that are not finite, of which all hear in the same step.
+    std::fs::copy(faces.path("1_0.jpg"), faces.path("1_1.jpg")).unwrap();
+    let (code, text) =
+        faces.run(&dir.path().join("nan"), &lasting("run.steps=50", &["--set", "phase.recognition.optimizer.lr=1e30"]));
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    assert!(text.contains("training has diverged"), "{text}");
+}
+
+#[test]
+fn a_full_disk_ends_all_ranks_with_its_words() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    let out = dir.path().join("run");
+    let args = faces.tiny(&out, &lasting("run.steps=30", &[]));
+    // Files of more than 100 kB cannot be written.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 100; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mtlrun")])
+        .args(&args)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let (code, text) = outcome(&output);
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    assert!(text.contains("rank 0 has failed") && text.contains("step-2"), "{text}");
+    let left = std::fs::read_dir(out.join("checkpoints")).unwrap().count();
+    assert_eq!(left, 0, "nothing half-written is left");
+}
+
+/// A process of a run whose launcher is this test.
+fn rank(rank: u64, port: u16, args: &[String]) -> Child {
+    let mut command = mtlrun(args);
+    for (name, value) in [("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", 2)] {
+        command.env(name, value.to_string());
+    }
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// What both of two processes say, with their exit codes.
+fn both(children: [Child; 2]) -> [(i32, String); 2] {
+    children.map(|child| outcome(&child.wait_with_output().unwrap()))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn ranks_that_do_not_do_the_same_say_so_before_they_communicate() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    for (n, (set, words)) in [
+        (
+            "phase.recognition.optimizer.lr=0.5",
+            "`phase.recognition.optimizer.lr` is 0.01 for rank 0, and 0.5 for rank 1",
+        ),
+        ("model.embed.size=8", "`model.embed.size` is 16 for rank 0, and 8 for rank 1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = dir.path().join(n.to_string());
+        let port = free_port();
+        let [first, second] = [&["-q"][..], &["-q", "--set", set]].map(|more| faces.tiny(&out, more));
+        let [leader, other] = both([rank(0, port, &first), rank(1, port, &second)]);
+        assert_eq!((leader.0, other.0), (2, 2), "{} {}", leader.1, other.1);
+        assert_eq!(leader.1, "");
+        assert!(other.1.contains("rank 1 does not do what rank 0 does") && other.1.contains(words), "{}", other.1);
+        assert_eq!(errors(&other.1).len(), 1, "{}", other.1);
+    }
+    // The same in both, and without a launcher's store.
+    let (out, port) = (dir.path().join("same"), free_port());
+    let args = faces.tiny(&out, &["-q"]);
+    for (code, text) in both([rank(0, port, &args), rank(1, port, &args)]) {
+        assert_eq!((code, text.as_str()), (0, ""));
+    }
+    assert!(out.join("weights.safetensors").exists());
+}
+
+/// Starts a run of two processes in the background, and waits for a checkpoint.
+fn started(faces: &Faces, out: &Path, more: &[&str]) -> Child {
+    let args = faces.tiny(out, more);
+    let child = mtlrun(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let since = Instant::now();
+    while std::fs::read_dir(out.join("checkpoints")).map_or(0, |all| all.count()) < 2 {
+        assert!(since.elapsed() < Duration::from_secs(60), "no checkpoint");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+/// The processes that a process has started.
+fn children(of: &Child) -> Vec<i32> {
+    let path = format!("/proc/{0}/task/{0}/children", of.id());
+    std::fs::read_to_string(path).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn send(pid: i32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// How a run in the background has ended.
+fn ended(mut child: Child) -> (i32, String) {
+    let status = child.wait().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (status.code().unwrap_or(-1), text)
+}
+
+#[test]
+fn a_rank_that_is_killed_is_named_and_the_ranks_go_on_to_the_same_weights() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    let undisturbed = dir.path().join("undisturbed");
+    faces.train(&undisturbed, &lasting("run.steps=60", &[]));
+    let killed = dir.path().join("killed");
+    let run = started(&faces, &killed, &lasting("run.steps=60", &["--max-restarts", "1"]));
+    send(children(&run)[1], rustix::process::Signal::KILL);
+    let (code, text) = ended(run);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("error: rank 1 was ended by SIGKILL; it was last seen "), "{text}");
+    assert!(text.contains("note: starting the ranks again, from the newest checkpoint (1 of 1 restarts)"), "{text}");
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    assert!(weights(&killed) == weights(&undisturbed), "other weights after a restart");
+}
+
+#[test]
+fn a_rank_that_is_stopped_is_named_and_ended() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    let run = started(&faces, &dir.path().join("run"), &lasting("run.steps=100000", &[]));
+    let stopped = children(&run)[1];
+    send(stopped, rustix::process::Signal::STOP);
+    let since = Instant::now();
+    let (code, text) = ended(run);
+    assert_eq!(code, 1, "{text}");
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    assert!(text.contains("rank 1 has given no sign of life for "), "{text}");
+    assert!(!Path::new(&format!("/proc/{stopped}")).exists(), "it is still there");
+}
+
+#[test]
+fn a_signal_to_the_launcher_stops_all_ranks_at_one_step_and_they_can_go_on() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    let out = dir.path().join("run");
+    let run = started(&faces, &out, &lasting("run.steps=100000", &[]));
+    send(run.id() as i32, rustix::process::Signal::INT);
+    let (code, text) = ended(run);
+    assert_eq!((code, text.as_str()), (130, ""));
+    let steps = |out: &Path| mtl_engine::checkpoint::list(&out.join("checkpoints")).last().unwrap().0;
+    let step = steps(&out);
+    let more = format!("run.steps={}", step + 3);
+    // On one process, whose batch is that of both.
+    let alone = ["-q", "--resume", "--allow-recipe-change", "--set", &more, "--set", "data.faces.batch_size=8"];
+    faces.train(&out, &alone);
+    assert_eq!(steps(&out), step + 3);
+}
