@@ -97,7 +97,7 @@ class Reverse(torch.autograd.Function):
 
 def age_loss(output, age, edges):
     logits, groups = output
-    years = (logits.softmax(1) * torch.arange(101)).sum(1)
+    years = (logits.softmax(1) * torch.arange(101, device=logits.device)).sum(1)
     return F.mse_loss(years, age) + F.cross_entropy(groups, (age[:, None] > edges).sum(1))
 
 
@@ -108,13 +108,19 @@ def arguments(batch):
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--bf16", action="store_true")
+    p.add_argument("--fp16", action="store_true")
     p.add_argument("--channels-last", action="store_true")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--tf32", action="store_true", help="on CUDA, factors of float32 products may be rounded")
+    p.add_argument("--compile", action="store_true", help="the forward pass by torch.compile")
     return p
 
 
 def prepare(a):
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.tf32
+    torch.backends.cudnn.benchmark = True
 
 
 def timed(step, steps, start):
@@ -126,6 +132,8 @@ def timed(step, steps, start):
         step()
         times.append(time.time() - begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if torch.cuda.is_initialized():
+        peak = torch.cuda.max_memory_reserved() / 2**20
     return {"seconds": statistics.median(times), "first": first, "peak_mb": peak}
 
 
@@ -133,15 +141,19 @@ def main():
     p = arguments(batch=16)
     p.add_argument("--identities", type=int, default=1000)
     p.add_argument("--profile", action="store_true", help="also print time by operator")
+    p.add_argument("--units", type=int, nargs=4, default=(3, 4, 14, 3))
     a = p.parse_args()
     prepare(a)
     flat = 512 * (a.size // 16) ** 2
-    backbone, decompose = Backbone(), Decomposition()
+    backbone, decompose = Backbone(a.units), Decomposition()
     embed = nn.Sequential(nn.BatchNorm2d(512), nn.Dropout(0.5), nn.Flatten(), nn.Linear(flat, 512), nn.BatchNorm1d(512))
     head = nn.Parameter(torch.empty(a.identities, 512))
     nn.init.xavier_uniform_(head)
     age, leak = Ages(flat), Ages(flat)
     modules = [backbone, decompose, embed, age, leak]
+    for m in modules:
+        m.to(a.device)
+    head = nn.Parameter(head.detach().to(a.device))
     if a.channels_last:
         for m in modules:
             m.to(memory_format=torch.channels_last)
@@ -150,28 +162,38 @@ def main():
         q.weight for m in modules[:4] for q in m.modules() if isinstance(q, (nn.Conv2d, nn.Linear, nn.PReLU))
     ] + [head]
     optimizer = torch.optim.SGD(params, lr=1e-3, momentum=0.9)
-    edges = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    edges = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0], device=a.device)
+    scaler = torch.amp.GradScaler(a.device, enabled=a.fp16)
+    kind = torch.float16 if a.fp16 else torch.bfloat16
 
-    def step():
-        image = torch.rand(a.batch, 3, a.size, a.size) * 2 - 1
-        if a.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
-        label = torch.randint(a.identities, (a.batch,))
-        years = torch.rand(a.batch) * 80
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
+    def losses(image, label, years):
+        with torch.autocast(a.device, kind, enabled=a.bf16 or a.fp16):
             features = backbone(image)
         x_id, x_age = decompose(features.float())
         cosine = F.linear(F.normalize(embed(x_id)), F.normalize(head))
         logits = 64.0 * (cosine - 0.35 * F.one_hot(label, a.identities))
         identity = F.cross_entropy(logits, label)
         total = identity + 0.001 * age_loss(age(x_age), years, edges)
-        total = total + 0.002 * age_loss(leak(Reverse.apply(x_id)), years, edges)
-        total.backward()
+        return total + 0.002 * age_loss(leak(Reverse.apply(x_id)), years, edges)
+
+    if a.compile:
+        losses = torch.compile(losses)
+
+    def step():
+        image = torch.rand(a.batch, 3, a.size, a.size, device=a.device) * 2 - 1
+        if a.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        label = torch.randint(a.identities, (a.batch,), device=a.device)
+        years = torch.rand(a.batch, device=a.device) * 80
+        optimizer.zero_grad()
+        total = losses(image, label, years)
+        scaler.scale(total).backward()
+        scaler.unscale_(optimizer)
         with torch.no_grad():
             for q in decayed:
                 q.grad.add_(q, alpha=5e-4)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         return total.item()
 
     found = timed(step, a.steps, START)

@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         &[Override::Set(format!("data.faces.list={list}")), Override::Set("data.faces.batch_size=64".into())],
     )?;
     let orders = data::orders(&recipe, &data::open(&recipe)?, World::alone())?;
-    let mut loader = Loader::start(orders["faces"].clone(), 2, 8, 0)?;
+    let mut loader = Loader::start(orders["faces"].clone(), 2, 8, 0, tch::Device::Cpu)?;
     for _ in 0..32 {
         loader.next_batch()?;
     }

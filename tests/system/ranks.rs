@@ -1,6 +1,6 @@
 //! Several processes that train together: the same numbers as one process, and how they end together.
 
-use crate::support::{Faces, mtlrun, outcome, root};
+use crate::support::{Faces, json, mtlrun, outcome, reference, root};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::io::Read;
@@ -150,6 +150,99 @@ fn synthesis_and_both_tasks_of_several_ranks_are_those_of_one() {
             });
         }
     }
+}
+
+/// Real DistributedDataParallel, as `tests/reference/ddp.py` has run it: losses of each rank, gradients, weights.
+#[test]
+fn without_sync_batch_norm_two_ranks_have_the_numbers_of_pytorch() {
+    let dir = TempDir::new().unwrap();
+    let port = free_port();
+    let sets = [
+        "run.sync_batch_norm=false",
+        "dims.identities=5",
+        "dims.age_groups=7",
+        "data.faces.list=none",
+        "model.backbone.width=4",
+        "model.embed.dropout=0",
+        "phase.recognition.optimizer={ component = \"sgd\", lr = 0.01, momentum = 0.9, weight_decay = 0.0 }",
+    ];
+    let args = |rank: u64| {
+        let mut args =
+            vec!["trace".to_owned(), "tests/recipes/tiny.toml".into(), "--double".into(), "--steps=3".into()];
+        args.extend(sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
+        args.extend(["--unset".into(), "phase.recognition.scheduler".into()]);
+        for (flag, name) in [("--inputs", format!("ddp_inputs_{rank}")), ("--weights", "ddp_weights".into())] {
+            args.extend([flag.to_owned(), reference(&format!("{name}.safetensors")).display().to_string()]);
+        }
+        args.extend(["--report".into(), dir.path().join(format!("{rank}.json")).display().to_string()]);
+        args
+    };
+    let ended = both([rank(0, port, &args(0)), rank(1, port, &args(1))]);
+    assert!(ended.iter().all(|(code, _)| *code == 0), "{ended:?}");
+    let wanted = json("ddp.json");
+    let close = |found: &serde_json::Value, wanted: &serde_json::Value, what: &str| {
+        let (found, wanted) = (found.as_f64().unwrap(), wanted.as_f64().unwrap());
+        // Double precision, through three steps.
+        assert!((found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0), "{what}: {found}, expected {wanted}");
+    };
+    for rank in 0..2 {
+        let text = std::fs::read(dir.path().join(format!("{rank}.json"))).unwrap();
+        let (found, wanted) = (serde_json::from_slice::<serde_json::Value>(&text).unwrap(), &wanted["ranks"][rank]);
+        for (step, of) in wanted["steps"].as_array().unwrap().iter().enumerate() {
+            let found = &found["steps"][step];
+            for (loss, value) in of["losses"].as_object().unwrap() {
+                close(&found["losses"][loss], value, &format!("step {step}, rank {rank}, {loss}"));
+            }
+            for (name, value) in of["grad_norms"].as_object().unwrap() {
+                close(&found["phases"]["recognition"]["grad"][name][0], value, &format!("step {step}, {name}"));
+            }
+        }
+        for (name, value) in wanted["weight_norms"].as_object().unwrap() {
+            close(&found["steps"][2]["param"][name][0], value, name);
+        }
+    }
+}
+
+/// Batches of an evaluation are dealt out whole, so that kernels round as in one process.
+#[test]
+fn an_evaluation_by_three_ranks_is_that_of_one() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let args = ["tests/recipes/made.toml", "-q", "--nproc", "3", "--out", out.to_str().unwrap()];
+    done(&mtlrun(&args).output().unwrap());
+    let alone = mtlrun(&["eval", out.to_str().unwrap(), "--threads", "1", "--json"]).output().unwrap();
+    let alone: serde_json::Value = serde_json::from_slice(&alone.stdout).unwrap();
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let measured: Vec<_> = lines.filter(|line| line["kind"] == "eval").collect();
+    let mut compared = 0;
+    for line in measured {
+        for (name, value) in line.as_object().unwrap() {
+            let Some(figure) = name.strip_prefix("eval/").filter(|_| value.is_number()) else { continue };
+            let (evaluator, metric) = figure.split_once('/').unwrap();
+            assert_eq!(&alone[evaluator]["metrics"][metric], value, "{name}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 10, "{compared} figures, {alone}");
+}
+
+/// The run goes on with three ranks of batch 4 where two of batch 6 have left it.
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
+    let global = ["--set", "data.faces.global_batch_size=12", "--set", "run.checkpoint.every=3"];
+    let one = dir.path().join("one");
+    faces.train(&one, &[&EXACT[..], &global].concat());
+    let out = dir.path().join("ranks");
+    let short = ["--nproc", "2", "--set", "run.steps=3"];
+    faces.train(&out, &[&EXACT[..], &global, &short].concat());
+    let long = ["--nproc", "3", "--resume", "--allow-recipe-change"];
+    faces.train(&out, &[&EXACT[..], &global, &long].concat());
+    alike(&one, &out, |_| false);
+    let (code, text) = faces.run(&dir.path().join("uneven"), &[&EXACT[..], &global, &["--nproc", "5"]].concat());
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("`global_batch_size` is 12, which 5 ranks cannot share evenly"), "{text}");
 }
 
 /// The lines that tell an error.

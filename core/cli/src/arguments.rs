@@ -400,6 +400,9 @@ pub struct Trace {
     /// Double precision
     #[arg(long)]
     pub double: bool,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Only outputs and losses, in evaluation mode
     #[arg(long)]
     pub eval: bool,

@@ -352,16 +352,24 @@ pub fn trace(registry: &Arc<Registry>, args: &Trace) -> Result<u8> {
         rename: args.rename.clone(),
         steps: args.steps,
         double: args.double,
+        device: args.device.clone(),
         eval: args.eval,
         per_loss: args.per_loss,
         out: args.out.clone(),
         report: args.report.clone(),
     };
-    let report = run_trace(&recipe, &options)?;
-    if args.report.is_none() {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    }
-    Ok(0)
+    // Each rank traces inputs of its own, and all average their gradients.
+    let ranks = match Place::of_environment()? {
+        Some(place) => Ranks::join(place)?,
+        None => Ranks::alone(),
+    };
+    ranks.conclude(mtl_recipe::guarded(|| {
+        let report = run_trace(&recipe, &options, ranks.connect()?)?;
+        if args.report.is_none() {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        Ok(0)
+    }))
 }
 
 /// Evaluates a run.

@@ -247,9 +247,27 @@ pub trait Inference {
         batch_size: usize,
         wanted: &[&str],
     ) -> Result<Vec<Tensor>> {
-        let mut parts: Vec<Vec<Tensor>> = wanted.iter().map(|_| Vec::new()).collect();
+        self.map_pictures(feed, count, read, batch_size, &mut |batch| self.run(&[(feed, batch)], wanted))
+    }
+
+    /// What `map` makes of each batch of pictures, joined over all of them in order: each of its tensors is `[n, …]` for a
+    /// batch of `n` and `[count, …]` in the end. Where several processes train, each maps some of the batches and all get
+    /// the whole: `map` has to give all that it finds.
+    ///
+    /// # Errors
+    /// As [`pictures`](Self::pictures), or if `map` fails.
+    fn map_pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        map: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        let mut parts: Vec<Vec<Tensor>> = Vec::new();
         self.pictures(feed, count, read, batch_size, &mut |batch| {
-            let found = self.run(&[(feed, batch)], wanted)?;
+            let found = map(batch)?;
+            parts.resize_with(found.len(), Vec::new);
             parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
             Ok(())
         })?;

@@ -404,6 +404,20 @@ impl<P: Deref<Target: Inference>> Inference for Lent<P> {
         self.call(|| self.model.outputs(feed, count, &read, batch_size, wanted))
     }
 
+    fn map_pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        map: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        let site = &self.site;
+        let read = |index: usize| of(site, || read(index));
+        let mut map = |batch: &Tensor| self.call(|| map(batch));
+        self.call(|| self.model.map_pictures(feed, count, &read, batch_size, &mut map))
+    }
+
     fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {
         let opened = self.call(|| self.model.open_run(run))?;
         Ok(Box::new(Lent { model: ManuallyDrop::new(opened), site: self.site.clone() }))

@@ -274,6 +274,11 @@ impl PRelu {
     }
 }
 
+/// `max(x, slope x)`: `torch.nn.functional.leaky_relu`.
+pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    Ok(mtl_torch::leaky_relu(x, slope)?)
+}
+
 /// Rows divided by their 2-norm, of at least 1e-12, as `torch.nn.functional.normalize`.
 pub fn normalize_rows(x: &Tensor) -> Result<Tensor> {
     let norm = x.try_norm_along(1)?.try_clamp_min(1e-12)?;

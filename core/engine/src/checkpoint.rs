@@ -15,11 +15,12 @@ use mtl_recipe::files::{read_bounded, stream_durably, sync_folder, temporary_fol
 use mtl_recipe::{Context, Error, Result, bail, guarded, mistake};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// The version of [`State`] that this program writes and resumes from.
 pub const STATE_VERSION: u32 = 2;
@@ -112,15 +113,32 @@ pub struct Snapshot {
 /// Copies tensors to the CPU, so that training may go on changing the originals.
 pub fn copies<'t>(tensors: impl IntoIterator<Item = (String, &'t Tensor)>) -> Result<Vec<(String, Tensor)>> {
     let _guard = tch::no_grad_guard();
-    tensors
-        .into_iter()
-        .map(|(name, t)| Ok((name, t.f_detach()?.f_to_device(tch::Device::Cpu)?.f_detach_copy()?)))
-        .collect()
+    on_the_cpu(tensors, |t| Ok(t.f_detach_copy()?))
 }
 
-/// Hands on tensors without copying them, when nothing will change the originals any more.
+/// Hands on tensors without copying what is on the CPU already, when nothing will change the originals any more.
 pub fn shared<'t>(tensors: impl IntoIterator<Item = (String, &'t Tensor)>) -> Result<Vec<(String, Tensor)>> {
-    tensors.into_iter().map(|(name, t)| Ok((name, t.f_detach()?))).collect()
+    on_the_cpu(tensors, |t| Ok(t.f_detach()?))
+}
+
+/// Tensors on the CPU; those of a device are copied one after the other, and waited for once.
+fn on_the_cpu<'t>(
+    tensors: impl IntoIterator<Item = (String, &'t Tensor)>,
+    of_the_cpu: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut devices = BTreeSet::new();
+    let mut taken = |(name, t): (String, &Tensor)| match t.device() {
+        Device::Cuda(index) => {
+            devices.insert(index);
+            Ok((name, mtl_torch::copy_to(&t.f_detach()?, Device::Cpu)?))
+        }
+        _ => Ok((name, of_the_cpu(t)?)),
+    };
+    let out = tensors.into_iter().map(&mut taken).collect::<Result<_>>()?;
+    for index in devices {
+        tch::Cuda::synchronize(i64::try_from(index)?);
+    }
+    Ok(out)
 }
 
 #[derive(Debug, Serialize, Deserialize)]

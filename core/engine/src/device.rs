@@ -55,6 +55,10 @@ pub fn configure(recipe: &Recipe) -> Result<()> {
             "run.threads = {wanted}{each} on {cores} cores: threads that wait for each other make steps slow"
         );
     }
+    if recipe.run.device != "cpu" {
+        // Before CUDA is first used.
+        mtl_torch::cuda_rules(recipe.run.tf32, recipe.run.deterministic)?;
+    }
     Ok(mtl_torch::set_threads(wanted)?)
 }
 
@@ -81,11 +85,14 @@ pub fn context(recipe: &Recipe, world: World) -> Result<Arc<Context>> {
             world.size()
         ),
     };
+    if let Device::Cuda(index) = device {
+        mtl_torch::use_cuda(index)?;
+    }
     Ok(Arc::new(Context {
         device,
         kind: weight_kind(recipe.run.precision),
         channels_last: recipe.run.channels_last,
-        winograd: recipe.run.winograd(),
+        winograd: device == Device::Cpu && run.winograd(),
         seed: recipe.run.seed as u64,
         world,
         sync_batch_norm: world.size() > 1 && run.sync_batch_norm,

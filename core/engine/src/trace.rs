@@ -29,6 +29,8 @@ pub struct TraceOptions {
     pub steps: u64,
     /// Double precision.
     pub double: bool,
+    /// Where it computes.
+    pub device: String,
     /// Only the outputs, in evaluation mode.
     pub eval: bool,
     /// Also gradient norms of each loss alone.
@@ -42,17 +44,17 @@ pub struct TraceOptions {
 /// A size that no network has, to find where an open size stands in the shapes of weights.
 const OPEN: i64 = 999_983;
 
-/// Runs a trace.
+/// Runs a trace, in one of the processes of `world`.
 ///
 /// # Errors
 /// A mistake if the inputs or the weights do not fit the recipe.
-pub fn trace(recipe: &Recipe, options: &TraceOptions) -> Result<Value> {
+pub fn trace(recipe: &Recipe, options: &TraceOptions, world: World) -> Result<Value> {
     let precision = if options.double { "float64" } else { "float32" };
     let steps = i64::try_from(options.steps.max(1))?;
     let recipe = recipe.with(&[
         ("run.precision", Some(mtl_recipe::Value::String(precision.into()))),
         ("run.steps", Some(mtl_recipe::Value::Integer(steps))),
-        ("run.device", Some(mtl_recipe::Value::String("cpu".into()))),
+        ("run.device", Some(mtl_recipe::Value::String(options.device.clone()))),
     ])?;
     let inputs = weights::read(&options.inputs)?;
     let mut known = KnownShapes::new();
@@ -70,7 +72,7 @@ pub fn trace(recipe: &Recipe, options: &TraceOptions) -> Result<Value> {
     let mut dims = recipe.dims.clone();
     infer_sizes(&recipe, &graph, &tensors, &mut dims)?;
     device::configure(&recipe)?;
-    let context = device::context(&recipe, World::alone())?;
+    let context = device::context(&recipe, world)?;
     let kind = context.kind;
     let model = Model::build(&recipe, graph.resolved(&dims), context)?;
     let loaded = load_into(model.tensors(), &tensors)?;
@@ -144,7 +146,7 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
                 DType::Float => kind,
                 DType::Int => Kind::Int64,
             };
-            let tensor = tensor.f_to_kind(wanted)?;
+            let tensor = tensor.f_to_kind(wanted)?.f_to_device(model.context().device)?;
             let tensor = if tensor.dim() == 4 && model.context().channels_last {
                 mtl_torch::channels_last(&tensor)?
             } else {

@@ -118,6 +118,12 @@ char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out) {
   MTL_END
 }
 
+char *mtl_leaky_relu(tensor_t input, double slope, tensor_t *out) {
+  MTL_BEGIN
+  *out = new at::Tensor(at::leaky_relu(*input, slope));
+  MTL_END
+}
+
 char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out) {
   MTL_BEGIN
   auto kind = input->scalar_type(), slopes = weight->scalar_type();

@@ -6,7 +6,9 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/cpu/Utils.h>
 #include <c10/core/AutogradState.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/profiler_legacy.h>
@@ -161,10 +163,46 @@ char *mtl_disable_intra_op_threads() {
   MTL_END
 }
 
-char *mtl_deterministic(int on) {
+// What CUDA's kernels may do. Before CUDA is used: cuBLAS reads its variable once.
+char *mtl_cuda_rules(int tf32, int deterministic) {
   MTL_BEGIN
-  at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/true);
-  at::globalContext().setDeterministicCuDNN(on != 0);
+  auto &context = at::globalContext();
+  context.setAllowTF32CuBLAS(tf32 != 0);
+  context.setAllowTF32CuDNN(tf32 != 0);
+  if (deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/false);
+  context.setDeterministicCuDNN(deterministic != 0);
+  context.setBenchmarkCuDNN(deterministic == 0);
+  MTL_END
+}
+
+// The device that allocations of this thread belong to where none is named, such as those of pinned memory.
+char *mtl_use_cuda(int index) {
+  MTL_BEGIN
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index)));
+  MTL_END
+}
+
+// What libtorch's CUDA half says of its own and the driver's versions.
+char *mtl_cuda_config(char **out) {
+  MTL_BEGIN
+  *out = mtl_message(at::detail::getCUDAHooks().showConfig());
+  MTL_END
+}
+
+// A copy of a tensor elsewhere that the host does not wait for: between the CPU's pinned memory and
+// a device.
+char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  at::Device device(static_cast<at::DeviceType>(device_type), static_cast<c10::DeviceIndex>(index));
+  *out = new at::Tensor(input->to(device, input->scalar_type(), /*non_blocking=*/true));
+  MTL_END
+}
+
+char *mtl_pin(tensor_t input, tensor_t *out) {
+  MTL_BEGIN
+  *out = new at::Tensor(input->pin_memory());
   MTL_END
 }
 
@@ -281,10 +319,13 @@ char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_
   for (const auto &step : s)
     TORCH_CHECK(step.defined() && step.numel() == 1 && step.scalar_type() == at::kFloat, "a count of steps is ",
                 described(step), ", expected one float");
+  // One launch for all counts; a step that the device skips is not counted.
+  at::_foreach_add_(s, at::Scalar(1));
   if (decoupled)
     at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, decay, eps, false, false, std::nullopt, inf);
   else
     at::_fused_adam_(p, g, m, v, {}, s, lr, beta1, beta2, decay, eps, false, false, std::nullopt, inf);
+  if (inf) at::_foreach_sub_(s, std::vector<at::Tensor>(s.size(), inf->squeeze()));
   MTL_END
 }
 

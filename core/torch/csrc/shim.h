@@ -65,7 +65,11 @@ char *mtl_restore_thread_state(const mtl_thread_state_t *state);
 char *mtl_seed(uint64_t seed);
 char *mtl_set_threads(int intra, int inter);
 char *mtl_disable_intra_op_threads();
-char *mtl_deterministic(int on);
+char *mtl_cuda_rules(int tf32, int deterministic);
+char *mtl_use_cuda(int index);
+char *mtl_cuda_config(char **out);
+char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out);
+char *mtl_pin(tensor_t input, tensor_t *out);
 char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on);
 char *mtl_backward(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph);
 char *mtl_gradients(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph, tensor_t *out);
@@ -83,6 +87,7 @@ char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_
     int64_t n, double lr, double beta1, double beta2, double decay, double eps, int decoupled, tensor_t found_inf);
 char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out);
 char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out);
+char *mtl_leaky_relu(tensor_t input, double slope, tensor_t *out);
 char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out);
 
 char *mtl_store_local(store_t *out);

@@ -42,7 +42,11 @@ unsafe extern "C" {
     pub(crate) fn mtl_seed(seed: u64) -> *mut c_char;
     pub(crate) fn mtl_set_threads(intra: c_int, inter: c_int) -> *mut c_char;
     pub(crate) fn mtl_disable_intra_op_threads() -> *mut c_char;
-    pub(crate) fn mtl_deterministic(on: c_int) -> *mut c_char;
+    pub(crate) fn mtl_cuda_rules(tf32: c_int, deterministic: c_int) -> *mut c_char;
+    pub(crate) fn mtl_use_cuda(index: c_int) -> *mut c_char;
+    pub(crate) fn mtl_cuda_config(out: *mut *mut c_char) -> *mut c_char;
+    pub(crate) fn mtl_copy_to(input: Raw, device_type: c_int, index: c_int, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_pin(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
     pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;
     pub(crate) fn mtl_gradients(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int, out: *mut Raw)
@@ -84,6 +88,7 @@ unsafe extern "C" {
         found_inf: Raw,
     ) -> *mut c_char;
     pub(crate) fn mtl_prelu(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_leaky_relu(input: Raw, slope: c_double, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_conv3x3(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
 

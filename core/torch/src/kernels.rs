@@ -18,6 +18,12 @@ pub fn prelu(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_prelu(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), out) })
 }
 
+/// `max(x, slope x)`.
+pub fn leaky_relu(input: &Tensor, slope: f64) -> Result<Tensor> {
+    // SAFETY: the tensor is live for the call.
+    one(|out| unsafe { ffi::mtl_leaky_relu(input.as_ptr().cast_mut(), slope, out) })
+}
+
 /// A convolution of `[batch, in, h, w]` with `[out, in, 3, 3]`, stride 1 and padding 1, without bias. In float32, in
 /// channels-last memory on the CPU, it takes Winograd's algorithm F(4x4, 3x3) (Lavin and Gray 2016), about three times
 /// faster and with rounding errors some ten times those of the direct sum; elsewhere it is `torch.conv2d`.

@@ -13,7 +13,7 @@ mod scalars;
 mod system;
 
 pub use groups::{Buckets, Group, LOST, Reduction, Store, Work, class_cross_entropy};
-pub use kernels::{conv3x3, prelu, reverse_gradient};
+pub use kernels::{conv3x3, leaky_relu, prelu, reverse_gradient};
 pub use memory::memory_asked;
 pub use ops::{
     Adam, Autocast, Sgd, add_decay, backward, channels_last, clip, fused_adam, fused_sgd, gradients, lerp, scale,
@@ -21,6 +21,7 @@ pub use ops::{
 };
 pub use scalars::{Number, ScalarOps, arange, full};
 pub use system::{
-    ThreadState, build_config, cpu_capability, deterministic, disable_intra_op_threads, end_with_parent,
-    libtorch_files, libtorch_folder, load_cuda, restore_sigpipe, seed, set_threads, tune_malloc, version,
+    ThreadState, build_config, copy_to, cpu_capability, cuda_config, cuda_rules, disable_intra_op_threads,
+    end_with_parent, libtorch_files, libtorch_folder, load_cuda, pin, restore_sigpipe, seed, set_threads, tune_malloc,
+    use_cuda, version,
 };

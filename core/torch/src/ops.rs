@@ -1,7 +1,6 @@
 //! Operations on tensors and lists of tensors.
 
 use crate::ffi::{self, Raw, check, one, raw};
-use crate::scalars::ScalarOps;
 use anyhow::{Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
@@ -220,12 +219,9 @@ pub fn fused_adam(
     let n = params.len();
     let lengths = [grads.len(), first.len(), second.len(), steps.len()];
     ensure!(lengths.iter().all(|length| *length == n), "lists of different lengths");
-    for step in steps {
-        tch::no_grad(|| step.shallow_clone().try_add_scalar_(1))?;
-    }
     let (p, g, m, v, t) = (raw(params), raw(grads), raw(first), raw(second), raw(steps));
     // SAFETY: as of `fused_sgd`; the counts of steps are compared as well.
-    let stepped = check(unsafe {
+    check(unsafe {
         ffi::mtl_fused_adam(
             p.as_ptr(),
             g.as_ptr(),
@@ -241,15 +237,7 @@ pub fn fused_adam(
             s.decoupled.into(),
             optional(found_inf),
         )
-    });
-    // A step that the device skipped is not counted.
-    if let Some(found_inf) = found_inf {
-        let skipped = found_inf.f_squeeze()?;
-        for step in steps {
-            let _ = tch::no_grad(|| step.shallow_clone().f_sub_(&skipped))?;
-        }
-    }
-    stepped
+    })
 }
 
 #[cfg(test)]

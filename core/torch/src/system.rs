@@ -1,15 +1,21 @@
 //! Process-wide settings and facts of libtorch.
 
-use crate::ffi::{self, check, take_text};
+use crate::ffi::{self, check, one, take_text};
 use anyhow::{Context, Result, bail};
 use libc::c_char;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::mem::ManuallyDrop;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use tch::{Device, Tensor};
+
+/// The numbers of `c10::DeviceType`.
+const CPU: i32 = 0;
+const CUDA: i32 = 1;
 
 fn text(call: impl FnOnce(*mut *mut c_char) -> *mut c_char) -> Result<String> {
     let mut out = std::ptr::null_mut();
@@ -84,10 +90,56 @@ pub fn disable_intra_op_threads() -> Result<()> {
     check(unsafe { ffi::mtl_disable_intra_op_threads() })
 }
 
-/// Asks for deterministic algorithms where libtorch has them.
-pub fn deterministic(on: bool) -> Result<()> {
+/// What CUDA's kernels may do: round factors to TF32 (10 bits of fraction), and add in an order that changes from call to
+/// call. Before CUDA is first used.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn cuda_rules(tf32: bool, deterministic: bool) -> Result<()> {
     // SAFETY: no pointers are passed.
-    check(unsafe { ffi::mtl_deterministic(on.into()) })
+    check(unsafe { ffi::mtl_cuda_rules(tf32.into(), deterministic.into()) })
+}
+
+/// Lets memory that this thread asks for without naming a device, such as pinned memory, belong to that GPU.
+///
+/// # Errors
+/// If there is no such device.
+pub fn use_cuda(index: usize) -> Result<()> {
+    let index = i32::try_from(index).context("number of a device")?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { ffi::mtl_use_cuda(index) })
+}
+
+/// What libtorch's CUDA half says of the versions of CUDA, cuDNN and its own build.
+///
+/// # Errors
+/// If CUDA is not loaded.
+pub fn cuda_config() -> Result<String> {
+    // SAFETY: `out` is a valid place for one pointer.
+    text(|out| unsafe { ffi::mtl_cuda_config(out) })
+}
+
+/// A copy on another device, without gradients, that the host does not wait for. From a device to the
+/// CPU the copy is in pinned memory, and is complete when the device was synchronised.
+///
+/// # Errors
+/// If there is no memory for it.
+pub fn copy_to(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    let (device_type, index) = match device {
+        Device::Cuda(index) => (CUDA, i32::try_from(index).context("number of a device")?),
+        _ => (CPU, -1),
+    };
+    // SAFETY: the tensor is live for the call.
+    one(|out| unsafe { ffi::mtl_copy_to(tensor.as_ptr().cast_mut(), device_type, index, out) })
+}
+
+/// The tensor in memory that a device reads by itself.
+///
+/// # Errors
+/// If CUDA is not loaded, or there is no memory for it.
+pub fn pin(tensor: &Tensor) -> Result<Tensor> {
+    // SAFETY: the tensor is live for the call.
+    one(|out| unsafe { ffi::mtl_pin(tensor.as_ptr().cast_mut(), out) })
 }
 
 /// Tells glibc to keep large freed buffers instead of returning them to the kernel.
@@ -160,22 +212,38 @@ pub fn load_cuda() -> Result<()> {
         // SAFETY: loading runs libtorch's own initialisers; the library is never unloaded.
         unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }
             .map(ManuallyDrop::new)
-            .map_err(|e| e.to_string())
+            // The loader's own words are the cause.
+            .map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
     });
     if let Err(reason) = loaded {
         bail!(
-            "CUDA was asked for, but libtorch_cuda.so cannot be loaded ({reason}). Install PyTorch 2.11.0 with CUDA \
-             and put its torch/lib folder on LD_LIBRARY_PATH, or run with --device cpu"
+            "CUDA was asked for, but libtorch_cuda.so cannot be loaded ({reason}). Install PyTorch {} with CUDA and put \
+             its torch/lib folder on LD_LIBRARY_PATH, or run with --device cpu",
+            version()?
         );
     }
-    Ok(())
+    same_version()
+}
+
+/// The libraries on LD_LIBRARY_PATH may be of another libtorch than the program was built for.
+fn same_version() -> Result<()> {
+    let (built, config) = (version()?, build_config()?);
+    let loaded = config.split("TORCH_VERSION=").nth(1).and_then(|rest| rest.split([',', ' ', '\n']).next());
+    match loaded.filter(|loaded| *loaded != built) {
+        Some(loaded) => bail!(
+            "the libtorch of {} is version {loaded}, and mtlrun was built for {built}: put the torch/lib folder of PyTorch \
+             {built} on LD_LIBRARY_PATH",
+            libtorch_folder()?.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Autocast;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     #[test]
     fn what_a_panic_leaves_open_is_closed() {

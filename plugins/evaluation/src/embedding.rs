@@ -42,19 +42,20 @@ impl Embedding<'_> {
         read: ReadPicture<'_>,
         each: &mut dyn FnMut(usize, Result<Vec<f32>>) -> Result<()>,
     ) -> Result<()> {
-        let mut next = 0;
-        model.pictures(self.image, count, read, self.batch, &mut |batch| {
-            let plain = rows(&model.run(&[(self.image, batch)], &[self.node])?[0])?;
-            let mirrored = match self.flip {
-                FlipTest::None => None,
-                _ => Some(rows(&model.run(&[(self.image, &batch.f_flip([3])?)], &[self.node])?[0])?),
-            };
-            for (i, row) in plain.iter().enumerate() {
-                let other = mirrored.as_ref().map(|rows| rows[i].as_slice());
-                each(next, self.flip.combine(row, other))?;
-                next += 1;
+        if count == 0 {
+            return Ok(());
+        }
+        let found = model.map_pictures(self.image, count, read, self.batch, &mut |batch| {
+            let mut found = model.run(&[(self.image, batch)], &[self.node])?;
+            if !matches!(self.flip, FlipTest::None) {
+                found.extend(model.run(&[(self.image, &batch.f_flip([3])?)], &[self.node])?);
             }
-            Ok(())
-        })
+            Ok(found)
+        })?;
+        let found: Vec<Vec<Vec<f32>>> = found.iter().map(rows).collect::<Result<_>>()?;
+        for (i, row) in found[0].iter().enumerate() {
+            each(i, self.flip.combine(row, found.get(1).map(|rows| rows[i].as_slice())))?;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Settings and layers that several networks of synthesis share.
 
 use mtl_component::nn::{BatchNorm, PRelu, instance_norm};
-use mtl_component::{Params, Result, full};
+use mtl_component::{Params, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -92,5 +92,5 @@ impl ActivationLayer {
 
 /// `max(x, 0.2 x)`.
 pub fn leaky(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_prelu(&full(&[1], 0.2, (x.kind(), x.device()))?)?)
+    Ok(mtl_component::nn::leaky_relu(x, 0.2)?)
 }

@@ -2,7 +2,7 @@
 
 use crate::machine::bytes_text;
 use mtl_component::{Draw, Field, Layout, OpenDataset, Result, SampleOut, bail};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Loads the given samples, each an index and a position, into one batch.
 pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> Result<Batch> {
@@ -82,16 +82,30 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The batch in other precision and on another device.
-    pub fn to(self, kind: Kind, device: tch::Device) -> Result<Self> {
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|t| {
-                let t = if t.kind() == Kind::Float { t.f_to_kind(kind)? } else { t.shallow_clone() };
-                Ok(t.f_to_device(device)?)
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { tensors, ..self })
+    /// The batch in memory that a GPU reads by itself; unchanged for the CPU.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn pinned(self, device: Device) -> Result<Self> {
+        if device == Device::Cpu {
+            return Ok(self);
+        }
+        Ok(Self { tensors: self.tensors.iter().map(mtl_torch::pin).collect::<Result<_, _>>()?, ..self })
+    }
+
+    /// The batch in other precision and on another device. Nothing waits for a device that pinned memory is copied to.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn to(self, kind: Kind, device: Device) -> Result<Self> {
+        let moved = |t: &Tensor| -> Result<Tensor> {
+            let kind = if t.kind() == Kind::Float { kind } else { t.kind() };
+            match device {
+                Device::Cpu => Ok(t.f_to_kind(kind)?),
+                // The other precision is made there, of the bytes that were copied.
+                device => Ok(mtl_torch::copy_to(t, device)?.f_to_kind(kind)?),
+            }
+        };
+        Ok(Self { tensors: self.tensors.iter().map(moved).collect::<Result<_>>()?, ..self })
     }
 }

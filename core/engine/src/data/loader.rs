@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use tch::Device;
 
 /// Loads batches ahead in threads and hands them out in order.
 pub struct Loader {
@@ -22,8 +23,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts `workers` threads at batch `first`, at most `prefetch` batches ahead.
-    pub fn start(order: Arc<BatchOrder>, workers: usize, prefetch: usize, first: u64) -> Result<Self> {
+    /// Starts `workers` threads at batch `first`, at most `prefetch` batches ahead, for a device.
+    pub fn start(order: Arc<BatchOrder>, workers: usize, prefetch: usize, first: u64, device: Device) -> Result<Self> {
         let (jobs, work) = unbounded::<u64>();
         let (done, results) = bounded(prefetch.max(1) + workers);
         let mut threads = Vec::new();
@@ -32,11 +33,14 @@ impl Loader {
             let (order, work, done, stopped) = (order.clone(), work.clone(), done.clone(), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || {
                 let _ = mtl_torch::disable_intra_op_threads();
+                if let Device::Cuda(index) = device {
+                    let _ = mtl_torch::use_cuda(index);
+                }
                 for number in work {
                     if stopped.load(Ordering::Relaxed) {
                         return;
                     }
-                    if done.send((number, guarded(|| order.load(number)))).is_err() {
+                    if done.send((number, guarded(|| order.load(number)?.pinned(device)))).is_err() {
                         return;
                     }
                 }

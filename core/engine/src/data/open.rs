@@ -94,7 +94,7 @@ pub fn orders(recipe: &Recipe, data: &OpenedData, world: World) -> Result<IndexM
         let slot = &entry.sampler;
         let sampler = slot.config.open(&dataset, seed);
         let sampler = sampler.with_context(|| format!("the sampler of `data.{name}` ({})", slot.registration.name))?;
-        let batch = entry.slot.common.batch_size as usize;
+        let batch = entry.slot.common.batch(world.size()).with_context(|| format!("`data.{name}`"))? as usize;
         out.insert(name.clone(), Arc::new(BatchOrder::new(dataset, sampler, batch, seed, world)));
     }
     Ok(out)

@@ -2,6 +2,7 @@
 
 use super::{Graph, GraphModule, GraphPhase, Node, Stream, Target, Wire};
 use crate::ids;
+use crate::ranks::processes;
 use crate::recipe::{Data, Mode, Recipe};
 use crate::rules::run_rules;
 use indexmap::IndexMap;
@@ -122,7 +123,15 @@ impl Checker<'_> {
             }
             let ports = normalized(&data.description.ports, data.normalization());
             let mut sizes = Sizes::new(dims);
-            let _ = sizes.bind("batch", &[Dim::Size(data.slot.common.batch_size)]);
+            match data.slot.common.batch(processes()) {
+                Ok(batch) => {
+                    let _ = sizes.bind("batch", &[Dim::Size(batch)]);
+                }
+                Err(e) => self.out.push(
+                    Diagnostic::error(&mtl_recipe::ids::MISSING_KEY, format!("`data.{name}`: {e}"))
+                        .at(&data.slot.origin, "this data stream"),
+                ),
+            }
             let shapes: Vec<_> = ports
                 .outputs
                 .iter()

@@ -113,6 +113,60 @@ impl<'m> ModelInference<'m> {
             Err(e) => mistake!("`{text}`: {e}"),
         }
     }
+
+    /// Hands on some batches of the pictures of `0..count`, in order; other threads prepare them meanwhile.
+    fn batches(
+        &self,
+        feed: &str,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        count: usize,
+        wanted: &[usize],
+        each: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let Wire::Data { stream, .. } = self.wire(feed)? else {
+            mistake!("`{feed}` is a node: pictures are fed to a data port");
+        };
+        let Ok(shape) = <[i64; 3]>::try_from(self.sample_shape(feed)?) else {
+            mistake!("`{feed}` carries no pictures [3, height, width]");
+        };
+        let load = Loading { transforms: &self.transforms[stream], shape, read };
+        let batch_size = batch_size.max(1);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let (send, receive) = crossbeam_channel::bounded(2 * self.threads);
+            for _ in 0..self.threads {
+                let (send, next, load) = (send.clone(), &next, &load);
+                scope.spawn(move || {
+                    let _ = mtl_torch::disable_intra_op_threads();
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(number) = wanted.get(at) else { return };
+                        let range = number * batch_size..count.min((number + 1) * batch_size);
+                        if send.send((at, load.batch(range))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let mut waiting = BTreeMap::new();
+            for at in 0..wanted.len() {
+                let batch = loop {
+                    if let Some(batch) = waiting.remove(&at) {
+                        break batch;
+                    }
+                    let (number, batch) = receive.recv().context("a loading thread ended early")?;
+                    waiting.insert(number, batch);
+                };
+                each(&batch?)?;
+                if let Some(progress) = &self.progress {
+                    progress(count.min((wanted[at] + 1) * batch_size), count);
+                }
+            }
+            Ok(())
+        })
+    }
 }
 
 /// How pictures become batches; shared by the threads that read them.
@@ -220,48 +274,51 @@ impl Inference for ModelInference<'_> {
         batch_size: usize,
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
-        let Wire::Data { stream, .. } = self.wire(feed)? else {
-            mistake!("`{feed}` is a node: pictures are fed to a data port");
-        };
-        let Ok(shape) = <[i64; 3]>::try_from(self.sample_shape(feed)?) else {
-            mistake!("`{feed}` carries no pictures [3, height, width]");
-        };
-        let load = Loading { transforms: &self.transforms[stream], shape, read };
-        let batch_size = batch_size.max(1);
-        let batches = count.div_ceil(batch_size);
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            let (send, receive) = crossbeam_channel::bounded(2 * self.threads);
-            for _ in 0..self.threads {
-                let (send, next, load) = (send.clone(), &next, &load);
-                scope.spawn(move || {
-                    let _ = mtl_torch::disable_intra_op_threads();
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let range = at * batch_size..count.min((at + 1) * batch_size);
-                        if at >= batches || send.send((at, load.batch(range))).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(send);
-            let mut waiting = BTreeMap::new();
-            for at in 0..batches {
-                let batch = loop {
-                    if let Some(batch) = waiting.remove(&at) {
-                        break batch;
-                    }
-                    let (number, batch) = receive.recv().context("a loading thread ended early")?;
-                    waiting.insert(number, batch);
-                };
-                each(&batch?)?;
-                if let Some(progress) = &self.progress {
-                    progress(count.min((at + 1) * batch_size), count);
-                }
-            }
+        let all: Vec<usize> = (0..count.div_ceil(batch_size.max(1))).collect();
+        self.batches(feed, read, batch_size, count, &all, each)
+    }
+
+    fn map_pictures(
+        &self,
+        feed: &str,
+        count: usize,
+        read: ReadPicture<'_>,
+        batch_size: usize,
+        map: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        let context = self.model().context();
+        let batches = count.div_ceil(batch_size.max(1));
+        let (rank, size) = (context.world.rank() as usize, context.world.size() as usize);
+        // A process without a batch takes the first, to know what is found; its rows are left out below.
+        let own = |rank: usize| (0..batches).filter(move |at| at % size == rank || (rank >= batches && *at == 0));
+        let mut parts: Vec<Vec<Tensor>> = Vec::new();
+        self.batches(feed, read, batch_size, count, &own(rank).collect::<Vec<_>>(), &mut |batch| {
+            let found = map(batch)?;
+            parts.resize_with(found.len(), Vec::new);
+            parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
             Ok(())
-        })
+        })?;
+        let parts = parts.iter().map(|part| Ok(Tensor::f_cat(part, 0).context("joining the outputs of batches")?));
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        let Some(group) = context.world.group()? else { return Ok(parts) };
+        let rows = |at: usize| (count.min((at + 1) * batch_size) - at * batch_size) as i64;
+        let most = (0..size).map(|rank| own(rank).map(rows).sum::<i64>()).max().unwrap_or(0);
+        let dealt = |part: &Tensor| -> Result<Tensor> {
+            let (mut shape, device) = (part.size(), part.device());
+            let there = part.f_to_device(context.device)?;
+            shape[0] = most - shape[0];
+            let padded = Tensor::f_cat(&[&there, &there.f_new_zeros(&shape, (part.kind(), context.device))?], 0)?;
+            let all = group.all_gather(&padded)?.f_to_device(device)?;
+            let mut starts: Vec<i64> = (0..size as i64).map(|rank| rank * most).collect();
+            let in_order = (0..batches).map(|at| {
+                let start = &mut starts[at % size];
+                let found = all.f_narrow(0, *start, rows(at))?;
+                *start += rows(at);
+                Ok(found)
+            });
+            Ok(Tensor::f_cat(&in_order.collect::<Result<Vec<_>>>()?, 0)?)
+        };
+        parts.iter().map(dealt).collect()
     }
 
     fn open_run(&self, run: &Path) -> Result<Box<dyn Inference>> {

@@ -122,6 +122,11 @@ impl Place {
     }
 }
 
+/// How many processes the run of this one has.
+pub fn processes() -> u64 {
+    Place::of_environment().ok().flatten().map_or(1, |place| place.size)
+}
+
 /// The first host of a list of Slurm, such as `gpu[01-04,7],big1`.
 fn first_host(list: &str) -> String {
     let first = match list.split_once('[') {

@@ -1,8 +1,8 @@
 //! The sections of a recipe that the engine itself defines.
 
 use indexmap::IndexMap;
-use mtl_recipe::RecipePath;
 use mtl_recipe::schema::NameOrPath;
+use mtl_recipe::{RecipePath, Result, mistake};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,13 @@ pub struct Run {
     /// where the key is not given, the processor decides. Needs `channels_last`.
     #[serde(default)]
     pub winograd: Option<bool>,
+    /// On CUDA, float32 products may round their factors to TF32, which is several times faster and has 10 bits of
+    /// fraction in the place of 23. It has no part in bf16 and fp16.
+    #[serde(default)]
+    pub tf32: bool,
+    /// On CUDA, only kernels that give the same bits each time, at some cost of speed. On the CPU they always do.
+    #[serde(default)]
+    pub deterministic: bool,
     /// In a run of several processes, BatchNorm takes the statistics of the batches of all, as if they were one.
     #[serde(default = "yes")]
     pub sync_batch_norm: bool,
@@ -159,9 +166,15 @@ impl Default for Checkpoint {
 pub struct DataSlot {
     /// The dataset.
     pub component: String,
-    /// Samples a step and process.
+    /// Samples that each process of the run draws for a batch.
+    #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000))]
-    pub batch_size: i64,
+    pub batch_size: Option<i64>,
+    /// Samples that all processes together draw for a batch; it comes before `batch_size`. The same run on another
+    /// number of processes.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub global_batch_size: Option<i64>,
     /// Threads that load and transform.
     #[serde(default = "workers")]
     #[schemars(range(min = 1, max = 256))]
@@ -174,6 +187,24 @@ pub struct DataSlot {
     /// another stream or `[dims]` gives them.
     #[serde(default = "yes")]
     pub declares: bool,
+}
+
+impl DataSlot {
+    /// The samples that each of so many processes draws for a batch.
+    ///
+    /// # Errors
+    /// A mistake if neither size is given, or the processes cannot share a batch evenly.
+    pub fn batch(&self, processes: u64) -> Result<i64> {
+        let processes = processes as i64;
+        match (self.global_batch_size, self.batch_size) {
+            (Some(all), _) if all % processes != 0 => {
+                mistake!("`global_batch_size` is {all}, which {processes} ranks cannot share evenly")
+            }
+            (Some(all), _) => Ok(all / processes),
+            (None, Some(each)) => Ok(each),
+            (None, None) => mistake!("`batch_size` or `global_batch_size` is needed"),
+        }
+    }
 }
 
 fn workers() -> u32 {

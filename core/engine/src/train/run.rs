@@ -2,6 +2,7 @@
 
 use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, open_hooks};
 use super::phase::has_diverged;
+use super::step::read_together;
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
 use crate::data::{self, Batch, BatchOrder, Files, Loader, OpenedData};
@@ -499,7 +500,9 @@ impl<'r> Run<'r> {
         for (name, order) in orders {
             let slot = &recipe.data[name.as_str()].slot.common;
             let first = first_batch(name, order, &state)?;
-            loaders.push(Loader::start(order.clone(), slot.workers as usize, slot.prefetch as usize, first)?);
+            let device = trainer.model.context().device;
+            let (workers, prefetch) = (slot.workers as usize, slot.prefetch as usize);
+            loaders.push(Loader::start(order.clone(), workers, prefetch, first, device)?);
         }
         let batches = orders.values().map(|order| order.global_batch()).collect();
         let (step, total) = (state.step, recipe.run.steps);
@@ -812,9 +815,7 @@ impl<'r> Run<'r> {
         let mut numbers: Vec<(String, f64)> = Vec::new();
         let mut total = 0.0;
         // All together: each value by itself would wait for the device and for the other processes.
-        let values: Vec<Tensor> =
-            self.trainer.losses().iter().map(|loss| loss.value.f_to_kind(Kind::Double)).collect::<Result<_, _>>()?;
-        let values = Vec::<f64>::try_from(world.mean(&Tensor::f_stack(&values, 0)?)?).context("reading the losses")?;
+        let values = read_together(self.trainer.losses().iter().map(|loss| &loss.value), |all| world.mean(all))?;
         for (loss, value) in self.trainer.losses().iter().zip(values) {
             total += loss.weight * value;
             numbers.push((format!("loss/{}", loss.name), value));

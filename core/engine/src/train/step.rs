@@ -16,7 +16,7 @@ use mtl_torch::fatal::{self, Place};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The value of a loss in the newest step, still on the device.
 pub struct LossValue {
@@ -49,6 +49,20 @@ pub struct Trainer<'r> {
     total: u64,
     /// Where other processes may see that this one is.
     whereabouts: Option<Arc<Whereabouts>>,
+}
+
+/// Numbers of one element each in one copy, after something was done with all of them: each by itself would wait for the
+/// device.
+pub(super) fn read_together<'t>(
+    numbers: impl Iterator<Item = &'t Tensor>,
+    with: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Vec<f64>> {
+    let _guard = tch::no_grad_guard();
+    let all = numbers.map(|n| Ok(n.f_detach()?.f_to_kind(Kind::Double)?.f_view([])?)).collect::<Result<Vec<_>>>()?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(Vec::<f64>::try_from(with(&Tensor::f_stack(&all, 0)?)?).context("reading numbers of the step")?)
 }
 
 impl<'r> Trainer<'r> {
@@ -243,13 +257,9 @@ impl<'r> Trainer<'r> {
     /// # Errors
     /// If a value cannot be read.
     pub fn not_finite(&self) -> Result<Option<(&str, f64)>> {
-        for loss in &self.losses {
-            let value = loss.value.f_double_value(&[])?;
-            if !value.is_finite() {
-                return Ok(Some((&loss.name, value)));
-            }
-        }
-        Ok(None)
+        let values = read_together(self.losses.iter().map(|loss| &loss.value), |all| Ok(all.shallow_clone()))?;
+        let found = self.losses.iter().zip(values).find(|(_, value)| !value.is_finite());
+        Ok(found.map(|(loss, value)| (loss.name.as_str(), value)))
     }
 
     /// Keeps the outputs of a node for a trace.
@@ -306,15 +316,18 @@ impl<'r> Trainer<'r> {
     /// # Errors
     /// If a number cannot be read from the device.
     pub fn phase_numbers(&self) -> Result<Vec<(String, f64)>> {
+        let mut tensors = Vec::new();
+        for phase in &self.phases {
+            tensors.extend(phase.norm.as_ref().map(|norm| (format!("grad_norm/{}", phase.name), norm)));
+            tensors.extend(phase.scaler.as_ref().map(|s| (format!("loss_scale/{}", phase.name), s.scale_now())));
+        }
+        let values = read_together(tensors.iter().map(|(_, tensor)| *tensor), |all| Ok(all.shallow_clone()))?;
+        let read: HashMap<&str, f64> = tensors.iter().map(|(name, _)| name.as_str()).zip(values).collect();
         let mut out = Vec::new();
         for phase in &self.phases {
             out.push((format!("lr/{}", phase.name), phase.lr));
-            if let Some(norm) = &phase.norm {
-                out.push((format!("grad_norm/{}", phase.name), norm.f_double_value(&[])?));
-            }
-            if let Some(scaler) = &phase.scaler {
-                out.push((format!("loss_scale/{}", phase.name), scaler.value()?));
-            }
+            let names = ["grad_norm", "loss_scale"].map(|kind| format!("{kind}/{}", phase.name));
+            out.extend(names.into_iter().filter_map(|name| Some((name.clone(), *read.get(name.as_str())?))));
         }
         Ok(out)
     }

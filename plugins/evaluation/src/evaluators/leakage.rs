@@ -107,16 +107,15 @@ impl Evaluator for Probes {
         let known: Vec<usize> = (0..labels.len()).filter(|i| labels[*i].age.is_some()).collect();
         let mut wanted = vec![config.identity_features.as_str()];
         wanted.extend(config.age_features.as_deref());
-        let mut features: Vec<Vec<Vec<f32>>> = vec![Vec::new(); wanted.len()];
         let read = |i: usize| self.pictures.read(known[i]);
-        model.pictures(&config.image, known.len(), &read, config.batch_size, &mut |batch| {
-            for (all, tensor) in features.iter_mut().zip(model.run(&[(config.image.as_str(), batch)], &wanted)?) {
-                let flat =
-                    if tensor.dim() == 4 { tensor.f_mean_dim(&[2i64, 3][..], false, Kind::Float)? } else { tensor };
-                all.extend(rows(&flat)?);
-            }
-            Ok(())
+        let features = model.map_pictures(&config.image, known.len(), &read, config.batch_size, &mut |batch| {
+            let flat = |tensor: Tensor| match tensor.dim() {
+                4 => Ok(tensor.f_mean_dim(&[2i64, 3][..], false, Kind::Float)?),
+                _ => Ok(tensor),
+            };
+            model.run(&[(config.image.as_str(), batch)], &wanted)?.into_iter().map(flat).collect()
         })?;
+        let features: Vec<Vec<Vec<f32>>> = features.iter().map(rows).collect::<Result<_>>()?;
         let ages: Vec<f64> = known.iter().map(|i| f64::from(labels[*i].age.unwrap_or_default())).collect();
         let people: Vec<i64> = known.iter().map(|i| labels[*i].identity).collect();
         let mut metrics = indexmap::IndexMap::new();

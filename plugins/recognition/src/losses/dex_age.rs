@@ -33,9 +33,10 @@ impl ModuleConfig for DexAge {
             .output("loss", DType::Float, "").into())
     }
 
-    fn build(&self, _: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
-        let edges = age_groups::edges(sizes.global("age_groups")?)?;
-        Ok(Box::new(Loss { config: self.clone(), edges: Tensor::f_from_slice(edges)? }))
+    fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
+        let edges = Tensor::f_from_slice(age_groups::edges(sizes.global("age_groups")?)?)?;
+        let edges = edges.f_to_device(p.context().device)?.f_to_kind(p.context().kind)?;
+        Ok(Box::new(Loss { config: self.clone(), edges }))
     }
 }
 
@@ -53,8 +54,7 @@ impl Module for Loss {
         let error = expected_age(logits)?.f_sub(age)?;
         let squares = error.f_mul(&error)?.f_mul(&known.f_to_kind(logits.kind())?)?;
         let mse = squares.f_sum(logits.kind())?.f_div(&count)?;
-        let edges = self.edges.f_to_device(age.device())?.f_to_kind(age.kind())?;
-        let group = age.f_unsqueeze(1)?.f_gt_tensor(&edges)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
+        let group = age.f_unsqueeze(1)?.f_gt_tensor(&self.edges)?.f_sum_dim_intlist([1].as_slice(), false, Kind::Int64)?;
         let group = group.try_masked_fill(&known.f_logical_not()?, -1)?;
         let ce = cross_entropy(groups, &group, 0.0, world)?;
         let scaled = |t: Tensor, w: f64| if w == 1.0 { Ok(t) } else { t.try_mul_scalar(w) };
