@@ -152,6 +152,63 @@ fn synthesis_and_both_tasks_of_several_ranks_are_those_of_one() {
     }
 }
 
+/// The identity loss that the head computes itself, of which nobody sees the logits.
+const FUSED: &str = "loss.identity={ component = \"value\", in = { value = \"logits.loss\" } }";
+
+/// What the recipe wires into its loss otherwise.
+const READS_LOGITS: [&str; 4] = ["--unset", "loss.identity.in.logits", "--unset", "loss.identity.in.target"];
+
+/// Class matrices that are cut over the ranks give the numbers of whole ones, and one file; also where a rank has none.
+#[test]
+fn heads_that_are_cut_by_classes_are_those_of_one_rank() {
+    let (faces, dir) = (faces_without_some_ages(), TempDir::new().unwrap());
+    for head in ["cosface", "arcface", "normface", "softmax"] {
+        let own = if head == "softmax" {
+            "{ component = \"softmax\""
+        } else {
+            &format!("{{ component = \"{head}\", scale = 16.0")
+        };
+        let run = |name: &str, ranks: &str, sets: &[&str], more: &[&str]| {
+            let out = dir.path().join(format!("{head}-{name}"));
+            let clip = "phase.recognition.clip_norm=20.0";
+            let sets = [&["data.faces.global_batch_size=12", clip], sets].concat();
+            let fused = sets.contains(&FUSED);
+            let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+            let unset: &[&str] = if fused { &READS_LOGITS } else { &[] };
+            faces.train(&out, &[&EXACT[..], &sets, unset, &["--nproc", ranks], more].concat());
+            out
+        };
+        let whole = run("whole", "1", &[&format!("model.identity={own} }}")], &[]);
+        let cut = format!("model.identity={own}, shard = \"classes\" }}");
+        // Four classes on three ranks are two, two and none.
+        let all: &[&str] = if head == "cosface" { &["1", "2", "3"] } else { &["3"] };
+        for ranks in all {
+            alike(&whole, &run(ranks, ranks, &[&cut, FUSED], &[]), |_| false);
+        }
+        if head == "cosface" {
+            // Saved by two ranks, gone on with by three, and by one whose head is whole.
+            let short = ["run.steps=3", "run.checkpoint.every=3", &cut, FUSED];
+            let again = run("again", "2", &short, &[]);
+            let long = ["run.steps=6", "run.checkpoint.every=3", &cut, FUSED];
+            run("again", "3", &long, &["--resume", "--allow-recipe-change"]);
+            alike(&whole, &again, |_| false);
+            run("once", "2", &short, &[]);
+            let one = format!("model.identity={own} }}");
+            let uncut = ["run.steps=6", "run.checkpoint.every=3", &one, FUSED];
+            alike(&whole, &run("once", "1", &uncut, &["--resume", "--allow-recipe-change"]), |_| false);
+        }
+    }
+    let args = faces.tiny(&dir.path().join("parts"), &["--set", "model.identity.shard=classes"]);
+    let (code, text) = outcome(&mtlrun(&args).output().unwrap());
+    assert_eq!(code, 2);
+    for words in ["logits of a head that is cut by classes exist only in parts", "in = { value = \"logits.loss\" }"] {
+        assert!(text.contains(words), "{text}");
+    }
+    let args = faces.tiny(&dir.path().join("none"), &["--set", "model.embed.shard=classes"]);
+    let (_, text) = outcome(&mtlrun(&args).output().unwrap());
+    assert!(text.contains("`model.embed` (embedding) has no classes to cut"), "{text}");
+}
+
 /// Real DistributedDataParallel, as `tests/reference/ddp.py` has run it: losses of each rank, gradients, weights.
 #[test]
 fn without_sync_batch_norm_two_ranks_have_the_numbers_of_pytorch() {

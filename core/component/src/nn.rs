@@ -1,6 +1,7 @@
 //! Layers with the names, shapes and starting values of PyTorch's.
 
 use crate::context::World;
+use crate::module::Call;
 use crate::params::{Init, Params, Role};
 use mtl_recipe::{Result, bail};
 use mtl_torch::ScalarOps;
@@ -175,7 +176,8 @@ impl Linear {
         Ok(Self { weight, bias: p.param("bias", &[output], bias, Role::Bias)? })
     }
 
-    /// With an output a class: `[classes, input]` with PyTorch's default start, drawn by blocks of rows.
+    /// With an output a class: `[classes, input]` with PyTorch's default start, drawn by blocks of rows. Where classes are
+    /// cut over processes, it has outputs of those of this process only.
     pub fn classes(p: &Params, input: i64, classes: i64) -> Result<Self> {
         let init = Init::Uniform(1.0 / (input as f64).sqrt());
         let weight = p.rows("weight", &[classes, input], init, Role::Weight)?;
@@ -295,6 +297,96 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, label_smoothing: f64, wor
     let sum = logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Sum, -1, label_smoothing)?;
     let known = target.try_ge(0)?.f_sum(logits.kind())?;
     Ok(sum.f_div(&world.divisor(&known)?)?)
+}
+
+/// The classes whose logits a process computes: all of them, or its part where they are cut over processes.
+#[derive(Debug, Clone)]
+pub struct Classes {
+    first: i64,
+    count: i64,
+    cut: bool,
+}
+
+/// Embeddings `[n, size]` and labels `[n]` for which a process computes logits: those of its own batch, or of all
+/// processes where classes are cut.
+pub struct Labelled {
+    /// The embeddings.
+    pub embedding: Tensor,
+    label: Tensor,
+    classes: Classes,
+}
+
+impl Classes {
+    /// Those of a module that is being built, of so many.
+    pub fn new(p: &Params, classes: i64) -> Self {
+        match p.own_classes(classes) {
+            Some(own) => Self { first: own.start, count: own.end - own.start, cut: true },
+            None => Self { first: 0, count: classes, cut: false },
+        }
+    }
+
+    /// What logits are computed for.
+    ///
+    /// # Errors
+    /// If a process is gone.
+    pub fn of(&self, embedding: &Tensor, label: &Tensor, world: World) -> Result<Labelled> {
+        let (embedding, label) = match self.cut {
+            true => (world.gather_rows(embedding)?, world.gather_rows(label)?),
+            false => (embedding.shallow_clone(), label.shallow_clone()),
+        };
+        Ok(Labelled { embedding, label, classes: self.clone() })
+    }
+}
+
+impl Labelled {
+    /// Logits with another number in the place of each true class: `change` gets those numbers, `[n, 1]`. Only they are
+    /// touched, and not the whole matrix. Samples whose label is not known stay as they are.
+    ///
+    /// # Errors
+    /// If a label is beyond all classes, or an operation fails.
+    pub fn at_truth(&self, logits: &Tensor, change: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        if self.classes.count == 0 {
+            return Ok(logits.shallow_clone());
+        }
+        let local = self.label.try_sub_scalar(self.classes.first)?.f_unsqueeze(1)?;
+        let (index, here) = match self.classes.cut {
+            // Labels beyond the own classes are those of other processes.
+            true => {
+                let count = self.classes.count;
+                (local.f_clamp(0, count - 1)?, local.try_ge(0)?.f_logical_and(&local.f_lt(count)?)?)
+            }
+            false => (local.try_clamp_min(0)?, local.try_ge(0)?),
+        };
+        let truth = logits.f_gather(1, &index, false)?;
+        let changed = change(&truth)?.f_where_self(&here, &truth)?;
+        Ok(logits.f_scatter(1, &index, &changed)?)
+    }
+
+    /// The mean cross-entropy over samples whose label is known, of all processes; 0 if none is.
+    ///
+    /// # Errors
+    /// If a process is gone, or an operation fails.
+    pub fn cross_entropy(&self, logits: &Tensor, world: World) -> Result<Tensor> {
+        let known = self.label.try_ge(0)?.f_sum(logits.kind())?;
+        let (divisor, group) = match self.classes.cut {
+            // Every process has the samples of all.
+            true => (known.try_clamp_min(1.0)?, world.group()?),
+            false => (world.divisor(&known)?, None),
+        };
+        Ok(mtl_torch::class_cross_entropy(logits, &self.label, &divisor, self.classes.first, group)?)
+    }
+
+    /// The outputs `logits` and `loss` of a head, as far as they are wanted.
+    ///
+    /// # Errors
+    /// If logits of all classes are wanted where they are cut.
+    pub fn outputs(&self, logits: Tensor, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
+        let loss = call.wants("loss").then(|| self.cross_entropy(&logits, call.context.world)).transpose()?;
+        if self.classes.cut {
+            return Ok(vec![None, loss]);
+        }
+        Ok(vec![Some(logits), loss])
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Making and naming parameters.
 
-use crate::context::Context;
+use crate::context::{Context, World};
 use crate::draw::hash_words;
 use crate::host::drawing;
 use indexmap::IndexMap;
@@ -50,6 +50,31 @@ pub struct Entry {
     pub role: Option<Role>,
     /// Whether it has a row for each class.
     pub rows: bool,
+    /// Which rows these are, where the classes are cut over the processes of the run.
+    pub shard: Option<Shard>,
+}
+
+/// Some rows of a matrix whose rows are cut over the processes of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// The first row that is here.
+    pub first: i64,
+    /// The rows of all processes.
+    pub total: i64,
+}
+
+impl Shard {
+    /// The rows of a process: all have equally many, but for the last ones.
+    pub fn rows(total: i64, world: World) -> Range<i64> {
+        let each = Self::each(total, world);
+        let first = (world.rank() as i64 * each).min(total);
+        first..(first + each).min(total)
+    }
+
+    /// The most rows that a process has.
+    pub fn each(total: i64, world: World) -> i64 {
+        (total + world.size() as i64 - 1) / world.size() as i64
+    }
 }
 
 /// All parameters and buffers of one module by name, in the order of their making.
@@ -63,12 +88,32 @@ pub struct Params {
     module: Rc<str>,
     prefix: String,
     context: Arc<Context>,
+    /// Rows of classes are cut over the processes.
+    cut: bool,
 }
 
 impl Params {
     /// An empty store for the module of that name.
     pub fn new(module: &str, context: Arc<Context>) -> Self {
-        Self { store: Rc::default(), constants: Rc::default(), module: module.into(), prefix: String::new(), context }
+        Self {
+            store: Rc::default(),
+            constants: Rc::default(),
+            module: module.into(),
+            prefix: String::new(),
+            context,
+            cut: false,
+        }
+    }
+
+    /// The same, where rows of classes are cut over the processes of the run.
+    #[must_use]
+    pub fn cutting_classes(self) -> Self {
+        Self { cut: self.context.world.size() > 1 && !self.context.shapes_only, ..self }
+    }
+
+    /// The classes of so many whose rows this process holds, if they are cut over several.
+    pub fn own_classes(&self, classes: i64) -> Option<Range<i64>> {
+        self.cut.then(|| Shard::rows(classes, self.context.world))
     }
 
     /// The same store one name deeper.
@@ -93,10 +138,12 @@ impl Params {
     /// does not change them.
     pub fn param(&self, name: &str, shape: &[i64], init: Init, role: Role) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, Entry { tensor, role: Some(role), rows: false })
+        self.insert(name, Entry { tensor, role: Some(role), rows: false, shard: None })
     }
 
     /// Makes a trainable matrix, or a vector, with a row for each class: `[classes, …]`.
+    ///
+    /// Where classes are cut over processes it has the rows of [`own_classes`](Self::own_classes) only.
     ///
     /// As [`param`](Self::param), but drawn in blocks of [`ROWS_PER_BLOCK`] rows, each seeded by the run's seed, the
     /// full name and the number of the block, so that any process can draw the rows that it holds.
@@ -113,23 +160,38 @@ impl Params {
                 part[0] = rows.end - rows.start;
                 bound.draw(&part, || self.seed(name, &[(rows.start / ROWS_PER_BLOCK) as u64]))
             };
+            let own = self.own_classes(classes).unwrap_or(0..classes);
             let starts = (0..classes).step_by(ROWS_PER_BLOCK as usize);
-            let blocks = starts.map(|start| block(start..(start + ROWS_PER_BLOCK).min(classes)));
-            self.place(Tensor::f_cat(&blocks.collect::<Result<Vec<_>>>()?, 0)?)?
+            let blocks = starts.map(|start| start..(start + ROWS_PER_BLOCK).min(classes));
+            let blocks = blocks.filter(|rows| rows.start < own.end && own.start < rows.end);
+            // A block is drawn whole, so that its rows are the same wherever the matrix is cut.
+            let parts = blocks.map(|rows| {
+                let (first, end) = (rows.start.max(own.start), rows.end.min(own.end));
+                Ok(block(rows.clone())?.f_narrow(0, first - rows.start, end - first)?)
+            });
+            let mut parts = parts.collect::<Result<Vec<_>>>()?;
+            if parts.is_empty() {
+                let mut none = shape.to_vec();
+                none[0] = 0;
+                parts.push(Tensor::f_zeros(&none, (Kind::Float, Device::Cpu))?);
+            }
+            self.place(Tensor::f_cat(&parts, 0)?)?
         };
-        self.insert(name, Entry { tensor, role: Some(role), rows: true })
+        let total = shape.first().copied().unwrap_or(0);
+        let shard = self.own_classes(total).map(|own| Shard { first: own.start, total });
+        self.insert(name, Entry { tensor, role: Some(role), rows: true, shard })
     }
 
     /// Makes a buffer: saved with the weights, never trained.
     pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, Entry { tensor, role: None, rows: false })
+        self.insert(name, Entry { tensor, role: None, rows: false, shard: None })
     }
 
     /// Makes a buffer that counts.
     pub fn counter(&self, name: &str) -> Result<Tensor> {
         let tensor = Tensor::f_zeros([], (Kind::Int64, self.context.device))?;
-        self.insert(name, Entry { tensor, role: None, rows: false })
+        self.insert(name, Entry { tensor, role: None, rows: false, shard: None })
     }
 
     /// Names a tensor that the configuration fixes. It is not saved; weights from elsewhere that hold it must agree.
@@ -242,6 +304,27 @@ mod tests {
         assert!(!matrix(2, 2000).equal(&whole));
         let deviation = longer.std(true).double_value(&[]);
         assert!((deviation - 1.0).abs() < 0.05, "{deviation}");
+    }
+
+    #[test]
+    fn the_parts_of_a_matrix_that_is_cut_are_those_of_the_whole() {
+        let whole = matrix(1, 2500);
+        for size in [2, 3, 7] {
+            let parts = (0..size).map(|rank| {
+                let world = World::new(rank, size, rank).unwrap();
+                let context = Context { seed: 1, world, ..Context::cpu(Kind::Float) };
+                let params = Params::new("head", Arc::new(context)).cutting_classes();
+                let part = params.rows("weight", &[2500, 3], Init::Normal(1.0), Role::Weight).unwrap();
+                let entry = &params.take()["weight"];
+                let own = Shard::rows(2500, world);
+                assert_eq!(entry.shard, Some(Shard { first: own.start, total: 2500 }));
+                assert_eq!(part.size(), [own.end - own.start, 3]);
+                part
+            });
+            assert!(Tensor::cat(&parts.collect::<Vec<_>>(), 0).equal(&whole), "{size}");
+        }
+        assert_eq!(Shard::rows(4, World::new(3, 5, 3).unwrap()), 3..4);
+        assert_eq!(Shard::rows(4, World::new(4, 5, 4).unwrap()), 4..4);
     }
 
     #[test]

@@ -65,12 +65,25 @@ pub struct Port {
     pub pixels: Pixels,
     /// For labels: the size that they are below, such as `identities`.
     pub below: Option<String>,
+    /// An output that is meant only where its name is said: a wire that names the node alone means another.
+    pub aside: bool,
+    /// An output with a place for each class, which exists in parts where the classes are cut over processes.
+    pub by_class: bool,
 }
 
 impl Port {
     /// A port that is wired and carries no pictures.
     fn new(name: &str, dtype: DType, pattern: impl Into<String>) -> Self {
-        Self { name: name.into(), dtype, pattern: pattern.into(), optional: false, pixels: Pixels::None, below: None }
+        Self {
+            name: name.into(),
+            dtype,
+            pattern: pattern.into(),
+            optional: false,
+            pixels: Pixels::None,
+            below: None,
+            aside: false,
+            by_class: false,
+        }
     }
 }
 
@@ -136,6 +149,22 @@ impl Ports {
     pub fn below(mut self, size: &str) -> Self {
         if let Some(port) = self.inputs.last_mut() {
             port.below = Some(size.to_owned());
+        }
+        self
+    }
+
+    /// Says that the output added last is meant only where its name is said, beside the node's main one.
+    pub fn aside(mut self) -> Self {
+        if let Some(port) = self.outputs.last_mut() {
+            port.aside = true;
+        }
+        self
+    }
+
+    /// Says that the output added last has a place for each class.
+    pub fn by_class(mut self) -> Self {
+        if let Some(port) = self.outputs.last_mut() {
+            port.by_class = true;
         }
         self
     }

@@ -85,8 +85,9 @@ pub(crate) fn by_name(
             continue;
         }
         let places: HashMap<&str, i64> = then.iter().map(String::as_str).zip(0..).collect();
-        let (to, from): (Vec<i64>, Vec<i64>) =
+        let (mut to, mut from): (Vec<i64>, Vec<i64>) =
             now.iter().zip(0..).filter_map(|(name, row)| Some((row, *places.get(name.as_str())?))).unzip();
+        let known_classes = to.len();
         if to.is_empty() {
             mistake!(
                 "`{full}` has rows of other {size}: none of the {} of this data, such as `{}`, is among the {} of the \
@@ -98,13 +99,18 @@ pub(crate) fn by_name(
                 module.name
             );
         }
+        // Of a matrix that is cut over processes, the rows that are here.
+        let first = own.shard.map_or(0, |shard| shard.first);
+        let here = first..first + own.tensor.size()[0];
+        (to, from) =
+            to.into_iter().zip(from).filter(|(row, _)| here.contains(row)).map(|(row, of)| (row - first, of)).unzip();
         let rows = own.tensor.f_detach()?;
         let known = source.f_index_select(0, &Tensor::f_from_slice(&from)?)?;
         let known = known.f_to_kind(rows.kind())?.f_to_device(rows.device())?;
         let rows = rows.f_index_copy(0, &Tensor::f_from_slice(&to)?.f_to_device(rows.device())?, &known)?;
         tracing::info!(
             "the rows of `{full}` are taken by name: {} of {} {size} are known, the others are drawn",
-            to.len(),
+            known_classes,
             now.len()
         );
         tensors.insert(full, rows);

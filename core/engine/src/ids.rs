@@ -20,6 +20,7 @@ mtl_recipe::ids! {
     BAD_PORT "bad-port" "The shape of a port cannot be determined, or does not come out even."
     SHAPE_MISMATCH "shape-mismatch" "A wire carries another type or shape than the input takes, or a module is called with different sizes."
     ONE_VALUE "one-value" "A node in training mode takes the statistics of a batch, which holds one value for each channel."
+    CUT_CLASSES "cut-classes" "A module that is cut by classes has none, or its logits are read, which then exist only in parts."
     CYCLE "cycle" "Nodes of the graph need each other's values in a circle."
     UNREACHED_LOSS "unreached-loss" "A loss depends on no module that its phase updates."
     UNREACHED_MODULE "unreached-module" "A phase updates a module that none of its losses depends on."

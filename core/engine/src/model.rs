@@ -3,15 +3,17 @@
 use crate::data::Batch;
 use crate::graph::{Graph, Node, Plan, Reference, Target, Wire};
 use crate::recipe::{ModulePrecision, Precision, Recipe};
+use crate::weights::Tensors;
 use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
-use mtl_component::{Call, Context, DType, Dim, Module as Computation, Parameters, Params, Result, bail};
+use mtl_component::{Call, Context, DType, Dim, Module as Computation, Parameters, Params, Result, Shard, World, bail};
 use mtl_recipe::Context as _;
 use mtl_torch::Autocast;
 use mtl_torch::fatal::{self, Place};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A module with its weights.
 pub struct Module {
@@ -93,7 +95,10 @@ impl Model {
     pub fn build(recipe: &Recipe, graph: Graph, context: Arc<Context>) -> Result<Self> {
         let mut modules = Vec::new();
         for (module, entry) in graph.modules.iter().zip(recipe.model.values()) {
-            let params = Params::new(&module.name, context.clone());
+            let mut params = Params::new(&module.name, context.clone());
+            if entry.slot.common.shard.is_some() {
+                params = params.cutting_classes();
+            }
             let computation = match &module.sizes {
                 Some(sizes) => {
                     let built = entry.slot.config.build(&params, sizes);
@@ -168,6 +173,28 @@ impl Model {
     /// Where it computes.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The parameters whose rows are cut over the processes of the run, as `module.name`.
+    pub fn shards(&self) -> HashMap<String, Shard> {
+        let of_module = |m: &'_ Module| -> Vec<(String, Shard)> {
+            let cut = m.parameters.iter().filter_map(|(name, e)| Some((name, e.shard?)));
+            cut.map(|(name, shard)| (format!("{}.{name}", m.name), shard)).collect()
+        };
+        self.modules.iter().flat_map(of_module).collect()
+    }
+
+    /// Of saved tensors, the rows of this process in the place of whole ones.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn cut(&self, tensors: &mut Tensors) -> Result<()> {
+        for (name, shard) in self.shards() {
+            if let Some(tensor) = tensors.get_mut(&name) {
+                *tensor = own_rows(tensor, shard, self.context.world)?;
+            }
+        }
+        Ok(())
     }
 
     /// All parameters and buffers as `module.name`.
@@ -339,6 +366,30 @@ impl Model {
             })
             .collect()
     }
+}
+
+/// The rows of this process of a whole tensor; another one is left as it is.
+pub(crate) fn own_rows(tensor: &Tensor, shard: Shard, world: World) -> Result<Tensor> {
+    let own = Shard::rows(shard.total, world);
+    match tensor.size().first() {
+        Some(rows) if *rows == shard.total => Ok(tensor.f_narrow(0, own.start, own.end - own.start)?),
+        _ => Ok(tensor.shallow_clone()),
+    }
+}
+
+/// The whole of a tensor whose rows are cut, on the CPU; another one is left as it is. All processes take part.
+pub(crate) fn all_rows(tensor: &Tensor, shard: Shard, world: World) -> Result<Tensor> {
+    let own = Shard::rows(shard.total, world);
+    let Some(group) = world.group()?.filter(|_| tensor.size().first() == Some(&(own.end - own.start))) else {
+        return Ok(tensor.shallow_clone());
+    };
+    let _guard = tch::no_grad_guard();
+    let mut shape = tensor.size();
+    shape[0] = Shard::each(shard.total, world) - shape[0];
+    let padded =
+        Tensor::f_cat(&[&tensor.f_detach()?, &tensor.f_new_zeros(&shape, (tensor.kind(), tensor.device()))?], 0)?;
+    // Only the last processes have fewer rows than the others.
+    Ok(group.all_gather(&padded)?.f_narrow(0, 0, shard.total)?.f_to_device(Device::Cpu)?)
 }
 
 fn lookup(r: Reference, known: &Known<'_>, values: &Values) -> Option<Tensor> {

@@ -38,11 +38,12 @@ struct GatherRows : Function<GatherRows> {
 // Mean cross-entropy of logits whose columns are classes [first, first + columns) of all, over samples of all processes.
 //
 // The sum over classes needs the largest logit, the sum of exponentials and the true logit of each sample from all
-// processes; the gradient `(softmax - 1[true]) / known` needs none of them again. Every process has the same loss, and
-// gradients are summed over processes after their loss was divided by the number of processes: hence the factor.
+// processes; the gradient `(softmax - 1[true]) / divisor` needs none of them again. Where classes are cut, every process
+// has the same loss, and gradients are summed over processes after their loss was divided by the number of processes:
+// hence the factor.
 struct ClassCrossEntropy : Function<ClassCrossEntropy> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &logits, const at::Tensor &label, int64_t first,
-                            int64_t group) {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &logits, const at::Tensor &label,
+                            const at::Tensor &divisor, int64_t first, int64_t group) {
     int64_t columns = logits.size(1);
     auto local = label - first;
     auto known = label.ge(0);
@@ -56,19 +57,18 @@ struct ClassCrossEntropy : Function<ClassCrossEntropy> {
     auto both = at::stack({p.sum(1), truth});
     if (group) mtl_reduce(mtl_group(reinterpret_cast<group_t>(group)), both);
     auto sum = both[0];
-    auto weight = known.to(logits.scalar_type());
-    auto count = weight.sum().clamp_min(1);
     p.div_(sum.unsqueeze(1));
     int64_t size = group ? mtl_group(reinterpret_cast<group_t>(group))->getSize() : 1;
-    ctx->save_for_backward({p, index, here.to(logits.scalar_type()), weight.mul(double(size)).div_(count)});
-    return (sum.log() + largest - both[1]).mul_(known).sum().div_(count);
+    ctx->save_for_backward(
+        {p, index, here.to(logits.scalar_type()), known.to(logits.scalar_type()).mul_(double(size)).div_(divisor)});
+    return (sum.log() + largest - both[1]).mul_(known).sum().div_(divisor);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     auto p = saved[0], index = saved[1], here = saved[2], share = saved[3];
     auto out = p.size(1) ? p.scatter_add(1, index, here.neg().unsqueeze(1)) : p.clone();
     out.mul_((share * grads[0]).unsqueeze(1));
-    return {out, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {out, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -261,9 +261,11 @@ char *mtl_gather_rows(group_t group, tensor_t tensor, tensor_t *out) {
   MTL_END
 }
 
-char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t label, int64_t first, tensor_t *out) {
+char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t label, tensor_t divisor, int64_t first,
+                              tensor_t *out) {
   MTL_BEGIN
-  *out = new at::Tensor(ClassCrossEntropy::apply(*logits, *label, first, reinterpret_cast<int64_t>(group)));
+  *out = new at::Tensor(
+      ClassCrossEntropy::apply(*logits, *label, *divisor, first, reinterpret_cast<int64_t>(group)));
   MTL_END
 }
 

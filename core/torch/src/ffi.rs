@@ -127,6 +127,7 @@ unsafe extern "C" {
         group: Handle,
         logits: Raw,
         label: Raw,
+        divisor: Raw,
         first: i64,
         out: *mut Raw,
     ) -> *mut c_char;

@@ -244,7 +244,7 @@ fn ptr(tensor: &Tensor) -> Raw {
     tensor.as_ptr().cast_mut()
 }
 
-/// Mean cross-entropy over samples whose label is not negative; 0 if none is known.
+/// The sum of cross-entropies over samples whose label is not negative, divided by a number.
 ///
 /// `logits` are `[batch, columns]` of the classes `first..first + columns`, `label` is `[batch]`. With a group, logits and
 /// labels are of the samples of all processes, and each process has columns of its own; every process gets the loss of the
@@ -255,12 +255,13 @@ fn ptr(tensor: &Tensor) -> Raw {
 pub fn class_cross_entropy(
     logits: &Tensor,
     label: &Tensor,
+    divisor: &Tensor,
     first: i64,
     group: Option<&'static Group>,
 ) -> Result<Tensor> {
     let group = group.map_or(null_mut(), |group| group.0);
     // SAFETY: the tensors are alive for the call, and the group for the whole program.
-    one(|out| unsafe { ffi::mtl_class_cross_entropy(group, ptr(logits), ptr(label), first, out) })
+    one(|out| unsafe { ffi::mtl_class_cross_entropy(group, ptr(logits), ptr(label), ptr(divisor), first, out) })
 }
 
 /// A collective under way.
@@ -469,7 +470,9 @@ mod tests {
                 if let Some(group) = group {
                     (e, labels) = (group.gather_rows(&e).unwrap(), group.all_gather(&labels).unwrap());
                 }
-                let loss = class_cross_entropy(&e.matmul(&own.transpose(0, 1)), &labels, first, group).unwrap();
+                let known = labels.ge(0).sum(Kind::Double);
+                let logits = e.matmul(&own.transpose(0, 1));
+                let loss = class_cross_entropy(&logits, &labels, &known, first, group).unwrap();
                 (&loss / size as f64).backward();
                 [loss.detach(), w.grad(), before.grad()]
             });

@@ -1,14 +1,16 @@
 //! What the classifiers of identities share: their ports, and cosines to a vector of each identity.
 
-use mtl_component::nn::normalize_rows;
-use mtl_component::{DType, Description, Init, Params, Ports, Result, Role, Sizes};
+use mtl_component::nn::{Classes, Labelled, normalize_rows};
+use mtl_component::{Call, DType, Description, Init, Params, Ports, Result, Role, Sizes};
 use tch::Tensor;
 
-/// Embeddings and labels in, a logit of each identity out.
+/// Embeddings and labels in, a logit of each identity out; beside it the cross-entropy, for which the logits need not be
+/// in one place (Partial FC, An et al. 2021, section 3).
 pub(crate) fn classifier() -> Description {
     let ports = Ports::new().input("embedding", DType::Float, "batch size").input("label", DType::Int, "batch");
     let ports = ports.below("identities");
-    ports.output("logits", DType::Float, "batch $identities").into()
+    let ports = ports.output("logits", DType::Float, "batch $identities").by_class();
+    ports.output("loss", DType::Float, "").aside().into()
 }
 
 /// Scale s of the logits (Wang et al. 2018, section 4.3).
@@ -19,18 +21,22 @@ pub(crate) fn scale() -> f64 {
 /// Cosines between embeddings and one weight vector an identity.
 pub(crate) struct Cosines {
     weight: Tensor,
+    classes: Classes,
 }
 
 impl Cosines {
     /// A vector of each identity, `weight` of `[identities, size]`.
     pub fn new(p: &Params, sizes: &Sizes) -> Result<Self> {
         let shape = [sizes.global("identities")?, sizes.get("size")?];
-        Ok(Self { weight: p.rows("weight", &shape, Init::XavierUniform, Role::Weight)? })
+        let weight = p.rows("weight", &shape, Init::XavierUniform, Role::Weight)?;
+        Ok(Self { weight, classes: Classes::new(p, shape[0]) })
     }
 
-    /// The cosines `[batch, identities]`.
-    pub fn forward(&self, embedding: &Tensor) -> Result<Tensor> {
-        Ok(normalize_rows(embedding)?.f_linear::<Tensor>(&normalize_rows(&self.weight)?, None)?)
+    /// The cosines `[batch, identities]`, and what they are computed for.
+    pub fn forward(&self, call: &Call<'_>) -> Result<(Labelled, Tensor)> {
+        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call.context.world)?;
+        let cosines = normalize_rows(&batch.embedding)?.f_linear::<Tensor>(&normalize_rows(&self.weight)?, None)?;
+        Ok((batch, cosines))
     }
 }
 

@@ -71,6 +71,7 @@ impl Checker<'_> {
             };
         }
         self.statistics(&graph);
+        self.cut_classes(&graph);
         upstream(&mut graph);
         if wired {
             self.reach(&graph);
@@ -93,6 +94,41 @@ impl Checker<'_> {
                 );
                 let d = Diagnostic::error(&ids::ONE_VALUE, message).at(&node.origin, format!("over [{pattern}]"));
                 self.out.push(d.help("raise batch_size of its data, or let the node run with mode = \"eval\""));
+            }
+        }
+    }
+
+    /// Reports readers of what exists only in parts, since its module is cut by classes.
+    fn cut_classes(&mut self, graph: &Graph) {
+        for (m, (name, entry)) in
+            self.recipe.model.iter().enumerate().filter(|(_, (_, e))| e.slot.common.shard.is_some())
+        {
+            if !entry.description.ports.outputs.iter().any(|port| port.by_class) {
+                let message = format!("`model.{name}` ({}) has no classes to cut", entry.slot.registration.name);
+                let d = Diagnostic::error(&ids::CUT_CLASSES, message).at(&entry.slot.origin, "shard = \"classes\"");
+                self.out.push(d.help("drop shard here: it is for heads that classify"));
+            }
+            for node in &graph.nodes {
+                for (input, wire) in node.ports.inputs.iter().zip(&node.inputs) {
+                    let Some(Wire::Node { node: source, port }) = wire else { continue };
+                    let source = &graph.nodes[*source];
+                    if source.target != Target::Module(m) || !source.ports.outputs[*port].by_class {
+                        continue;
+                    }
+                    let output = &source.ports.outputs[*port].name;
+                    let message = format!(
+                        "the input `{}` of `{}` reads `{}.{output}`, and logits of a head that is cut by classes exist only \
+                         in parts",
+                        input.name,
+                        node.label(),
+                        source.label()
+                    );
+                    let d = Diagnostic::error(&ids::CUT_CLASSES, message).at(&node.origin, "wired here");
+                    let loss = format!("{}.loss", source.label());
+                    self.out.push(d.help(format!(
+                        "read `{loss}`, such as by component = \"value\", in = {{ value = \"{loss}\" }}"
+                    )));
+                }
             }
         }
     }
@@ -686,8 +722,11 @@ pub(super) fn resolve_wire(streams: &[Stream], nodes: &[Node], text: &str) -> Re
             let valid = ports.outputs.iter().map(|p| p.name.as_str());
             format!("`{head}` has no output port `{port}`: {}", suggestion(port, valid))
         }),
-        None if ports.outputs.len() == 1 => Ok(0),
         None => {
+            let main: Vec<usize> = (0..ports.outputs.len()).filter(|i| !ports.outputs[*i].aside).collect();
+            if let [one] = main[..] {
+                return Ok(one);
+            }
             let names: Vec<&str> = ports.outputs.iter().map(|p| p.name.as_str()).collect();
             Err(format!(
                 "{what} `{head}` has several ports: say which, as {head}.{}",

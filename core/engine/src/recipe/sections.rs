@@ -228,6 +228,17 @@ pub struct ModelSlot {
     /// Accept drawn weights for a module that nothing trains.
     #[serde(default)]
     pub random: bool,
+    /// What of it is cut over the processes of the run; without it each process has all of it.
+    #[serde(default)]
+    pub shard: Option<Cut>,
+}
+
+/// What of a module is cut over processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cut {
+    /// The rows of classes: each process has those of some classes, and computes their logits for the samples of all.
+    Classes,
 }
 
 /// Weights to start from.

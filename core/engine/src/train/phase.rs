@@ -2,10 +2,10 @@
 
 use super::capture::Captured;
 use super::scaler::Scaler;
-use crate::model::Model;
+use crate::model::{Model, own_rows};
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
-use mtl_component::{Optimizer, Result, Role, Update, bail, mistake};
+use mtl_component::{Optimizer, Result, Role, Shard, Update, World, bail, mistake};
 use mtl_recipe::{Context, Error};
 use mtl_torch::{Buckets, ScalarOps};
 use std::collections::HashMap;
@@ -64,8 +64,9 @@ pub(super) struct PhaseState<'r> {
     buckets: Option<Buckets>,
     /// The parameters of the buckets, in their order.
     in_buckets: Vec<String>,
-    /// The share of this process's loss in that of all.
-    part: f64,
+    /// The parameters whose rows are cut over the processes, with which rows are here. Their gradients are whole.
+    shards: HashMap<String, Shard>,
+    world: World,
     pub scaler: Option<Scaler>,
     /// The learning rate of the newest step.
     pub lr: f64,
@@ -80,6 +81,7 @@ impl<'r> PhaseState<'r> {
         let common = &entry.optimizer.common;
         let mut groups: Vec<Group> = Vec::new();
         let mut made: Vec<(String, Tensor)> = Vec::new();
+        let mut shards = HashMap::new();
         for module in model.modules.iter().filter(|m| entry.common.update.contains(&m.name)) {
             let own = common.groups.iter().find(|g| g.modules.contains(&module.name));
             let lr_scale = own.map_or(1.0, |g| g.lr_scale);
@@ -89,7 +91,10 @@ impl<'r> PhaseState<'r> {
                 let decays = common.decay == Decay::All || role == Role::Weight;
                 let weight_decay = if decays { decay } else { 0.0 };
                 let name = format!("{}.{param}", module.name);
-                made.push((name.clone(), e.tensor.shallow_clone()));
+                match e.shard {
+                    Some(shard) => drop(shards.insert(name.clone(), shard)),
+                    None => made.push((name.clone(), e.tensor.shallow_clone())),
+                }
                 let same = |g: &&mut Group| g.lr_scale == lr_scale && g.weight_decay == weight_decay;
                 match groups.iter_mut().find(same) {
                     Some(group) => {
@@ -108,8 +113,8 @@ impl<'r> PhaseState<'r> {
         let world = model.context().world;
         let (in_buckets, made): (Vec<String>, Vec<Tensor>) = made.into_iter().unzip();
         let buckets = match world.group()? {
-            Some(group) => Some(Buckets::new(group, &made.iter().collect::<Vec<_>>())?),
-            None => None,
+            Some(group) if !made.is_empty() => Some(Buckets::new(group, &made.iter().collect::<Vec<_>>())?),
+            _ => None,
         };
         let slot = &entry.optimizer;
         let optimizer = slot.config.open();
@@ -120,7 +125,8 @@ impl<'r> PhaseState<'r> {
             groups,
             buckets,
             in_buckets,
-            part: 1.0 / world.size() as f64,
+            shards,
+            world,
             scaler: scaling.map(|s| Scaler::new(s.clone(), model.context().device)).transpose()?,
             lr: 0.0,
             norm: None,
@@ -160,7 +166,7 @@ impl<'r> PhaseState<'r> {
 
     /// The factor of the losses of one batch, so that the gradients of all batches and processes add up to their mean.
     pub fn factor(&self) -> f64 {
-        self.share() * self.part
+        self.share() / self.world.size() as f64
     }
 
     /// Adds the gradients of a loss. With the `last` one of a step they are those of all processes.
@@ -209,6 +215,11 @@ impl<'r> PhaseState<'r> {
             Some(scaler) => Some(scaler.unscale(&all)?.shallow_clone()),
             None => None,
         };
+        // A gradient that is only here is only here not finite.
+        if let Some(found_inf) = found_inf.as_ref().filter(|_| !self.shards.is_empty()) {
+            let anywhere = self.world.max(found_inf)?;
+            tch::no_grad(|| found_inf.shallow_clone().f_copy_(&anywhere)).map(|()| ())?;
+        }
         if let Some(capture) = capture {
             let (mut raw, mut decayed) = (IndexMap::new(), IndexMap::new());
             for l in &live {
@@ -228,7 +239,7 @@ impl<'r> PhaseState<'r> {
         // With loss scaling, gradients that are not finite are expected now and then, and their step is skipped.
         let checked = self.scaler.is_none();
         if !all.is_empty() && (clip.is_some() || wants_norm || checked) {
-            let norm = mtl_torch::total_norm(&all)?;
+            let norm = self.norm_of(&live)?;
             if checked && norm.device() == Device::Cpu {
                 let value = norm.f_double_value(&[])?;
                 self.diverged = !value.is_finite();
@@ -261,6 +272,31 @@ impl<'r> PhaseState<'r> {
             scaler.update()?;
         }
         Ok(())
+    }
+
+    /// The norm of all gradients, also of those that other processes hold.
+    fn norm_of(&self, live: &[Live<'_>]) -> Result<Tensor> {
+        let all = live.iter().flat_map(|l| l.names.iter().zip(&l.grads));
+        let (cut, whole): (Vec<_>, Vec<_>) = all.partition(|(name, _)| self.shards.contains_key(**name));
+        let norm = |of: &[(&&str, &&Tensor)]| mtl_torch::total_norm(&of.iter().map(|(_, g)| **g).collect::<Vec<_>>());
+        if self.shards.is_empty() {
+            return Ok(norm(&whole)?);
+        }
+        let _guard = tch::no_grad_guard();
+        let square = |of: &[(&&str, &&Tensor)]| match of {
+            [] => Ok(None),
+            of => norm(of)?.f_square().map(Some).map_err(anyhow::Error::from),
+        };
+        let zero = || Tensor::f_zeros([], (Kind::Float, self.leaves()[0].device()));
+        let here = match square(&cut)? {
+            Some(square) => square,
+            None => zero()?.f_to_kind(self.leaves()[0].kind())?,
+        };
+        let everywhere = self.world.sum(&here)?;
+        Ok(match square(&whole)? {
+            Some(square) => square.f_add(&everywhere)?.f_sqrt()?,
+            None => everywhere.f_sqrt()?,
+        })
     }
 
     /// The state of optimizer and scaler as `phase/slot/…`.
@@ -301,7 +337,11 @@ impl<'r> PhaseState<'r> {
         // keeps is one number, such as a count of steps, or a number for each of its parameter's.
         let params: HashMap<&str, &Tensor> = self.names().map(String::as_str).zip(self.leaves()).collect();
         for (key, tensor) in &mut optimizer {
-            let Some(param) = key.split_once('/').and_then(|(_, name)| params.get(name)) else { continue };
+            let Some((_, name)) = key.split_once('/') else { continue };
+            let Some(param) = params.get(name) else { continue };
+            if let Some(shard) = self.shards.get(name) {
+                *tensor = own_rows(tensor, *shard, self.world)?;
+            }
             if tensor.size() == param.size() && param.dim() > 0 {
                 let like = tch::no_grad(|| param.f_zeros_like())?;
                 like.shallow_clone().f_copy_(tensor)?;

@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::inference::{Comparing, Evaluators, Judges, ModelInference, warn_of_trained_pictures};
 use crate::initial_weights::{load_initial, pin};
 use crate::memory;
-use crate::model::{Feed, Model};
+use crate::model::{Feed, Model, all_rows};
 use crate::ranks::{Decisions, Intent, Ranks, leaves};
 use crate::recipe::Recipe;
 use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
@@ -397,14 +397,18 @@ fn other_optimizers(changes: &[Change]) -> Vec<String> {
 
 /// Puts a saved state into a trainer; the optimizers of some phases start without theirs.
 fn restore(trainer: &mut Trainer<'_>, saved: &Saved, fresh: &[String]) -> Result<()> {
-    let report = load_into(trainer.model.tensors(), &saved.weights)?;
+    let mut weights = saved.weights.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
+    trainer.model.cut(&mut weights)?;
+    let report = load_into(trainer.model.tensors(), &weights)?;
     if !report.missing.is_empty() {
         mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
     }
     trainer.load_state(&saved.optimizer, saved.state.step, fresh)?;
     if let Some(averages) = &mut trainer.averages {
         averages.restart(&trainer.model)?;
-        for (name, tensor) in &saved.averages {
+        let mut saved = saved.averages.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
+        trainer.model.cut(&mut saved)?;
+        for (name, tensor) in &saved {
             averages.load(name, tensor)?;
         }
     }
@@ -424,7 +428,11 @@ fn intent(recipe: &Recipe, data: &OpenedData, trainer: &mut Trainer<'_>) -> Resu
     let streams = data.streams.iter();
     let data = streams.map(|(name, d)| (name.clone(), format!("{} samples ({})", d.len, d.fingerprint))).collect();
     let _guard = tch::no_grad_guard();
+    let shards = trainer.model.shards();
     let parameter = |(name, t): (String, &Tensor)| -> Result<(String, String)> {
+        if let Some(shard) = shards.get(&name) {
+            return Ok((name, format!("{} rows, cut over the ranks, of {:?}", shard.total, t.kind())));
+        }
         // The values count as well: ranks that start from others would never be alike.
         let sum = t.f_to_kind(Kind::Double)?.f_sum(None::<Kind>)?.f_double_value(&[])?;
         Ok((name, format!("{:?} of {:?} with the sum {sum}", t.size(), t.kind())))
@@ -932,20 +940,36 @@ impl<'r> Run<'r> {
     /// Gives the state of this step to the thread that writes it.
     fn hand_over(&mut self, last: bool) -> Result<()> {
         self.holds_the_folder()?;
+        let (mut weights, mut optimizer) =
+            (self.whole(self.trainer.model.tensors())?, self.whole(self.trainer.state()?)?);
+        let mut averages = match &self.trainer.averages {
+            Some(averages) => self.whole(averages.state())?,
+            None => Vec::new(),
+        };
         if self.trainer.model.context().world.leads() {
-            let take = |tensors: Vec<(String, &Tensor)>| if last { shared(tensors) } else { copies(tensors) };
-            let snapshot = Snapshot {
-                state: self.state.clone(),
-                weights: take(self.trainer.model.tensors())?,
-                optimizer: take(self.trainer.state()?)?,
-                averages: match &self.trainer.averages {
-                    Some(averages) => take(averages.state())?,
-                    None => Vec::new(),
-                },
+            let take = |tensors: &mut Vec<(String, Tensor)>| {
+                let tensors = tensors.iter().map(|(name, t)| (name.clone(), t));
+                if last { shared(tensors) } else { copies(tensors) }
             };
-            self.writer.save(snapshot)?;
+            let (weights, optimizer, averages) = (take(&mut weights)?, take(&mut optimizer)?, take(&mut averages)?);
+            self.writer.save(Snapshot { state: self.state.clone(), weights, optimizer, averages })?;
         }
         Ok(())
+    }
+
+    /// Tensors by name, those whose rows are cut over the processes as one; all processes take part.
+    fn whole(&self, tensors: Vec<(String, &Tensor)>) -> Result<Vec<(String, Tensor)>> {
+        let (shards, world) = (self.trainer.model.shards(), self.trainer.model.context().world);
+        let whole = |(name, tensor): (String, &Tensor)| {
+            // The state of an optimizer ends with the name of its parameter.
+            let shard = shards.get(name.rsplit('/').next().unwrap_or_default());
+            let tensor = match shard {
+                Some(shard) => all_rows(tensor, *shard, world)?,
+                None => tensor.shallow_clone(),
+            };
+            Ok((name, tensor))
+        };
+        tensors.into_iter().map(whole).collect()
     }
 
     /// Ends the run: what is under way is finished even after a failure, whose error comes first.
@@ -1007,13 +1031,16 @@ impl<'r> Run<'r> {
     }
 
     fn write_weights(&self) -> Result<()> {
+        let weights = self.whole(self.trainer.model.tensors())?;
+        let averages = self.trainer.averages.as_ref().map(|averages| self.whole(averages.state())).transpose()?;
         if !self.trainer.model.context().world.leads() {
             return Ok(());
         }
         self.holds_the_folder()?;
-        write(&self.folder.weights(), &shared(self.trainer.model.tensors())?)?;
-        match &self.trainer.averages {
-            Some(averages) => write(&self.folder.averages(), &shared(averages.state())?),
+        let on_the_cpu = |tensors: &[(String, Tensor)]| shared(tensors.iter().map(|(name, t)| (name.clone(), t)));
+        write(&self.folder.weights(), &on_the_cpu(&weights)?)?;
+        match &averages {
+            Some(averages) => write(&self.folder.averages(), &on_the_cpu(averages)?),
             None => Ok(()),
         }
     }

@@ -1,5 +1,5 @@
 use crate::cosines::{Cosines, classifier, scale};
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -53,20 +53,25 @@ struct Head {
 
 impl Module for Head {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        let cosines = self.cosines.forward(call.get("embedding")?)?;
-        let label = call.get("label")?.f_unsqueeze(1)?;
-        let target = cosines.f_gather(1, &label, false)?;
+        let (batch, cosines) = self.cosines.forward(call)?;
+        let logits = batch.at_truth(&cosines, |target| self.with_margin(target))?;
+        batch.outputs(logits.try_mul_scalar(self.config.scale)?, call)
+    }
+}
+
+impl Head {
+    /// `cos(θ + m)` from `cos θ`.
+    fn with_margin(&self, target: &Tensor) -> Result<Tensor> {
         let m = self.config.margin;
         // sin θ has no derivative at cos θ = ±1: the clamp keeps gradients finite there.
-        let sine = (target.f_mul(&target)?.f_neg()?.try_add_scalar(1.0)?).try_clamp_min(1e-12)?.f_sqrt()?;
+        let sine = (target.f_mul(target)?.f_neg()?.try_add_scalar(1.0)?).try_clamp_min(1e-12)?.f_sqrt()?;
         let shifted = target.try_mul_scalar(m.cos())?.f_sub(&sine.try_mul_scalar(m.sin())?)?;
         let past = target.f_sub(&target.try_full_like(m * m.sin())?)?;
         let with_margin = shifted.f_where_self(&target.try_gt(-m.cos())?, &past)?;
-        let with_margin = match self.config.gradient {
+        Ok(match self.config.gradient {
             MarginGradient::Exact => with_margin,
-            MarginGradient::StraightThrough => target.f_add(&with_margin.f_sub(&target)?.f_detach()?)?,
-        };
-        single(cosines.f_scatter(1, &label, &with_margin)?.try_mul_scalar(self.config.scale)?)
+            MarginGradient::StraightThrough => target.f_add(&with_margin.f_sub(target)?.f_detach()?)?,
+        })
     }
 }
 

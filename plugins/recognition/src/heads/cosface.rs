@@ -1,5 +1,5 @@
 use crate::cosines::{Cosines, classifier, scale};
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -39,12 +39,9 @@ struct Head {
 
 impl Module for Head {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        let cosines = self.cosines.forward(call.get("embedding")?)?;
-        let label = call.get("label")?.f_unsqueeze(1)?;
-        let margin = tch::no_grad(|| {
-            cosines.detach().f_zeros_like()?.try_scatter_value(1, &label, 1.0)?.try_mul_scalar(self.config.margin)
-        })?;
-        single(cosines.f_sub(&margin)?.try_mul_scalar(self.config.scale)?)
+        let (batch, cosines) = self.cosines.forward(call)?;
+        let logits = batch.at_truth(&cosines, |target| Ok(target.try_add_scalar(-self.config.margin)?))?;
+        batch.outputs(logits.try_mul_scalar(self.config.scale)?, call)
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::cosines::{Cosines, classifier, scale};
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register, single};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, ScalarOps, Sizes, register};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -30,7 +30,8 @@ struct Head {
 
 impl Module for Head {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        single(self.cosines.forward(call.get("embedding")?)?.try_mul_scalar(self.scale)?)
+        let (batch, cosines) = self.cosines.forward(call)?;
+        batch.outputs(cosines.try_mul_scalar(self.scale)?, call)
     }
 }
 

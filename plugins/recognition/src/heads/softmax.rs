@@ -1,6 +1,6 @@
 use crate::cosines::classifier;
-use mtl_component::nn::Linear;
-use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register, single};
+use mtl_component::nn::{Classes, Linear};
+use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -12,19 +12,26 @@ struct Softmax {}
 
 impl ModuleConfig for Softmax {
     fn describe(&self) -> Result<Description> {
-        // The label is taken so that heads can be exchanged by one line; it is not used.
+        // The logits do not need the label. It is taken so that heads can be exchanged by one line, and for the loss.
         Ok(classifier())
     }
     fn build(&self, p: &Params, sizes: &Sizes) -> Result<Box<dyn Module>> {
-        Ok(Box::new(Head(Linear::classes(p, sizes.get("size")?, sizes.global("identities")?)?)))
+        let identities = sizes.global("identities")?;
+        let linear = Linear::classes(p, sizes.get("size")?, identities)?;
+        Ok(Box::new(Head { linear, classes: Classes::new(p, identities) }))
     }
 }
 
-struct Head(Linear);
+struct Head {
+    linear: Linear,
+    classes: Classes,
+}
 
 impl Module for Head {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        single(self.0.forward(call.get("embedding")?)?)
+        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call.context.world)?;
+        let logits = self.linear.forward(&batch.embedding)?;
+        batch.outputs(logits, call)
     }
 }
 
