@@ -6,6 +6,7 @@ Prints one JSON line: seconds a step (median), seconds from start to the first s
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import time
@@ -142,7 +143,36 @@ def main():
     p.add_argument("--identities", type=int, default=1000)
     p.add_argument("--profile", action="store_true", help="also print time by operator")
     p.add_argument("--units", type=int, nargs=4, default=(3, 4, 14, 3))
+    p.add_argument("--ranks", type=int, default=1, help="processes of DistributedDataParallel, by gloo")
     a = p.parse_args()
+    if a.ranks > 1:
+        torch.multiprocessing.spawn(of_rank, args=(a,), nprocs=a.ranks)
+    else:
+        recognition(a)
+
+
+def of_rank(rank, a):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29512")
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=a.ranks)
+    recognition(a, rank)
+    torch.distributed.destroy_process_group()
+
+
+def parallel(losses, modules, head):
+    """A loss whose gradients DistributedDataParallel averages."""
+
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.modules_, self.head = nn.ModuleList(modules), head
+
+        def forward(self, *batch):
+            return losses(*batch)
+
+    return nn.parallel.DistributedDataParallel(Step())
+
+
+def recognition(a, rank=0):
     prepare(a)
     flat = 512 * (a.size // 16) ** 2
     backbone, decompose = Backbone(a.units), Decomposition()
@@ -178,6 +208,8 @@ def main():
 
     if a.compile:
         losses = torch.compile(losses)
+    if a.ranks > 1:
+        losses = parallel(losses, modules, head)
 
     def step():
         image = torch.rand(a.batch, 3, a.size, a.size, device=a.device) * 2 - 1
@@ -201,7 +233,8 @@ def main():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
             step()
         print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
-    print(json.dumps(found))
+    if rank == 0:
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

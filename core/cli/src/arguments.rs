@@ -286,7 +286,7 @@ pub struct Train {
 /// Processes that train together.
 #[derive(Debug, Args, Clone, Default)]
 pub struct Ranks {
-    /// Train with so many processes on this machine, on CUDA each with a GPU of its own
+    /// Train with so many processes on this machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096), help_heading = "Ranks")]
     pub nproc: Option<u64>,
     /// Machines that take part, each with --nproc processes

@@ -76,15 +76,15 @@ pub fn weight_kind(precision: Precision) -> Kind {
 /// As [`device`].
 pub fn context(recipe: &Recipe, world: World) -> Result<Arc<Context>> {
     let run = &recipe.run;
-    // Each process of a machine has a device of its own.
-    let device = match (run.device.as_str(), world.size()) {
-        ("cuda", 2..) => device(&format!("cuda:{}", world.local_rank()))?,
-        (name @ "cpu", _) | (name, 1) => device(name)?,
-        (name, _) => mistake!(
-            "run.device = \"{name}\" is one device, and there are {} ranks: say \"cuda\", and each takes its own",
-            world.size()
-        ),
-    };
+    if run.device != "cpu" && world.size() > 1 {
+        mistake!(
+            "{} ranks on `{}`: this version lets ranks communicate on CPUs only. Train on one GPU, without --nproc, or \
+             say --device cpu",
+            world.size(),
+            run.device
+        );
+    }
+    let device = device(&run.device)?;
     if let Device::Cuda(index) = device {
         mtl_torch::use_cuda(index)?;
     }

@@ -302,7 +302,10 @@ impl Ranks {
                 // The launcher knows which one, and how it ended.
                 if joined.place.launched { Ok(1) } else { Err(Error::failure(text)) }
             }
-            Ok(told) => Ok(told.status),
+            Ok(told) => {
+                self.write_error_file(&told);
+                Ok(told.status)
+            }
             // The store is served by the launcher, which ends everything, or by rank 0.
             Err(_) if own.cause => Err(named(error)),
             Err(gone) if joined.place.launched || joined.place.served => Err(named(gone)),
