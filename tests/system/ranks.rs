@@ -209,6 +209,49 @@ fn heads_that_are_cut_by_classes_are_those_of_one_rank() {
     assert!(text.contains("`model.embed` (embedding) has no classes to cut"), "{text}");
 }
 
+/// Of the classes that a step does not draw, no number moves; a run that is resumed draws the same ones.
+#[test]
+fn a_share_of_the_classes_takes_part_in_a_step() {
+    let (faces, dir) = (Faces::new(12, 2), TempDir::new().unwrap());
+    let cut = "model.identity={ component = \"cosface\", shard = \"classes\", sample_rate = 0.25 }";
+    let run = |name: &str, ranks: &str, sets: &[&str], more: &[&str]| {
+        let out = dir.path().join(name);
+        let sets: Vec<&str> = [&[cut, FUSED], sets].concat().iter().flat_map(|set| ["--set", set]).collect();
+        faces.train(&out, &[&EXACT[..], &sets, &READS_LOGITS, &["--nproc", ranks], more].concat());
+        out
+    };
+    // Batches of 4 people at most: two rates differ in the rows that have moved.
+    for (ranks, batch) in [("1", 4), ("2", 2)] {
+        let moved = |rate: &str| {
+            let name = format!("{ranks}-{rate}");
+            let sets = [
+                "run.steps=1",
+                &format!("data.faces.batch_size={batch}"),
+                &format!("phase.recognition.optimizer.lr={rate}"),
+            ];
+            tensors(&run(&name, ranks, &sets, &[]).join("weights.safetensors")).remove("identity.weight").unwrap()
+        };
+        let (one, other) = (moved("0.01"), moved("0.02"));
+        let rows = one.chunks(16).zip(other.chunks(16)).filter(|(a, b)| a != b).count();
+        // A process takes a quarter of its classes, and at least as many as there are samples: those of the batch fit.
+        let wanted = if ranks == "1" { 4 } else { 2 * 4 };
+        assert_eq!(rows, wanted, "{ranks} ranks");
+    }
+    let whole = run("whole", "2", &[], &[]);
+    let parts = run("parts", "2", &["run.steps=2"], &[]);
+    run("parts", "2", &[], &["--resume", "--allow-recipe-change"]);
+    let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    assert!(weights(&whole) == weights(&parts), "other bits after a resume");
+    for (set, words) in [
+        (["--set", "phase.recognition.accumulate=2"], "accumulates 2 batches, each of which would draw other classes"),
+        (["--unset", "model.identity.shard"], "takes a share of its classes in a step, and they are not cut"),
+    ] {
+        let more = [&EXACT[..], &["--set", cut, "--set", FUSED], &set, &READS_LOGITS].concat();
+        let (code, text) = faces.run(&dir.path().join("refused"), &more);
+        assert!(code == 2 && text.contains(words), "{text}");
+    }
+}
+
 /// Real DistributedDataParallel, as `tests/reference/ddp.py` has run it: losses of each rank, gradients, weights.
 #[test]
 fn without_sync_batch_norm_two_ranks_have_the_numbers_of_pytorch() {

@@ -15,6 +15,8 @@ pub struct Context {
     pub channels_last: bool,
     /// 3x3 convolutions may use Winograd's algorithm.
     pub winograd: bool,
+    /// Kernels have to give the same bits each time.
+    pub deterministic: bool,
     /// BatchNorm takes the statistics of the batches of all processes.
     pub sync_batch_norm: bool,
     /// The seed of the run.
@@ -33,6 +35,7 @@ impl Context {
             kind,
             channels_last: false,
             winograd: false,
+            deterministic: false,
             sync_batch_norm: false,
             seed: 0,
             world: World::alone(),

@@ -48,7 +48,7 @@ pub use host::tell;
 pub use metric::{Better, Metric, MetricConfig};
 pub use module::{Call, Module, ModuleConfig, single};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, OptimizerState, Update};
-pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role, Shard};
+pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role, Rows, Sample, Sampled, Shard};
 pub use picture::{Normalization, Picture};
 pub use ports::{DType, Description, Dim, OneOf, Pixels, Port, Ports, Sizes};
 pub use registration::{ComponentKind, Configuration, Factory, Made, Registration};

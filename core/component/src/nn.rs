@@ -1,11 +1,11 @@
 //! Layers with the names, shapes and starting values of PyTorch's.
 
-use crate::context::World;
+use crate::context::{Context, World};
 use crate::module::Call;
-use crate::params::{Init, Params, Role};
+use crate::params::{Init, Params, Role, Rows};
 use mtl_recipe::{Result, bail};
-use mtl_torch::ScalarOps;
-use tch::{Reduction, Tensor};
+use mtl_torch::{ScalarOps, arange};
+use tch::{Kind, Reduction, Tensor};
 
 /// The channels that oneDNN's kernels take at once with AVX-512.
 const VECTOR: i64 = 16;
@@ -178,15 +178,32 @@ impl Linear {
 
     /// With an output a class: `[classes, input]` with PyTorch's default start, drawn by blocks of rows. Where classes are
     /// cut over processes, it has outputs of those of this process only.
-    pub fn classes(p: &Params, input: i64, classes: i64) -> Result<Self> {
+    pub fn classes(p: &Params, input: i64, classes: i64) -> Result<ClassLinear> {
         let init = Init::Uniform(1.0 / (input as f64).sqrt());
-        let weight = p.rows("weight", &[classes, input], init, Role::Weight)?;
-        Ok(Self { weight, bias: p.rows("bias", &[classes], init, Role::Bias)? })
+        let weight = p.class_rows("weight", &[classes, input], init, Role::Weight)?;
+        Ok(ClassLinear { weight, bias: p.class_rows("bias", &[classes], init, Role::Bias)? })
     }
 
     /// `[…, input]` to `[…, output]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+}
+
+/// A linear layer with an output for each class.
+#[derive(Debug)]
+pub struct ClassLinear {
+    weight: Rows,
+    bias: Rows,
+}
+
+impl ClassLinear {
+    /// `[…, input]` to the outputs of some rows, or of all.
+    ///
+    /// # Errors
+    /// If an operation fails.
+    pub fn forward(&self, x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight.of(rows)?, Some(&self.bias.of(rows)?))?)
     }
 }
 
@@ -276,6 +293,34 @@ impl PRelu {
     }
 }
 
+/// The largest value of each of `side` x `side` regions of `[batch, channels, height, width]`:
+/// `torch.nn.functional.adaptive_max_pool2d`, also where kernels have to give the same bits each time, for which CUDA has
+/// no gradient of it.
+///
+/// # Errors
+/// If an operation fails.
+pub fn adaptive_max_pool2d(x: &Tensor, side: i64, context: &Context) -> Result<Tensor> {
+    if !context.deterministic || context.device == tch::Device::Cpu {
+        return Ok(x.f_adaptive_max_pool2d([side, side])?.0);
+    }
+    max_of_regions(x, side)
+}
+
+/// The same by operators whose gradients are added in one order. Equal maxima of a region share its gradient.
+fn max_of_regions(x: &Tensor, side: i64) -> Result<Tensor> {
+    let size = x.size();
+    let region = |i: i64, whole: i64| (i * whole / side, ((i + 1) * whole + side - 1) / side);
+    let mut found = Vec::new();
+    for row in 0..side {
+        for column in 0..side {
+            let ((top, bottom), (left, right)) = (region(row, size[2]), region(column, size[3]));
+            let part = x.f_narrow(2, top, bottom - top)?.f_narrow(3, left, right - left)?;
+            found.push(part.f_flatten(2, 3)?.f_amax([2], false)?);
+        }
+    }
+    Ok(Tensor::f_stack(&found, 2)?.f_view([size[0], size[1], side, side])?)
+}
+
 /// `max(x, slope x)`: `torch.nn.functional.leaky_relu`.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     Ok(mtl_torch::leaky_relu(x, slope)?)
@@ -299,12 +344,15 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, label_smoothing: f64, wor
     Ok(sum.f_div(&world.divisor(&known)?)?)
 }
 
-/// The classes whose logits a process computes: all of them, or its part where they are cut over processes.
+/// The classes whose logits a process computes: all of them, or its part where they are cut over processes; and, in
+/// training, those of the batch and a draw of the others where only a share takes part (Partial FC, An et al. 2021,
+/// section 3.2).
 #[derive(Debug, Clone)]
 pub struct Classes {
     first: i64,
     count: i64,
     cut: bool,
+    sample_rate: f64,
 }
 
 /// Embeddings `[n, size]` and labels `[n]` for which a process computes logits: those of its own batch, or of all
@@ -312,29 +360,63 @@ pub struct Classes {
 pub struct Labelled {
     /// The embeddings.
     pub embedding: Tensor,
-    label: Tensor,
-    classes: Classes,
+    /// The rows of the classes that take part, in order; none if all do.
+    pub rows: Option<Tensor>,
+    known: Tensor,
+    /// The column of the true class, negative where it is not here.
+    column: Tensor,
+    cut: bool,
 }
 
 impl Classes {
     /// Those of a module that is being built, of so many.
     pub fn new(p: &Params, classes: i64) -> Self {
-        match p.own_classes(classes) {
-            Some(own) => Self { first: own.start, count: own.end - own.start, cut: true },
-            None => Self { first: 0, count: classes, cut: false },
-        }
+        let own = p.own_classes(classes);
+        let cut = own.is_some();
+        let own = own.unwrap_or(0..classes);
+        Self { first: own.start, count: own.end - own.start, cut, sample_rate: p.sample_rate() }
     }
 
     /// What logits are computed for.
     ///
     /// # Errors
     /// If a process is gone.
-    pub fn of(&self, embedding: &Tensor, label: &Tensor, world: World) -> Result<Labelled> {
+    pub fn of(&self, embedding: &Tensor, label: &Tensor, call: &Call<'_>) -> Result<Labelled> {
+        let world = call.context.world;
         let (embedding, label) = match self.cut {
             true => (world.gather_rows(embedding)?, world.gather_rows(label)?),
             false => (embedding.shallow_clone(), label.shallow_clone()),
         };
-        Ok(Labelled { embedding, label, classes: self.clone() })
+        let known = label.try_ge(0)?;
+        let local = label.try_sub_scalar(self.first)?;
+        let nowhere = local.try_full_like(-1)?;
+        // Labels beyond the own classes are those of other processes; where nothing is cut they are mistakes, which the
+        // operators tell.
+        let here = match self.cut {
+            true => local.try_ge(0)?.f_logical_and(&local.f_lt(self.count)?)?,
+            false => known.shallow_clone(),
+        };
+        let column = local.f_where_self(&here, &nowhere)?;
+        if !call.train || self.sample_rate >= 1.0 || self.count == 0 {
+            return Ok(Labelled { embedding, rows: None, known, column, cut: self.cut });
+        }
+        let rows = self.drawn(&column, &here)?;
+        let place = column.f_searchsorted(&rows, false, false, "left", None::<&Tensor>)?;
+        let column = place.f_where_self(&here, &nowhere)?;
+        Ok(Labelled { embedding, rows: Some(rows), known, column, cut: self.cut })
+    }
+
+    /// The classes of the batch, and others by lot, in order. How many there are does not depend on the labels.
+    fn drawn(&self, column: &Tensor, here: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let share = (self.count as f64 * self.sample_rate).ceil() as i64;
+        let wanted = share.max(self.count.min(column.size()[0]));
+        let lots = Tensor::f_rand([self.count], (Kind::Float, column.device()))?;
+        // A class of the batch comes before all others.
+        let lots =
+            lots.f_index_add(0, &column.try_clamp_min(0)?, &here.f_to_kind(Kind::Float)?.try_mul_scalar(2.0)?)?;
+        let (_, rows) = lots.f_topk(wanted, 0, true, false)?;
+        Ok(rows.f_sort(0, false)?.0)
     }
 }
 
@@ -345,20 +427,15 @@ impl Labelled {
     /// # Errors
     /// If a label is beyond all classes, or an operation fails.
     pub fn at_truth(&self, logits: &Tensor, change: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        if self.classes.count == 0 {
+        if logits.size().get(1) == Some(&0) {
             return Ok(logits.shallow_clone());
         }
-        let local = self.label.try_sub_scalar(self.classes.first)?.f_unsqueeze(1)?;
-        let (index, here) = match self.classes.cut {
-            // Labels beyond the own classes are those of other processes.
-            true => {
-                let count = self.classes.count;
-                (local.f_clamp(0, count - 1)?, local.try_ge(0)?.f_logical_and(&local.f_lt(count)?)?)
-            }
-            false => (local.try_clamp_min(0)?, local.try_ge(0)?),
-        };
-        let truth = logits.f_gather(1, &index, false)?;
-        let changed = change(&truth)?.f_where_self(&here, &truth)?;
+        let column = self.column.f_unsqueeze(1)?;
+        let index = column.try_clamp_min(0)?;
+        // Not by `gather`, whose gradient CUDA adds in any order.
+        let rows = arange(index.size()[0], (Kind::Int64, index.device()))?;
+        let truth = logits.f_index(&[Some(rows), Some(index.f_squeeze_dim(1)?)])?.f_unsqueeze(1)?;
+        let changed = change(&truth)?.f_where_self(&column.try_ge(0)?, &truth)?;
         Ok(logits.f_scatter(1, &index, &changed)?)
     }
 
@@ -367,25 +444,23 @@ impl Labelled {
     /// # Errors
     /// If a process is gone, or an operation fails.
     pub fn cross_entropy(&self, logits: &Tensor, world: World) -> Result<Tensor> {
-        let known = self.label.try_ge(0)?.f_sum(logits.kind())?;
-        let (divisor, group) = match self.classes.cut {
+        let count = self.known.f_sum(logits.kind())?;
+        let (divisor, group) = match self.cut {
             // Every process has the samples of all.
-            true => (known.try_clamp_min(1.0)?, world.group()?),
-            false => (world.divisor(&known)?, None),
+            true => (count.try_clamp_min(1.0)?, world.group()?),
+            false => (world.divisor(&count)?, None),
         };
-        Ok(mtl_torch::class_cross_entropy(logits, &self.label, &divisor, self.classes.first, group)?)
+        Ok(mtl_torch::class_cross_entropy(logits, &self.column, &self.known, &divisor, group)?)
     }
 
-    /// The outputs `logits` and `loss` of a head, as far as they are wanted.
+    /// The outputs `logits` and `loss` of a head, as far as they are wanted and whole.
     ///
     /// # Errors
-    /// If logits of all classes are wanted where they are cut.
+    /// If a process is gone, or an operation fails.
     pub fn outputs(&self, logits: Tensor, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let loss = call.wants("loss").then(|| self.cross_entropy(&logits, call.context.world)).transpose()?;
-        if self.classes.cut {
-            return Ok(vec![None, loss]);
-        }
-        Ok(vec![Some(logits), loss])
+        let whole = !self.cut && self.rows.is_none();
+        Ok(vec![whole.then_some(logits), loss])
     }
 }
 
@@ -421,6 +496,20 @@ mod tests {
         for (channels, side, stride) in [(16, 1, 2), (24, 1, 2), (8, 3, 2), (8, 1, 1)] {
             let (same, s, p) = safe_form(&x(channels), &weight(channels, side), stride, side / 2).unwrap();
             assert_eq!((same.size(), s, p), (x(channels).size(), stride, side / 2));
+        }
+    }
+
+    #[test]
+    fn maxima_of_regions_are_those_of_adaptive_pooling() {
+        for (side, size) in [(1, [2, 3, 7, 7]), (2, [2, 3, 7, 5]), (3, [1, 2, 7, 8]), (3, [1, 2, 2, 2])] {
+            let [one, other] = [(); 2].map(|()| wave(&size, Kind::Double).set_requires_grad(true));
+            let weights = wave(&[size[0], size[1], side, side], Kind::Double) + 2.0;
+            let wanted = one.adaptive_max_pool2d([side, side]).0;
+            let found = max_of_regions(&other, side).unwrap();
+            assert!(found.equal(&wanted));
+            (&wanted * &weights).sum(Kind::Double).backward();
+            (&found * &weights).sum(Kind::Double).backward();
+            assert!((one.grad() - other.grad()).abs().max().double_value(&[]) < 1e-12);
         }
     }
 

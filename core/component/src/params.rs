@@ -52,6 +52,42 @@ pub struct Entry {
     pub rows: bool,
     /// Which rows these are, where the classes are cut over the processes of the run.
     pub shard: Option<Shard>,
+    /// The rows that take part in a step, where not all do.
+    pub sampled: Option<Sampled>,
+}
+
+/// Some rows of a parameter, which a module has drawn for a step: their gradient is taken, and only they move.
+#[derive(Debug)]
+pub struct Sample {
+    /// Their values `[n, …]`, which record gradients.
+    pub leaf: Tensor,
+    /// Which rows they are, `[n]`.
+    pub rows: Tensor,
+}
+
+/// Where a module leaves the rows that it has drawn, for the optimizer.
+pub type Sampled = Rc<RefCell<Option<Sample>>>;
+
+/// A parameter with a row for each class, of which a step may use some.
+#[derive(Debug)]
+pub struct Rows {
+    /// All rows that are here.
+    pub tensor: Tensor,
+    sampled: Option<Sampled>,
+}
+
+impl Rows {
+    /// The given rows, which record gradients in the place of the parameter; all of them where none are given.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn of(&self, rows: Option<&Tensor>) -> Result<Tensor> {
+        let (Some(rows), Some(sampled)) = (rows, &self.sampled) else { return Ok(self.tensor.shallow_clone()) };
+        let leaf = tch::no_grad(|| self.tensor.f_index_select(0, rows))?.f_detach()?;
+        mtl_torch::set_requires_grad(&[&leaf], self.tensor.requires_grad())?;
+        *sampled.borrow_mut() = Some(Sample { leaf: leaf.shallow_clone(), rows: rows.shallow_clone() });
+        Ok(leaf)
+    }
 }
 
 /// Some rows of a matrix whose rows are cut over the processes of a run.
@@ -90,6 +126,8 @@ pub struct Params {
     context: Arc<Context>,
     /// Rows of classes are cut over the processes.
     cut: bool,
+    /// The share of the rows of classes that take part in a step.
+    sample_rate: f64,
 }
 
 impl Params {
@@ -102,6 +140,7 @@ impl Params {
             prefix: String::new(),
             context,
             cut: false,
+            sample_rate: 1.0,
         }
     }
 
@@ -109,6 +148,17 @@ impl Params {
     #[must_use]
     pub fn cutting_classes(self) -> Self {
         Self { cut: self.context.world.size() > 1 && !self.context.shapes_only, ..self }
+    }
+
+    /// The same, where only a share of the classes takes part in a step.
+    #[must_use]
+    pub fn sampling_classes(self, sample_rate: f64) -> Self {
+        Self { sample_rate, ..self }
+    }
+
+    /// The share of the classes that takes part in a step of training; 1 is all of them.
+    pub fn sample_rate(&self) -> f64 {
+        self.sample_rate
     }
 
     /// The classes of so many whose rows this process holds, if they are cut over several.
@@ -138,7 +188,7 @@ impl Params {
     /// does not change them.
     pub fn param(&self, name: &str, shape: &[i64], init: Init, role: Role) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, Entry { tensor, role: Some(role), rows: false, shard: None })
+        self.insert(name, Entry { tensor, role: Some(role), rows: false, shard: None, sampled: None })
     }
 
     /// Makes a trainable matrix, or a vector, with a row for each class: `[classes, …]`.
@@ -151,6 +201,14 @@ impl Params {
     /// # Errors
     /// If the tensor cannot be made, or the module has a parameter of that name already.
     pub fn rows(&self, name: &str, shape: &[i64], init: Init, role: Role) -> Result<Tensor> {
+        Ok(self.class_rows(name, shape, init, role)?.tensor)
+    }
+
+    /// As [`rows`](Self::rows), for a module that may draw some of them for a step.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn class_rows(&self, name: &str, shape: &[i64], init: Init, role: Role) -> Result<Rows> {
         let tensor = if self.context.shapes_only {
             self.make(name, shape, init)?
         } else {
@@ -179,19 +237,21 @@ impl Params {
         };
         let total = shape.first().copied().unwrap_or(0);
         let shard = self.own_classes(total).map(|own| Shard { first: own.start, total });
-        self.insert(name, Entry { tensor, role: Some(role), rows: true, shard })
+        let sampled = (self.sample_rate < 1.0).then(Sampled::default);
+        let entry = Entry { tensor, role: Some(role), rows: true, shard, sampled: sampled.clone() };
+        Ok(Rows { tensor: self.insert(name, entry)?, sampled })
     }
 
     /// Makes a buffer: saved with the weights, never trained.
     pub fn buffer(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let tensor = self.make(name, shape, init)?;
-        self.insert(name, Entry { tensor, role: None, rows: false, shard: None })
+        self.insert(name, Entry { tensor, role: None, rows: false, shard: None, sampled: None })
     }
 
     /// Makes a buffer that counts.
     pub fn counter(&self, name: &str) -> Result<Tensor> {
         let tensor = Tensor::f_zeros([], (Kind::Int64, self.context.device))?;
-        self.insert(name, Entry { tensor, role: None, rows: false, shard: None })
+        self.insert(name, Entry { tensor, role: None, rows: false, shard: None, sampled: None })
     }
 
     /// Names a tensor that the configuration fixes. It is not saved; weights from elsewhere that hold it must agree.

@@ -97,7 +97,7 @@ impl Model {
         for (module, entry) in graph.modules.iter().zip(recipe.model.values()) {
             let mut params = Params::new(&module.name, context.clone());
             if entry.slot.common.shard.is_some() {
-                params = params.cutting_classes();
+                params = params.cutting_classes().sampling_classes(entry.slot.common.sample_rate);
             }
             let computation = match &module.sizes {
                 Some(sizes) => {

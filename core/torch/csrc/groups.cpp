@@ -35,20 +35,19 @@ struct GatherRows : Function<GatherRows> {
   }
 };
 
-// Mean cross-entropy of logits whose columns are classes [first, first + columns) of all, over samples of all processes.
+// The sum of cross-entropies of logits whose columns are some classes of all, divided by a number. `column` is that of a
+// sample's true class, or negative where it is not here; `known` is whether the sample counts.
 //
 // The sum over classes needs the largest logit, the sum of exponentials and the true logit of each sample from all
 // processes; the gradient `(softmax - 1[true]) / divisor` needs none of them again. Where classes are cut, every process
 // has the same loss, and gradients are summed over processes after their loss was divided by the number of processes:
 // hence the factor.
 struct ClassCrossEntropy : Function<ClassCrossEntropy> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &logits, const at::Tensor &label,
-                            const at::Tensor &divisor, int64_t first, int64_t group) {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &logits, const at::Tensor &column,
+                            const at::Tensor &known, const at::Tensor &divisor, int64_t group) {
     int64_t columns = logits.size(1);
-    auto local = label - first;
-    auto known = label.ge(0);
-    auto here = local.ge(0).logical_and_(local.lt(columns)).logical_and_(known);
-    auto index = local.clamp(0, std::max<int64_t>(columns - 1, 0)).unsqueeze(1);
+    auto here = column.ge(0);
+    auto index = column.clamp_min(0).unsqueeze(1);
     bool whole = columns > 0;
     auto largest = whole ? logits.amax(1) : at::full({logits.size(0)}, -std::numeric_limits<double>::infinity(), logits.options());
     if (group) mtl_reduce(mtl_group(reinterpret_cast<group_t>(group)), largest, c10d::ReduceOp::MAX);
@@ -261,11 +260,11 @@ char *mtl_gather_rows(group_t group, tensor_t tensor, tensor_t *out) {
   MTL_END
 }
 
-char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t label, tensor_t divisor, int64_t first,
+char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t column, tensor_t known, tensor_t divisor,
                               tensor_t *out) {
   MTL_BEGIN
   *out = new at::Tensor(
-      ClassCrossEntropy::apply(*logits, *label, *divisor, first, reinterpret_cast<int64_t>(group)));
+      ClassCrossEntropy::apply(*logits, *column, *known, *divisor, reinterpret_cast<int64_t>(group)));
   MTL_END
 }
 

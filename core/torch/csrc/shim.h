@@ -108,7 +108,7 @@ void mtl_work_free(work_t work);
 char *mtl_all_gather(group_t group, tensor_t tensor, tensor_t *out);
 char *mtl_broadcast(group_t group, tensor_t *tensors, int64_t n, int root);
 char *mtl_gather_rows(group_t group, tensor_t tensor, tensor_t *out);
-char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t label, tensor_t divisor, int64_t first,
+char *mtl_class_cross_entropy(group_t group, tensor_t logits, tensor_t column, tensor_t known, tensor_t divisor,
     tensor_t *out);
 char *mtl_sync_batch_norm(group_t group, tensor_t x, tensor_t weight, tensor_t bias, tensor_t running_mean,
     tensor_t running_var, double momentum, double eps, tensor_t *out);

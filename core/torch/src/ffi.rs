@@ -126,9 +126,9 @@ unsafe extern "C" {
     pub(crate) fn mtl_class_cross_entropy(
         group: Handle,
         logits: Raw,
-        label: Raw,
+        column: Raw,
+        known: Raw,
         divisor: Raw,
-        first: i64,
         out: *mut Raw,
     ) -> *mut c_char;
     pub(crate) fn mtl_sync_batch_norm(

@@ -244,24 +244,24 @@ fn ptr(tensor: &Tensor) -> Raw {
     tensor.as_ptr().cast_mut()
 }
 
-/// The sum of cross-entropies over samples whose label is not negative, divided by a number.
+/// The sum of cross-entropies over samples that are `known`, divided by a number.
 ///
-/// `logits` are `[batch, columns]` of the classes `first..first + columns`, `label` is `[batch]`. With a group, logits and
-/// labels are of the samples of all processes, and each process has columns of its own; every process gets the loss of the
-/// whole. Its gradients are right if they are summed over processes after each has divided the loss by their number.
+/// `logits` are `[batch, columns]` of some classes, and `column` `[batch]` is where the true class of a sample stands, or
+/// negative where it is not among them. With a group, they are of the samples of all processes, and each process has
+/// columns of its own; every process gets the loss of the whole. Its gradients are right if they are summed over processes after each has divided the loss by their number.
 ///
 /// # Errors
 /// If a process is gone, or an operation fails.
 pub fn class_cross_entropy(
     logits: &Tensor,
-    label: &Tensor,
+    column: &Tensor,
+    known: &Tensor,
     divisor: &Tensor,
-    first: i64,
     group: Option<&'static Group>,
 ) -> Result<Tensor> {
     let group = group.map_or(null_mut(), |group| group.0);
     // SAFETY: the tensors are alive for the call, and the group for the whole program.
-    one(|out| unsafe { ffi::mtl_class_cross_entropy(group, ptr(logits), ptr(label), ptr(divisor), first, out) })
+    one(|out| unsafe { ffi::mtl_class_cross_entropy(group, ptr(logits), ptr(column), ptr(known), ptr(divisor), out) })
 }
 
 /// A collective under way.
@@ -470,9 +470,12 @@ mod tests {
                 if let Some(group) = group {
                     (e, labels) = (group.gather_rows(&e).unwrap(), group.all_gather(&labels).unwrap());
                 }
-                let known = labels.ge(0).sum(Kind::Double);
                 let logits = e.matmul(&own.transpose(0, 1));
-                let loss = class_cross_entropy(&logits, &labels, &known, first, group).unwrap();
+                let (known, local) = (labels.ge(0), &labels - first);
+                let here = local.ge(0).logical_and(&local.lt(logits.size()[1])).logical_and(&known);
+                let column = local.where_self(&here, &Tensor::from(-1i64));
+                let count = known.sum(Kind::Double);
+                let loss = class_cross_entropy(&logits, &column, &known, &count, group).unwrap();
                 (&loss / size as f64).backward();
                 [loss.detach(), w.grad(), before.grad()]
             });

@@ -1,7 +1,7 @@
 //! What the classifiers of identities share: their ports, and cosines to a vector of each identity.
 
 use mtl_component::nn::{Classes, Labelled, normalize_rows};
-use mtl_component::{Call, DType, Description, Init, Params, Ports, Result, Role, Sizes};
+use mtl_component::{Call, DType, Description, Init, Params, Ports, Result, Role, Rows, Sizes};
 use tch::Tensor;
 
 /// Embeddings and labels in, a logit of each identity out; beside it the cross-entropy, for which the logits need not be
@@ -20,7 +20,7 @@ pub(crate) fn scale() -> f64 {
 
 /// Cosines between embeddings and one weight vector an identity.
 pub(crate) struct Cosines {
-    weight: Tensor,
+    weight: Rows,
     classes: Classes,
 }
 
@@ -28,14 +28,15 @@ impl Cosines {
     /// A vector of each identity, `weight` of `[identities, size]`.
     pub fn new(p: &Params, sizes: &Sizes) -> Result<Self> {
         let shape = [sizes.global("identities")?, sizes.get("size")?];
-        let weight = p.rows("weight", &shape, Init::XavierUniform, Role::Weight)?;
+        let weight = p.class_rows("weight", &shape, Init::XavierUniform, Role::Weight)?;
         Ok(Self { weight, classes: Classes::new(p, shape[0]) })
     }
 
     /// The cosines `[batch, identities]`, and what they are computed for.
     pub fn forward(&self, call: &Call<'_>) -> Result<(Labelled, Tensor)> {
-        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call.context.world)?;
-        let cosines = normalize_rows(&batch.embedding)?.f_linear::<Tensor>(&normalize_rows(&self.weight)?, None)?;
+        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call)?;
+        let weight = normalize_rows(&self.weight.of(batch.rows.as_ref())?)?;
+        let cosines = normalize_rows(&batch.embedding)?.f_linear::<Tensor>(&weight, None)?;
         Ok((batch, cosines))
     }
 }

@@ -100,6 +100,14 @@ impl Checker<'_> {
 
     /// Reports readers of what exists only in parts, since its module is cut by classes.
     fn cut_classes(&mut self, graph: &Graph) {
+        for (name, entry) in &self.recipe.model {
+            let common = &entry.slot.common;
+            if common.shard.is_none() && common.sample_rate < 1.0 {
+                let message = format!("`model.{name}` takes a share of its classes in a step, and they are not cut");
+                let d = Diagnostic::error(&ids::CUT_CLASSES, message).at(&entry.slot.origin, "sample_rate");
+                self.out.push(d.help("say shard = \"classes\" as well, also for a single process"));
+            }
+        }
         for (m, (name, entry)) in
             self.recipe.model.iter().enumerate().filter(|(_, (_, e))| e.slot.common.shard.is_some())
         {

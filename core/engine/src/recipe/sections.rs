@@ -231,6 +231,15 @@ pub struct ModelSlot {
     /// What of it is cut over the processes of the run; without it each process has all of it.
     #[serde(default)]
     pub shard: Option<Cut>,
+    /// The share of the classes that a step takes for negatives, drawn anew each time; the classes of the batch are always
+    /// among them, and the others keep their values and their momentum. Below 1 it needs `shard = "classes"`.
+    #[serde(default = "whole")]
+    #[schemars(range(min = 1e-6, max = 1.0))]
+    pub sample_rate: f64,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 /// What of a module is cut over processes.

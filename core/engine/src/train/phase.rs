@@ -5,7 +5,7 @@ use super::scaler::Scaler;
 use crate::model::{Model, own_rows};
 use crate::recipe::{Decay, LossScaling, PhaseEntry, ScaledDecay};
 use indexmap::IndexMap;
-use mtl_component::{Optimizer, Result, Role, Shard, Update, World, bail, mistake};
+use mtl_component::{Optimizer, Result, Role, Sample, Sampled, Shard, Update, World, bail, mistake};
 use mtl_recipe::{Context, Error};
 use mtl_torch::{Buckets, ScalarOps};
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ pub(super) fn has_diverged(what: &str) -> Error {
 struct Group {
     names: Vec<String>,
     params: Vec<Tensor>,
+    /// Where the rows of a parameter are left that take part in a step, if not all do.
+    sampled: Vec<Option<Sampled>>,
     lr_scale: f64,
     weight_decay: f64,
 }
@@ -30,25 +32,61 @@ struct Group {
 struct Live<'a> {
     names: Vec<&'a str>,
     params: Vec<&'a Tensor>,
+    /// What the gradients belong to: the parameters, or the rows of one.
+    values: Vec<&'a Tensor>,
     grads: Vec<&'a Tensor>,
+    rows: Option<&'a Tensor>,
     lr_scale: f64,
     weight_decay: f64,
 }
 
+/// The gradient of a parameter, or of some of its rows.
+struct Taken {
+    grad: Tensor,
+    sample: Option<Sample>,
+}
+
+impl Group {
+    /// Takes the gradients out of the parameters, and out of the rows that were drawn.
+    fn take(&self) -> Result<Vec<Taken>> {
+        let taken = |(param, sampled): (&Tensor, &Option<Sampled>)| {
+            let sample = sampled.as_ref().and_then(|sampled| sampled.borrow_mut().take());
+            Ok(Taken { grad: mtl_torch::take_grad(sample.as_ref().map_or(param, |s| &s.leaf))?, sample })
+        };
+        self.params.iter().zip(&self.sampled).map(taken).collect()
+    }
+}
+
 impl<'a> Live<'a> {
-    fn of(group: &'a Group, grads: &'a [Tensor]) -> Self {
-        let mut out = Self {
+    /// Those of a group, and those of which only some rows have a gradient, each by itself.
+    fn of(group: &'a Group, taken: &'a [Taken]) -> Vec<Self> {
+        let none = || Self {
             names: Vec::new(),
             params: Vec::new(),
+            values: Vec::new(),
             grads: Vec::new(),
+            rows: None,
             lr_scale: group.lr_scale,
             weight_decay: group.weight_decay,
         };
-        for ((name, param), grad) in group.names.iter().zip(&group.params).zip(grads) {
-            if grad.defined() {
-                out.names.push(name);
-                out.params.push(param);
-                out.grads.push(grad);
+        let mut out = vec![none()];
+        for ((name, param), taken) in group.names.iter().zip(&group.params).zip(taken) {
+            if !taken.grad.defined() {
+                continue;
+            }
+            let mut live = match &taken.sample {
+                Some(sample) => Self { rows: Some(&sample.rows), ..none() },
+                None => out.swap_remove(0),
+            };
+            live.names.push(name);
+            live.params.push(param);
+            live.values.push(taken.sample.as_ref().map_or(param, |sample| &sample.leaf));
+            live.grads.push(&taken.grad);
+            out.push(live);
+            // That of whole parameters comes first.
+            let last = out.len() - 1;
+            if taken.sample.is_none() {
+                out.swap(0, last);
             }
         }
         out
@@ -100,10 +138,12 @@ impl<'r> PhaseState<'r> {
                     Some(group) => {
                         group.names.push(name);
                         group.params.push(e.tensor.shallow_clone());
+                        group.sampled.push(e.sampled.clone());
                     }
                     None => groups.push(Group {
                         names: vec![name],
                         params: vec![e.tensor.shallow_clone()],
+                        sampled: vec![e.sampled.clone()],
                         lr_scale,
                         weight_decay,
                     }),
@@ -116,6 +156,13 @@ impl<'r> PhaseState<'r> {
             Some(group) if !made.is_empty() => Some(Buckets::new(group, &made.iter().collect::<Vec<_>>())?),
             _ => None,
         };
+        if entry.common.accumulate > 1 && groups.iter().flat_map(|g| &g.sampled).any(Option::is_some) {
+            mistake!(
+                "the phase `{name}` accumulates {} batches, each of which would draw other classes (sample_rate): take \
+                 accumulate = 1 and larger batches",
+                entry.common.accumulate
+            );
+        }
         let slot = &entry.optimizer;
         let optimizer = slot.config.open();
         Ok(Self {
@@ -174,7 +221,14 @@ impl<'r> PhaseState<'r> {
     /// # Errors
     /// If the pass fails, a process is gone, or the processes do not reach the same parameters.
     pub fn backward(&self, total: &Tensor, keep_graph: bool, last: bool) -> Result<()> {
-        let leaves = self.leaves();
+        // Of a parameter of which some rows were drawn, those.
+        let drawn = |(param, sampled): (&Tensor, &Option<Sampled>)| match sampled.as_ref().map(|s| s.borrow()) {
+            Some(sample) => sample.as_ref().map_or_else(|| param.shallow_clone(), |s| s.leaf.shallow_clone()),
+            None => param.shallow_clone(),
+        };
+        let leaves = self.groups.iter().flat_map(|g| g.params.iter().zip(&g.sampled)).map(drawn);
+        let leaves: Vec<Tensor> = leaves.collect();
+        let leaves: Vec<&Tensor> = leaves.iter().collect();
         let pass = || mtl_torch::backward(total, &leaves, keep_graph);
         let Some(buckets) = self.buckets.as_ref().filter(|_| last) else { return Ok(pass()?) };
         if let Some(unexpected) = buckets.summing(pass)? {
@@ -199,14 +253,14 @@ impl<'r> PhaseState<'r> {
 
     /// Lets the optimizer step by the gradients that have been added up, and forgets them.
     pub fn update(&mut self, wants_norm: bool, capture: Option<&mut Captured>) -> Result<()> {
-        let take = |g: &Group| g.params.iter().map(mtl_torch::take_grad).collect::<anyhow::Result<Vec<_>>>();
-        let grads: Vec<Vec<Tensor>> = self.groups.iter().map(take).collect::<anyhow::Result<_>>()?;
-        let mut live: Vec<Live<'_>> = self.groups.iter().zip(&grads).map(|(g, grads)| Live::of(g, grads)).collect();
+        let grads: Vec<Vec<Taken>> = self.groups.iter().map(Group::take).collect::<Result<_>>()?;
+        let mut live: Vec<Live<'_>> =
+            self.groups.iter().zip(&grads).flat_map(|(g, grads)| Live::of(g, grads)).collect();
         let coupled = self.entry.description.coupled;
         let decays_scaled = self.entry.common.scaled_decay == ScaledDecay::BeforeUnscaling && coupled;
         if self.scaler.is_some() && decays_scaled {
             for l in live.iter_mut().filter(|l| l.weight_decay != 0.0) {
-                mtl_torch::add_decay(&l.grads, &l.params, l.weight_decay)?;
+                mtl_torch::add_decay(&l.grads, &l.values, l.weight_decay)?;
                 l.weight_decay = 0.0;
             }
         }
@@ -223,7 +277,7 @@ impl<'r> PhaseState<'r> {
         if let Some(capture) = capture {
             let (mut raw, mut decayed) = (IndexMap::new(), IndexMap::new());
             for l in &live {
-                for ((name, param), grad) in l.names.iter().zip(&l.params).zip(&l.grads) {
+                for ((name, param), grad) in l.names.iter().zip(&l.values).zip(&l.grads) {
                     let decay = if coupled { l.weight_decay } else { 0.0 };
                     let with = tch::no_grad(|| -> Result<Tensor> { Ok(grad.f_add(&param.try_mul_scalar(decay)?)?) })?;
                     raw.insert((*name).to_owned(), tch::no_grad(|| grad.f_detach_copy())?);
@@ -261,7 +315,7 @@ impl<'r> PhaseState<'r> {
                 names: &l.names,
                 params: &l.params,
                 grads: &l.grads,
-                rows: None,
+                rows: l.rows,
                 lr: self.lr * l.lr_scale,
                 weight_decay: l.weight_decay,
                 found_inf: found_inf.as_ref(),

@@ -1,5 +1,5 @@
 use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register};
-use mtl_component::nn::{BatchNorm, Conv, Conv2d};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d, adaptive_max_pool2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -94,14 +94,14 @@ impl Module for Decomposition {
         let x = call.get("features")?;
         let gated = match (&self.channel, &self.spatial) {
             (Some(channel), Some(spatial)) if self.config.branches == Branches::Sequential => {
-                let y = x.f_mul(&channel.gate(x, call.train)?)?;
+                let y = x.f_mul(&channel.gate(x, call)?)?;
                 y.f_mul(&spatial.gate(&y, call.train)?)?
             }
             (Some(channel), Some(spatial)) => {
-                let (c, s) = (channel.gate(x, call.train)?, spatial.gate(x, call.train)?);
+                let (c, s) = (channel.gate(x, call)?, spatial.gate(x, call.train)?);
                 x.f_mul(&c)?.f_add(&x.f_mul(&s)?)?.try_mul_scalar(0.5)?
             }
-            (Some(channel), None) => x.f_mul(&channel.gate(x, call.train)?)?,
+            (Some(channel), None) => x.f_mul(&channel.gate(x, call)?)?,
             (None, Some(spatial)) => x.f_mul(&spatial.gate(x, call.train)?)?,
             (None, None) => x.shallow_clone(),
         };
@@ -134,12 +134,12 @@ impl ChannelGate {
         })
     }
 
-    fn gate(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    fn gate(&self, x: &Tensor, call: &Call<'_>) -> Result<Tensor> {
         let batch = x.size()[0];
         let (mut means, mut maxima) = (Vec::new(), Vec::new());
         for side in [1, 2, 3] {
             means.push(x.f_adaptive_avg_pool2d([side, side])?.f_reshape([batch, -1])?);
-            maxima.push(x.f_adaptive_max_pool2d([side, side])?.0.f_reshape([batch, -1])?);
+            maxima.push(adaptive_max_pool2d(x, side, call.context)?.f_reshape([batch, -1])?);
         }
         let (mean, max) = (Tensor::f_cat(&means, 1)?, Tensor::f_cat(&maxima, 1)?);
         let pooled = match self.pooling {
@@ -148,7 +148,7 @@ impl ChannelGate {
         };
         let pooled = pooled.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
         let y = self.conv2.forward(&self.conv1.forward(&pooled)?.f_relu()?)?;
-        Ok(self.norm.forward(&y, train)?.f_sigmoid()?)
+        Ok(self.norm.forward(&y, call.train)?.f_sigmoid()?)
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::cosines::classifier;
-use mtl_component::nn::{Classes, Linear};
+use mtl_component::nn::{ClassLinear, Classes, Linear};
 use mtl_component::{Call, Description, Module, ModuleConfig, Params, Result, Sizes, register};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,14 +23,14 @@ impl ModuleConfig for Softmax {
 }
 
 struct Head {
-    linear: Linear,
+    linear: ClassLinear,
     classes: Classes,
 }
 
 impl Module for Head {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call.context.world)?;
-        let logits = self.linear.forward(&batch.embedding)?;
+        let batch = self.classes.of(call.get("embedding")?, call.get("label")?, call)?;
+        let logits = self.linear.forward(&batch.embedding, batch.rows.as_ref())?;
         batch.outputs(logits, call)
     }
 }
