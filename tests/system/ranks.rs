@@ -1,6 +1,11 @@
 //! Several processes that train together: the same numbers as one process, and how they end together.
 
-use crate::support::{Faces, json, mtlrun, outcome, reference, root};
+use crate::support::{Faces, REGISTRY, json, mtlrun, outcome, reference, root, told};
+use mtl_component::{Draw, Shard, World};
+use mtl_engine::graph::Graph;
+use mtl_engine::model::Model;
+use mtl_engine::recipe::Recipe;
+use mtl_torch::{Buckets, Group};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::io::Read;
@@ -8,6 +13,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
 /// What makes runs of one and of several processes comparable: double precision, and no draws on tensors.
@@ -345,6 +351,51 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     assert!(text.contains("`global_batch_size` is 12, which 5 ranks cannot share evenly"), "{text}");
 }
 
+/// One rank of 8, 64 and 512 by a group that does nothing: what the published network sends, and who has which classes.
+#[test]
+fn ranks_of_any_number_have_the_same_buckets_and_all_classes() {
+    let recipe = Recipe::read(&REGISTRY, &root().join("recipes/aifr_scaf.toml"), &[]).unwrap();
+    let graph = Graph::new(&recipe).unwrap();
+    let outline = Model::outline(&recipe, &graph, 1).unwrap();
+    let trained = outline.modules.iter().flat_map(|module| module.parameters.values());
+    let trained = trained.filter(|entry| entry.role.is_some() && !entry.rows);
+    // All zeros of one page each time: only the sizes matter.
+    let params: Vec<Tensor> =
+        trained.map(|entry| Tensor::zeros(entry.tensor.size(), (Kind::Float, Device::Cpu))).collect();
+    let params: Vec<&Tensor> = params.iter().collect();
+    let bytes: u64 = params.iter().map(|p| 4 * p.numel() as u64).sum();
+    let largest = params.iter().map(|p| 4 * p.numel() as u64).max().unwrap();
+    let mut plans = Vec::new();
+    for size in [8u64, 64, 512] {
+        for rank in [0, size - 1] {
+            let buckets = Buckets::new(&Group::fake(rank, size).unwrap(), &params).unwrap().bytes();
+            assert_eq!(buckets.iter().sum::<u64>(), bytes);
+            plans.push(buckets);
+        }
+        // Glint360K.
+        let parts: Vec<_> = (0..size).map(|rank| Shard::rows(360_232, World::new(rank, size, 0).unwrap())).collect();
+        assert_eq!((parts[0].start, parts[size as usize - 1].end), (0, 360_232));
+        assert!(parts.windows(2).all(|two| two[0].end == two[1].start && !two[0].is_empty()));
+    }
+    assert!(plans.iter().all(|plan| *plan == plans[0]), "the same for every rank");
+    let most = (25 << 20) + largest;
+    assert!(plans[0].len() > 4 && plans[0].iter().all(|bucket| *bucket < most), "{:?}", plans[0]);
+    assert!(*plans[0].last().unwrap() <= (2 << 20) + (1 << 20), "little is left at the end: {:?}", plans[0]);
+    // What a rank holds of a head of that size, by the command.
+    let sets = ["--set", "dims.identities=360232", "--set", "model.identity.shard=classes", "--set", FUSED];
+    let summary = |more: &[&str]| {
+        told(&[&["summary", "recipes/aifr_scaf.toml", "--nproc", "8"], &sets[..], &READS_LOGITS, more].concat())
+    };
+    let (all, sampled) = (summary(&[]), summary(&["--set", "model.identity.sample_rate=0.1"]));
+    let head = 360_232.0 * 512.0 * 4.0 / f64::from(1 << 20);
+    let rest = bytes as f64 / f64::from(1 << 20);
+    for (text, gradients) in [(&all, rest + head / 8.0), (&sampled, rest + head / 80.0)] {
+        let words = format!("each of 8 ranks: {:.1} MiB of weights, {gradients:.1} of gradients", rest + head / 8.0);
+        assert!(text.contains(&words), "{words}: {text}");
+        assert!(text.contains(&format!("each sends {:.1} MiB of gradients", 2.0 * 7.0 / 8.0 * rest)), "{text}");
+    }
+}
+
 /// The lines that tell an error.
 fn errors(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.contains("error")).collect()
@@ -525,4 +576,43 @@ fn a_signal_to_the_launcher_stops_all_ranks_at_one_step_and_they_can_go_on() {
     let alone = ["-q", "--resume", "--allow-recipe-change", "--set", &more, "--set", "data.faces.batch_size=8"];
     faces.train(&out, &alone);
     assert_eq!(steps(&out), step + 3);
+}
+
+/// Ranks that are killed or stopped at thirty moments: each time one message, and after all of it the bits of a run that
+/// was left alone.
+#[test]
+#[ignore = "minutes: cargo xtask test --long"]
+fn random_ranks_killed_and_stopped_at_random_moments() {
+    let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
+    let (undisturbed, broken) = (dir.path().join("undisturbed"), dir.path().join("broken"));
+    let steps = "run.steps=1000";
+    faces.train(&undisturbed, &lasting(steps, &[]));
+    let mut draw = Draw::new(&[17]);
+    for round in 0..30 {
+        let resume: &[&str] = if broken.join("recipe.resolved.toml").exists() { &["--resume"] } else { &[] };
+        let args = faces.tiny(&broken, &lasting(steps, resume));
+        let run = mtlrun(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(900 + draw.below(1500)));
+        let ranks = children(&run);
+        let Some(victim) = ranks.get(draw.below(2) as usize) else { panic!("round {round}: the run has ended") };
+        // A process that is stopped is found after some ten seconds.
+        let stops = round % 6 == 5;
+        let signal = if stops { rustix::process::Signal::STOP } else { rustix::process::Signal::KILL };
+        send(*victim, signal);
+        let since = Instant::now();
+        let (code, text) = ended(run);
+        assert_eq!(code, 1, "round {round}: {text}");
+        assert!(since.elapsed() < Duration::from_secs(30), "round {round}: {:?}", since.elapsed());
+        assert_eq!(errors(&text).len(), 1, "round {round}: {text}");
+        let words = if stops { " has given no sign of life for " } else { " was ended by SIGKILL" };
+        assert!(text.contains(words), "round {round}: {text}");
+        for entry in std::fs::read_dir(broken.join("checkpoints")).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let whole = !name.starts_with("step-") || name.contains(".tmp-");
+            assert!(whole || entry.path().join("manifest.json").exists(), "round {round}: {name} is not whole");
+        }
+    }
+    faces.train(&broken, &lasting(steps, &["--resume"]));
+    let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    assert!(weights(&broken) == weights(&undisturbed), "other bits");
 }

@@ -351,6 +351,9 @@ pub struct Summary {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    /// Also what each of so many ranks holds and sends in a step
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub nproc: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -460,6 +463,9 @@ pub struct Sweep {
     /// Runs at one time, which share the cores
     #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub jobs: usize,
+    /// Processes of each run, as `mtlrun --nproc`
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub nproc: u64,
     /// Only show the points
     #[arg(long)]
     pub dry_run: bool,

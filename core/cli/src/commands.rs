@@ -258,13 +258,27 @@ pub fn summary(registry: &Arc<Registry>, args: &Summary) -> Result<u8> {
         "module", "component", "parameters", "weights MiB", "gradients MiB", "optimizer MiB"
     );
     let mut sums = [0.0; 4];
-    for (m, (module, of)) in graph.modules().iter().zip(memory::numbers(&recipe, &graph)?).enumerate() {
+    for (m, (module, of)) in graph.modules().iter().zip(memory::numbers(&recipe, &graph, 1)?).enumerate() {
         let (count, component) = (of.weights, recipe.model[m].slot.registration.name);
         let row = [count as f64, mebibytes(count), mebibytes(of.gradients), mebibytes(of.optimizer)];
         sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
         println!("{:<14} {component:<24} {count:>12} {:>12.1} {:>14.1} {:>14.1}", module.name, row[1], row[2], row[3]);
     }
     println!("{:<14} {:<24} {:>12} {:>12.1} {:>14.1} {:>14.1}", "together", "", sums[0], sums[1], sums[2], sums[3]);
+    if let Some(ranks) = args.nproc {
+        let all = memory::numbers(&recipe, &graph, ranks)?;
+        let sum = |of: fn(&memory::Numbers) -> u64| mebibytes(all.iter().map(of).sum());
+        println!(
+            "each of {ranks} ranks: {:.1} MiB of weights, {:.1} of gradients, {:.1} of optimizer state, {:.1} of buckets",
+            sum(|n| n.weights),
+            sum(|n| n.gradients),
+            sum(|n| n.optimizer),
+            sum(|n| n.buckets)
+        );
+        // Around a ring, each rank sends its part of a sum and then its part of the result to its neighbour.
+        let sent = 2.0 * (ranks - 1) as f64 / ranks as f64 * sum(|n| n.buckets);
+        println!("each sends {sent:.1} MiB of gradients in a step of all phases");
+    }
     // Only sizes that some module is built with.
     let used = |name: &str| {
         let ports =

@@ -1,6 +1,6 @@
 //! Where a recipe computes.
 
-use crate::ranks::Place;
+use crate::ranks::local_processes;
 use crate::recipe::{Precision, Recipe};
 use mtl_component::{Context, World};
 use mtl_recipe::{Result, mistake, suggestion};
@@ -30,12 +30,7 @@ pub fn device(name: &str) -> Result<Device> {
 
 /// Threads within an operator: the recipe's, or one for each core that a process of this machine has to itself.
 pub fn threads(recipe: &Recipe) -> usize {
-    recipe.run.threads.map_or_else(|| (cores() / local_processes()).max(1), |n| n as usize)
-}
-
-/// How many processes of the run are on this machine.
-fn local_processes() -> usize {
-    Place::of_environment().ok().flatten().map_or(1, |place| place.local_size as usize)
+    recipe.run.threads.map_or_else(|| (cores() / local_processes() as usize).max(1), |n| n as usize)
 }
 
 fn cores() -> usize {
@@ -48,7 +43,7 @@ fn cores() -> usize {
 /// If libtorch refuses the number of threads.
 pub fn configure(recipe: &Recipe) -> Result<()> {
     let (wanted, cores) = (threads(recipe), cores());
-    let processes = local_processes();
+    let processes = local_processes() as usize;
     if wanted * processes > 2 * cores {
         let each = if processes > 1 { format!(" for each of {processes} ranks") } else { String::new() };
         tracing::warn!(

@@ -3,7 +3,8 @@
 use crate::graph::Graph;
 use crate::ids;
 use crate::machine::{self, bytes_text};
-use crate::model::Model;
+use crate::model::{Model, Module};
+use crate::ranks::{local_processes, processes};
 use crate::recipe::{Precision, Recipe};
 use mtl_recipe::{Diagnostic, Error, Result, bail};
 
@@ -33,35 +34,59 @@ pub struct Numbers {
     pub gradients: u64,
     /// The state of the optimizers that update it.
     pub optimizer: u64,
+    /// Gradients on their way between ranks; none if there is one.
+    pub buckets: u64,
 }
 
 impl Numbers {
     /// All of them.
     pub fn sum(&self) -> u64 {
-        self.weights.saturating_add(self.gradients).saturating_add(self.optimizer)
+        let sum = self.weights.saturating_add(self.gradients).saturating_add(self.optimizer);
+        sum.saturating_add(self.buckets)
     }
 }
 
-/// The numbers of each module, where sizes that only the data decides count as 1.
+/// The numbers of each module, where sizes that only the data decides count as 1, in one of so many ranks.
 ///
 /// # Errors
 /// If a module cannot be built.
-pub fn numbers(recipe: &Recipe, graph: &Graph) -> Result<Vec<Numbers>> {
-    let counts = Model::counts(recipe, graph, 1)?.into_iter().map(|count| count.max(0) as u64);
-    let of = |(m, weights): (usize, u64)| {
+pub fn numbers(recipe: &Recipe, graph: &Graph, ranks: u64) -> Result<Vec<Numbers>> {
+    let outline = Model::outline(recipe, graph, 1)?;
+    let of = |(m, module): (usize, &Module)| {
+        let common = &recipe.model[m].slot.common;
+        let cut = common.shard.is_some();
+        let (mut weights, mut gradients, mut summed) = (0u64, 0u64, 0u64);
+        for entry in module.parameters.values().filter(|entry| entry.role.is_some()) {
+            let count = entry.tensor.numel() as u64;
+            if entry.rows && cut {
+                let own = count.div_ceil(ranks);
+                weights = weights.saturating_add(own);
+                gradients = gradients.saturating_add((own as f64 * common.sample_rate).ceil() as u64);
+            } else {
+                weights = weights.saturating_add(count);
+                gradients = gradients.saturating_add(count);
+                summed = summed.saturating_add(count);
+            }
+        }
         let updating = graph.phases().iter().zip(recipe.phase.values()).filter(|(phase, _)| phase.updates[m]);
-        let state: u64 = updating.map(|(_, entry)| entry.description.state_each as u64).sum();
-        let gradients = if graph.modules()[m].trained { weights } else { 0 };
-        Numbers { weights, gradients, optimizer: weights.saturating_mul(state) }
+        let updating: Vec<u64> = updating.map(|(_, entry)| entry.description.state_each as u64).collect();
+        let trained = graph.modules()[m].trained;
+        Numbers {
+            weights,
+            gradients: if trained { gradients } else { 0 },
+            optimizer: weights.saturating_mul(updating.iter().sum()),
+            // Each phase that updates it has buckets of its own.
+            buckets: if ranks > 1 { summed.saturating_mul(updating.len() as u64) } else { 0 },
+        }
     };
-    Ok(counts.enumerate().map(of).collect())
+    Ok(outline.modules.iter().enumerate().map(of).collect())
 }
 
 /// What is wrong if weights, gradients and optimizer state are more than the memory of this machine.
 fn too_much(recipe: &Recipe, graph: &Graph) -> Result<Option<String>> {
     let each: u64 = if recipe.run.precision == Precision::Float64 { 8 } else { 4 };
-    let all = numbers(recipe, graph)?.iter().fold(0u64, |all, module| all.saturating_add(module.sum()));
-    let needed = all.saturating_mul(each);
+    let all = numbers(recipe, graph, processes())?.iter().fold(0u64, |all, module| all.saturating_add(module.sum()));
+    let needed = all.saturating_mul(each).saturating_mul(local_processes());
     let there = machine::memory_mib().map(|mib| mib << 20).filter(|there| needed > *there);
     Ok(there.map(|there| {
         format!(

@@ -217,6 +217,7 @@ pub fn check(registry: &Arc<Registry>, recipe: &Path, overrides: &Overrides) -> 
         zip: Vec::new(),
         out: None,
         jobs: 1,
+        nproc: 1,
         dry_run: true,
     };
     let points = points(registry, &args)?;
@@ -248,7 +249,11 @@ fn arguments(job: &Job<'_>, out: &Path, args: &Sweep, resume: bool) -> Vec<Strin
     }
     if args.jobs > 1 && !job.threads {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        list.extend(["--threads".to_owned(), (cores / args.jobs).max(1).to_string()]);
+        let each = (cores / args.jobs / args.nproc as usize).max(1);
+        list.extend(["--threads".to_owned(), each.to_string()]);
+    }
+    if args.nproc > 1 {
+        list.extend(["--nproc".to_owned(), args.nproc.to_string()]);
     }
     list
 }

@@ -11,7 +11,7 @@ mod position;
 
 pub use agreement::{Intent, leaves};
 pub use faults::Fault;
-pub use place::{LAUNCHED, Place, processes};
+pub use place::{LAUNCHED, Place, local_processes, processes};
 pub use position::{Position, Whereabouts};
 
 use mtl_component::World;

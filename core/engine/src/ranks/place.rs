@@ -127,6 +127,11 @@ pub fn processes() -> u64 {
     Place::of_environment().ok().flatten().map_or(1, |place| place.size)
 }
 
+/// How many of them are on this machine.
+pub fn local_processes() -> u64 {
+    Place::of_environment().ok().flatten().map_or(1, |place| place.local_size)
+}
+
 /// The first host of a list of Slurm, such as `gpu[01-04,7],big1`.
 fn first_host(list: &str) -> String {
     let first = match list.split_once('[') {
