@@ -32,6 +32,13 @@ type Numbers = BTreeMap<(u64, String), f64>;
 pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
     let run = RunFolder::resolve(&args.run)?;
     let then = run.record()?;
+    if let Some(ranks) = then.get("ranks").and_then(Value::as_u64).filter(|ranks| *ranks > 1) {
+        mistake!(
+            "{0} was trained by {ranks} ranks, and reproduce trains in one process: train {0}/recipe.resolved.toml with \
+             --nproc {ranks} into another folder, and compare",
+            run.path().display()
+        );
+    }
     let mut overrides = Vec::new();
     // The number of threads decides the order of sums; a recipe that leaves it open took the cores of its machine.
     if let Some(threads) = then.get("threads").and_then(Value::as_u64) {

@@ -303,11 +303,24 @@ pub fn adaptive_max_pool2d(x: &Tensor, side: i64, context: &Context) -> Result<T
     if !context.deterministic || context.device == tch::Device::Cpu {
         return Ok(x.f_adaptive_max_pool2d([side, side])?.0);
     }
-    max_of_regions(x, side)
+    // Equal maxima of a region share its gradient.
+    of_regions(x, side, |region| Ok(region.f_amax([2], false)?))
 }
 
-/// The same by operators whose gradients are added in one order. Equal maxima of a region share its gradient.
-fn max_of_regions(x: &Tensor, side: i64) -> Result<Tensor> {
+/// The mean of each of `side` x `side` regions: `torch.nn.functional.adaptive_avg_pool2d`; otherwise as
+/// [`adaptive_max_pool2d`].
+///
+/// # Errors
+/// If an operation fails.
+pub fn adaptive_avg_pool2d(x: &Tensor, side: i64, context: &Context) -> Result<Tensor> {
+    if !context.deterministic || context.device == tch::Device::Cpu {
+        return Ok(x.f_adaptive_avg_pool2d([side, side])?);
+    }
+    of_regions(x, side, |region| Ok(region.f_mean_dim(&[2i64][..], false, None::<Kind>)?))
+}
+
+/// Pooling by operators whose gradients are added in one order. `pool` takes `[batch, channels, places]`.
+fn of_regions(x: &Tensor, side: i64, pool: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let size = x.size();
     let region = |i: i64, whole: i64| (i * whole / side, ((i + 1) * whole + side - 1) / side);
     let mut found = Vec::new();
@@ -315,7 +328,7 @@ fn max_of_regions(x: &Tensor, side: i64) -> Result<Tensor> {
         for column in 0..side {
             let ((top, bottom), (left, right)) = (region(row, size[2]), region(column, size[3]));
             let part = x.f_narrow(2, top, bottom - top)?.f_narrow(3, left, right - left)?;
-            found.push(part.f_flatten(2, 3)?.f_amax([2], false)?);
+            found.push(pool(&part.f_flatten(2, 3)?)?);
         }
     }
     Ok(Tensor::f_stack(&found, 2)?.f_view([size[0], size[1], side, side])?)
@@ -500,16 +513,27 @@ mod tests {
     }
 
     #[test]
-    fn maxima_of_regions_are_those_of_adaptive_pooling() {
+    fn regions_are_those_of_adaptive_pooling() {
         for (side, size) in [(1, [2, 3, 7, 7]), (2, [2, 3, 7, 5]), (3, [1, 2, 7, 8]), (3, [1, 2, 2, 2])] {
-            let [one, other] = [(); 2].map(|()| wave(&size, Kind::Double).set_requires_grad(true));
             let weights = wave(&[size[0], size[1], side, side], Kind::Double) + 2.0;
-            let wanted = one.adaptive_max_pool2d([side, side]).0;
-            let found = max_of_regions(&other, side).unwrap();
-            assert!(found.equal(&wanted));
-            (&wanted * &weights).sum(Kind::Double).backward();
-            (&found * &weights).sum(Kind::Double).backward();
-            assert!((one.grad() - other.grad()).abs().max().double_value(&[]) < 1e-12);
+            let run = |pool: &dyn Fn(&Tensor) -> Tensor| {
+                let x = wave(&size, Kind::Double).set_requires_grad(true);
+                let y = pool(&x);
+                (&y * &weights).sum(Kind::Double).backward();
+                [y.detach(), x.grad()]
+            };
+            let max = run(&|x| x.adaptive_max_pool2d([side, side]).0);
+            let mean = run(&|x| x.adaptive_avg_pool2d([side, side]));
+            let largest = |region: &Tensor| Ok(region.f_amax([2], false)?);
+            let average = |region: &Tensor| Ok(region.f_mean_dim(&[2i64][..], false, None::<Kind>)?);
+            for (wanted, found) in [
+                (max, run(&|x| of_regions(x, side, largest).unwrap())),
+                (mean, run(&|x| of_regions(x, side, average).unwrap())),
+            ] {
+                for (wanted, found) in wanted.iter().zip(&found) {
+                    assert!((wanted - found).abs().max().double_value(&[]) < 1e-12);
+                }
+            }
         }
     }
 

@@ -33,6 +33,18 @@ pub fn available_mib() -> Option<u64> {
     memory("MemAvailable")
 }
 
+/// The GPUs of this machine, their driver, and the versions of CUDA and cuDNN, as far as they can be told.
+pub fn cuda() -> serde_json::Value {
+    let line = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.lines().next().map(str::to_owned));
+    let gpus = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let gpus = gpus.filter_map(|gpu| value(&gpu.path().join("information").to_string_lossy(), "Model"));
+    serde_json::json!({
+        "gpus": gpus.collect::<Vec<_>>(),
+        "driver": line("/proc/driver/nvidia/version"),
+        "libraries": mtl_torch::cuda_config().ok().map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")),
+    })
+}
+
 /// The name of the machine.
 pub fn host() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned())

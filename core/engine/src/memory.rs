@@ -5,7 +5,7 @@ use crate::ids;
 use crate::machine::{self, bytes_text};
 use crate::model::{Model, Module};
 use crate::ranks::{local_processes, processes};
-use crate::recipe::{Precision, Recipe};
+use crate::recipe::{Cut, Precision, Recipe};
 use mtl_recipe::{Diagnostic, Error, Result, bail};
 
 /// The same error; what libtorch says of missing memory is replaced by how much was asked for and what to lower.
@@ -54,7 +54,7 @@ pub fn numbers(recipe: &Recipe, graph: &Graph, ranks: u64) -> Result<Vec<Numbers
     let outline = Model::outline(recipe, graph, 1)?;
     let of = |(m, module): (usize, &Module)| {
         let common = &recipe.model[m].slot.common;
-        let cut = common.shard.is_some();
+        let cut = common.shard == Cut::Classes;
         let (mut weights, mut gradients, mut summed) = (0u64, 0u64, 0u64);
         for entry in module.parameters.values().filter(|entry| entry.role.is_some()) {
             let count = entry.tensor.numel() as u64;

@@ -2,7 +2,7 @@
 
 use crate::data::Batch;
 use crate::graph::{Graph, Node, Plan, Reference, Target, Wire};
-use crate::recipe::{ModulePrecision, Precision, Recipe};
+use crate::recipe::{Cut, ModulePrecision, Precision, Recipe};
 use crate::weights::Tensors;
 use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
@@ -96,7 +96,7 @@ impl Model {
         let mut modules = Vec::new();
         for (module, entry) in graph.modules.iter().zip(recipe.model.values()) {
             let mut params = Params::new(&module.name, context.clone());
-            if entry.slot.common.shard.is_some() {
+            if entry.slot.common.shard == Cut::Classes {
                 params = params.cutting_classes().sampling_classes(entry.slot.common.sample_rate);
             }
             let computation = match &module.sizes {

@@ -3,7 +3,7 @@
 use super::{Graph, GraphModule, GraphPhase, Node, Stream, Target, Wire};
 use crate::ids;
 use crate::ranks::processes;
-use crate::recipe::{Data, Mode, Recipe};
+use crate::recipe::{Cut, Data, Mode, Recipe};
 use crate::rules::run_rules;
 use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
@@ -102,14 +102,14 @@ impl Checker<'_> {
     fn cut_classes(&mut self, graph: &Graph) {
         for (name, entry) in &self.recipe.model {
             let common = &entry.slot.common;
-            if common.shard.is_none() && common.sample_rate < 1.0 {
+            if common.shard == Cut::Nothing && common.sample_rate < 1.0 {
                 let message = format!("`model.{name}` takes a share of its classes in a step, and they are not cut");
                 let d = Diagnostic::error(&ids::CUT_CLASSES, message).at(&entry.slot.origin, "sample_rate");
                 self.out.push(d.help("say shard = \"classes\" as well, also for a single process"));
             }
         }
         for (m, (name, entry)) in
-            self.recipe.model.iter().enumerate().filter(|(_, (_, e))| e.slot.common.shard.is_some())
+            self.recipe.model.iter().enumerate().filter(|(_, (_, e))| e.slot.common.shard == Cut::Classes)
         {
             if !entry.description.ports.outputs.iter().any(|port| port.by_class) {
                 let message = format!("`model.{name}` ({}) has no classes to cut", entry.slot.registration.name);

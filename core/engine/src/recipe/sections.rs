@@ -74,7 +74,8 @@ pub struct Run {
     /// fraction in the place of 23. It has no part in bf16 and fp16.
     #[serde(default)]
     pub tf32: bool,
-    /// On CUDA, only kernels that give the same bits each time, at some cost of speed. On the CPU they always do.
+    /// On CUDA, only kernels that give the same bits each time, at some cost of speed; where there is none for an operator,
+    /// the run ends and names it. On the CPU they always do.
     #[serde(default)]
     pub deterministic: bool,
     /// In a run of several processes, BatchNorm takes the statistics of the batches of all, as if they were one.
@@ -228,9 +229,9 @@ pub struct ModelSlot {
     /// Accept drawn weights for a module that nothing trains.
     #[serde(default)]
     pub random: bool,
-    /// What of it is cut over the processes of the run; without it each process has all of it.
+    /// What of it is cut over the processes of the run.
     #[serde(default)]
-    pub shard: Option<Cut>,
+    pub shard: Cut,
     /// The share of the classes that a step takes for negatives, drawn anew each time; the classes of the batch are always
     /// among them, and the others keep their values and their momentum. Below 1 it needs `shard = "classes"`.
     #[serde(default = "whole")]
@@ -243,9 +244,12 @@ fn whole() -> f64 {
 }
 
 /// What of a module is cut over processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Cut {
+    /// Nothing: each process has all of it.
+    #[default]
+    Nothing,
     /// The rows of classes: each process has those of some classes, and computes their logits for the samples of all.
     Classes,
 }

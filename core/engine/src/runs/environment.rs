@@ -3,6 +3,7 @@
 use super::timestamp;
 use crate::device::threads;
 use crate::machine;
+use crate::ranks::processes;
 use crate::recipe::Recipe;
 use mtl_recipe::files::read_bounded;
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub fn environment(recipe: &Recipe, overrides: &[String]) -> Value {
         "plugins": plugins(recipe),
         "seed": recipe.run.seed,
         "device": recipe.run.device,
+        "cuda": (recipe.run.device != "cpu").then(machine::cuda),
+        "ranks": processes(),
         "threads": threads(recipe),
         "machine": {
             "host": machine::host(),

@@ -22,6 +22,7 @@ use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Change, Context, Error};
 use mtl_torch::{LOST, fatal};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -940,36 +941,42 @@ impl<'r> Run<'r> {
     /// Gives the state of this step to the thread that writes it.
     fn hand_over(&mut self, last: bool) -> Result<()> {
         self.holds_the_folder()?;
-        let (mut weights, mut optimizer) =
-            (self.whole(self.trainer.model.tensors())?, self.whole(self.trainer.state()?)?);
-        let mut averages = match &self.trainer.averages {
-            Some(averages) => self.whole(averages.state())?,
+        let weights = self.taken(self.trainer.model.tensors(), last)?;
+        let optimizer = self.taken(self.trainer.state()?, last)?;
+        let averages = match &self.trainer.averages {
+            Some(averages) => self.taken(averages.state(), last)?,
             None => Vec::new(),
         };
         if self.trainer.model.context().world.leads() {
-            let take = |tensors: &mut Vec<(String, Tensor)>| {
-                let tensors = tensors.iter().map(|(name, t)| (name.clone(), t));
-                if last { shared(tensors) } else { copies(tensors) }
-            };
-            let (weights, optimizer, averages) = (take(&mut weights)?, take(&mut optimizer)?, take(&mut averages)?);
             self.writer.save(Snapshot { state: self.state.clone(), weights, optimizer, averages })?;
         }
         Ok(())
     }
 
-    /// Tensors by name, those whose rows are cut over the processes as one; all processes take part.
-    fn whole(&self, tensors: Vec<(String, &Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    /// Tensors by name on the CPU, those whose rows are cut over the processes as one: of the process that leads. The
+    /// `last` ones are not copied. All processes take part.
+    fn taken(&self, tensors: Vec<(String, &Tensor)>, last: bool) -> Result<Vec<(String, Tensor)>> {
         let (shards, world) = (self.trainer.model.shards(), self.trainer.model.context().world);
-        let whole = |(name, tensor): (String, &Tensor)| {
+        let (mut names, mut whole, mut gathered) = (Vec::new(), Vec::new(), HashMap::new());
+        for (name, tensor) in tensors {
             // The state of an optimizer ends with the name of its parameter.
-            let shard = shards.get(name.rsplit('/').next().unwrap_or_default());
-            let tensor = match shard {
-                Some(shard) => all_rows(tensor, *shard, world)?,
-                None => tensor.shallow_clone(),
-            };
-            Ok((name, tensor))
-        };
-        tensors.into_iter().map(whole).collect()
+            match shards.get(name.rsplit('/').next().unwrap_or_default()) {
+                Some(shard) => {
+                    let all = all_rows(tensor, *shard, world)?;
+                    if world.leads() {
+                        gathered.insert(name.clone(), all);
+                    }
+                }
+                None => whole.push((name.clone(), tensor)),
+            }
+            names.push(name);
+        }
+        if !world.leads() {
+            return Ok(Vec::new());
+        }
+        let whole = if last { shared(whole)? } else { copies(whole)? };
+        let mut all: HashMap<String, Tensor> = whole.into_iter().chain(gathered).collect();
+        Ok(names.into_iter().filter_map(|name| all.remove_entry(&name)).collect())
     }
 
     /// Ends the run: what is under way is finished even after a failure, whose error comes first.
@@ -1031,17 +1038,13 @@ impl<'r> Run<'r> {
     }
 
     fn write_weights(&self) -> Result<()> {
-        let weights = self.whole(self.trainer.model.tensors())?;
-        let averages = self.trainer.averages.as_ref().map(|averages| self.whole(averages.state())).transpose()?;
+        let weights = self.taken(self.trainer.model.tensors(), true)?;
+        let averages = self.trainer.averages.as_ref().map(|averages| self.taken(averages.state(), true)).transpose()?;
         if !self.trainer.model.context().world.leads() {
             return Ok(());
         }
         self.holds_the_folder()?;
-        let on_the_cpu = |tensors: &[(String, Tensor)]| shared(tensors.iter().map(|(name, t)| (name.clone(), t)));
-        write(&self.folder.weights(), &on_the_cpu(&weights)?)?;
-        match &averages {
-            Some(averages) => write(&self.folder.averages(), &on_the_cpu(averages)?),
-            None => Ok(()),
-        }
+        write(&self.folder.weights(), &weights)?;
+        averages.map_or(Ok(()), |averages| write(&self.folder.averages(), &averages))
     }
 }

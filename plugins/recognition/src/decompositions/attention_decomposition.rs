@@ -1,5 +1,5 @@
 use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, ScalarOps, Sizes, register};
-use mtl_component::nn::{BatchNorm, Conv, Conv2d, adaptive_max_pool2d};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d, adaptive_avg_pool2d, adaptive_max_pool2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -138,7 +138,7 @@ impl ChannelGate {
         let batch = x.size()[0];
         let (mut means, mut maxima) = (Vec::new(), Vec::new());
         for side in [1, 2, 3] {
-            means.push(x.f_adaptive_avg_pool2d([side, side])?.f_reshape([batch, -1])?);
+            means.push(adaptive_avg_pool2d(x, side, call.context)?.f_reshape([batch, -1])?);
             maxima.push(adaptive_max_pool2d(x, side, call.context)?.f_reshape([batch, -1])?);
         }
         let (mean, max) = (Tensor::f_cat(&means, 1)?, Tensor::f_cat(&maxima, 1)?);
