@@ -406,7 +406,7 @@ impl Classes {
         // Labels beyond the own classes are those of other processes; where nothing is cut they are mistakes, which the
         // operators tell.
         let here = match self.cut {
-            true => local.try_ge(0)?.f_logical_and(&local.f_lt(self.count)?)?,
+            true => local.try_ge(0)?.f_logical_and(&local.try_ge(self.count)?.f_logical_not()?)?,
             false => known.shallow_clone(),
         };
         let column = local.f_where_self(&here, &nowhere)?;

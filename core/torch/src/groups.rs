@@ -349,13 +349,15 @@ impl Drop for Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex, PoisonError};
     use tch::{Device, Kind};
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// Runs a closure as each of so many processes, in threads.
+    /// Runs a closure as each of so many processes, in threads. One such world at a time: libtorch expects one in a process.
     fn ranks<T: Send>(size: u64, run: impl Fn(&'static Group, u64) -> T + Sync) -> Vec<T> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let store = Arc::new(Store::local().unwrap());
         std::thread::scope(|scope| {
             let run = &run;

@@ -151,7 +151,7 @@ impl<'m> ModelInference<'m> {
             }
             drop(send);
             let mut waiting = BTreeMap::new();
-            for at in 0..wanted.len() {
+            for (at, number) in wanted.iter().enumerate() {
                 let batch = loop {
                     if let Some(batch) = waiting.remove(&at) {
                         break batch;
@@ -161,7 +161,7 @@ impl<'m> ModelInference<'m> {
                 };
                 each(&batch?)?;
                 if let Some(progress) = &self.progress {
-                    progress(count.min((wanted[at] + 1) * batch_size), count);
+                    progress(count.min((number + 1) * batch_size), count);
                 }
             }
             Ok(())
@@ -298,7 +298,7 @@ impl Inference for ModelInference<'_> {
             parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
             Ok(())
         })?;
-        let parts = parts.iter().map(|part| Ok(Tensor::f_cat(part, 0).context("joining the outputs of batches")?));
+        let parts = parts.iter().map(|part| Tensor::f_cat(part, 0).context("joining the outputs of batches"));
         let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
         let Some(group) = context.world.group()? else { return Ok(parts) };
         let rows = |at: usize| (count.min((at + 1) * batch_size) - at * batch_size) as i64;

@@ -272,7 +272,7 @@ impl<'r> PhaseState<'r> {
         // A gradient that is only here is only here not finite.
         if let Some(found_inf) = found_inf.as_ref().filter(|_| !self.shards.is_empty()) {
             let anywhere = self.world.max(found_inf)?;
-            tch::no_grad(|| found_inf.shallow_clone().f_copy_(&anywhere)).map(|()| ())?;
+            tch::no_grad(|| found_inf.shallow_clone().f_copy_(&anywhere))?;
         }
         if let Some(capture) = capture {
             let (mut raw, mut decayed) = (IndexMap::new(), IndexMap::new());

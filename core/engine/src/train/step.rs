@@ -62,7 +62,7 @@ pub(super) fn read_together<'t>(
     if all.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(Vec::<f64>::try_from(with(&Tensor::f_stack(&all, 0)?)?).context("reading numbers of the step")?)
+    Vec::<f64>::try_from(with(&Tensor::f_stack(&all, 0)?)?).context("reading numbers of the step")
 }
 
 impl<'r> Trainer<'r> {
