@@ -533,9 +533,9 @@ fn ended(mut child: Child) -> (i32, String) {
 fn a_rank_that_is_killed_is_named_and_the_ranks_go_on_to_the_same_weights() {
     let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
     let undisturbed = dir.path().join("undisturbed");
-    faces.train(&undisturbed, &lasting("run.steps=60", &[]));
+    faces.train(&undisturbed, &lasting("run.steps=150", &[]));
     let killed = dir.path().join("killed");
-    let run = started(&faces, &killed, &lasting("run.steps=60", &["--max-restarts", "1"]));
+    let run = started(&faces, &killed, &lasting("run.steps=150", &["--max-restarts", "1"]));
     send(children(&run)[1], rustix::process::Signal::KILL);
     let (code, text) = ended(run);
     assert_eq!(code, 0, "{text}");

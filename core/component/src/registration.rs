@@ -67,13 +67,13 @@ macro_rules! kinds {
 kinds! {
     /// Samples of a data stream.
     Dataset "dataset" at "data.*",
-        keys ["component", "batch_size", "workers", "prefetch", "declares", "sampler", "transforms"];
+        keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "sampler", "transforms"];
     /// A change of a picture on its way into a batch.
     Transform "transform" at "data.*.transforms", keys ["component"];
     /// The order of samples.
     Sampler "sampler" at "data.*.sampler", keys ["component"];
     /// A part of the model that owns parameters. Modules have families, such as backbones or heads.
-    Module "module" at "model.*", keys ["component", "precision", "weights", "random"];
+    Module "module" at "model.*", keys ["component", "precision", "weights", "random", "shard", "sample_rate"];
     /// A computation without parameters.
     Function "function" at "graph.*", keys ["call", "apply", "in", "mode"];
     /// A number that a phase minimizes.

@@ -284,8 +284,12 @@ impl Ranks {
         let own = Fault::of(joined.place.rank, &error);
         let rank = joined.place.rank;
         let named = |error: Error| {
-            let position = self.whereabouts.now().0.words();
-            error.context(format!("rank {rank} has failed {position}"))
+            let position = self.whereabouts.now().0;
+            // A mistake that any of them would have met is nobody's own.
+            if position.step == 0 && error.exit_status() == 2 {
+                return error;
+            }
+            error.context(format!("rank {rank} has failed {}", position.words()))
         };
         match faults::settled(&joined.store, &own, joined.place.size) {
             Ok(told) if told == own && own.cause => {
