@@ -256,6 +256,7 @@ fn schema_and_program_agree_on_single_values() {
         "concat",
         "insightface",
         "worst",
+        "classes",
     ];
     let referred: Vec<String> = good.iter().map(|value| format!("\"${{env:MTLRUN_NOT_SET:{value}}}\"")).collect();
     let keys: Vec<(&str, String)> = schema_keys();
