@@ -81,7 +81,6 @@ def main():
     p.add_argument("--seconds", type=float, default=480)
     a = p.parse_args()
     depths = lambda units: f"model.backbone.depths={list(units)}"
-
     recognition = lambda *sets: lambda f: ours(a, f, "ir50_112.toml", ["faces"], a.batch, sets)
     synthesis = lambda *sets: lambda f: ours(a, f, "fas_ir50_112.toml", ["faces", "targets"], 12, sets)
     torch = lambda *more: lambda _: eager(a, "eager.py", a.batch, ["--channels-last", *more])

@@ -1,8 +1,7 @@
 //! What a user can do wrong: the exit code is 2 and the words say where and what to do.
 
-use crate::support::{Faces, mtlrun, outcome, refused, root};
+use crate::support::{Faces, mtlrun, outcome, refused, root, with_small_files};
 use std::path::Path;
-use std::process::Command;
 use tempfile::TempDir;
 
 fn train(faces: &Faces, more: &[&str]) -> (i32, String) {
@@ -257,15 +256,8 @@ fn a_full_disk_fails_with_words_and_keeps_the_last_checkpoint() {
     let dir = TempDir::new().unwrap();
     let run = dir.path().join("run");
     faces.train(&run, &["-q"]);
-    // A limit on the size of files, in blocks of 512 bytes, stands for a full disk.
     let args = faces.tiny(&run, &["-q", "--resume", "--set", "run.steps=8"]);
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -f 40; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_mtlrun")])
-        .args(&args)
-        .current_dir(root())
-        .output()
-        .unwrap();
-    let (code, text) = outcome(&output);
+    let (code, text) = outcome(&with_small_files(40, &args).output().unwrap());
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("saving the checkpoint") && text.contains("step-8"), "{text}");
     assert!(text.contains("File too large"), "{text}");

@@ -1,6 +1,6 @@
 //! Several processes that train together: the same numbers as one process, and how they end together.
 
-use crate::support::{Faces, REGISTRY, json, mtlrun, outcome, reference, root, told};
+use crate::support::{Faces, REGISTRY, json, mtlrun, outcome, reference, root, told, with_small_files};
 use mtl_component::{Draw, Shard, World};
 use mtl_engine::graph::Graph;
 use mtl_engine::model::Model;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
@@ -434,14 +434,7 @@ fn a_full_disk_ends_all_ranks_with_its_words() {
     let (faces, dir) = (Faces::new(4, 3), TempDir::new().unwrap());
     let out = dir.path().join("run");
     let args = faces.tiny(&out, &lasting("run.steps=30", &[]));
-    // Files of more than 100 kB cannot be written.
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -f 100; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mtlrun")])
-        .args(&args)
-        .current_dir(root())
-        .output()
-        .unwrap();
-    let (code, text) = outcome(&output);
+    let (code, text) = outcome(&with_small_files(100, &args).output().unwrap());
     assert_eq!(code, 1, "{text}");
     assert_eq!(errors(&text).len(), 1, "{text}");
     assert!(text.contains("rank 0 has failed") && text.contains("step-2"), "{text}");

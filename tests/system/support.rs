@@ -32,6 +32,14 @@ pub fn mtlrun<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
+/// The program where no file may be larger than so many blocks of 512 bytes, which stands for a full disk.
+pub fn with_small_files(blocks: u32, args: &[String]) -> Command {
+    let mut command = Command::new("sh");
+    let limit = format!("ulimit -f {blocks}; exec \"$@\"");
+    command.args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_mtlrun")]).args(args).current_dir(root());
+    command
+}
+
 /// Every recipe of the repository.
 pub fn recipes() -> Vec<PathBuf> {
     let (mut open, mut found) = (vec![root().join("recipes"), root().join("tests/recipes")], Vec::new());

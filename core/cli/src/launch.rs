@@ -6,7 +6,7 @@ use crate::arguments::Ranks;
 use crate::children::{Children, PAUSE};
 use crate::messages;
 use mtl_component::{Result, mistake};
-use mtl_engine::ranks::{LAUNCHED, told_position};
+use mtl_engine::ranks::{LAUNCHED, RUN, told_position};
 use mtl_recipe::Context;
 use mtl_torch::Store;
 use rustix::process::Signal;
@@ -150,7 +150,7 @@ fn start(plan: &Plan, children: &Children, local: u64, restarts: u64, most: u64)
         .envs(variables.map(|(name, value)| (name, value.to_string())))
         .env("MASTER_ADDR", &plan.host)
         .env("TORCHELASTIC_USE_AGENT_STORE", "True")
-        .env("TORCHELASTIC_RUN_ID", "mtlrun")
+        .env("TORCHELASTIC_RUN_ID", RUN)
         .env(LAUNCHED, "1");
     // The first process shows its progress as if it were alone.
     if rank > 0 {

@@ -264,14 +264,7 @@ pub trait Inference {
         batch_size: usize,
         map: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
     ) -> Result<Vec<Tensor>> {
-        let mut parts: Vec<Vec<Tensor>> = Vec::new();
-        self.pictures(feed, count, read, batch_size, &mut |batch| {
-            let found = map(batch)?;
-            parts.resize_with(found.len(), Vec::new);
-            parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
-            Ok(())
-        })?;
-        parts.iter().map(|part| Tensor::f_cat(part, 0).context("joining the outputs of batches")).collect()
+        joined(map, |each| self.pictures(feed, count, read, batch_size, each))
     }
 
     /// A finished run as another model, such as a judge.
@@ -282,4 +275,22 @@ pub trait Inference {
 
     /// Whether a module of this model started from the weights of that run.
     fn started_from(&self, run: &Path) -> bool;
+}
+
+/// What `map` makes of each batch that `hand_on` gives, joined in their order.
+///
+/// # Errors
+/// If either fails, or tensors of two batches do not fit each other.
+pub fn joined(
+    map: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
+    hand_on: impl FnOnce(&mut dyn FnMut(&Tensor) -> Result<()>) -> Result<()>,
+) -> Result<Vec<Tensor>> {
+    let mut parts: Vec<Vec<Tensor>> = Vec::new();
+    hand_on(&mut |batch| {
+        let found = map(batch)?;
+        parts.resize_with(found.len(), Vec::new);
+        parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
+        Ok(())
+    })?;
+    parts.iter().map(|part| Tensor::f_cat(part, 0).context("joining the outputs of batches")).collect()
 }

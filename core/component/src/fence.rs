@@ -391,19 +391,6 @@ impl<P: Deref<Target: Inference>> Inference for Lent<P> {
         self.call(|| self.model.pictures(feed, count, &read, batch_size, &mut each))
     }
 
-    fn outputs(
-        &self,
-        feed: &str,
-        count: usize,
-        read: ReadPicture<'_>,
-        batch_size: usize,
-        wanted: &[&str],
-    ) -> Result<Vec<Tensor>> {
-        let site = &self.site;
-        let read = |index: usize| of(site, || read(index));
-        self.call(|| self.model.outputs(feed, count, &read, batch_size, wanted))
-    }
-
     fn map_pictures(
         &self,
         feed: &str,

@@ -41,7 +41,7 @@ pub use data::{
     TransformConfig, TransformDescription,
 };
 pub use draw::Draw;
-pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
+pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report, joined};
 pub use fence::Lent;
 pub use hook::{Hook, HookConfig, HookEvent, RunInfo};
 pub use host::tell;

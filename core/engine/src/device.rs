@@ -85,11 +85,11 @@ pub fn context(recipe: &Recipe, world: World) -> Result<Arc<Context>> {
     }
     Ok(Arc::new(Context {
         device,
-        kind: weight_kind(recipe.run.precision),
-        channels_last: recipe.run.channels_last,
+        kind: weight_kind(run.precision),
+        channels_last: run.channels_last,
         winograd: device == Device::Cpu && run.winograd(),
         deterministic: run.deterministic,
-        seed: recipe.run.seed as u64,
+        seed: run.seed as u64,
         world,
         sync_batch_norm: world.size() > 1 && run.sync_batch_norm,
         shapes_only: false,

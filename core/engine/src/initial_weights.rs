@@ -95,9 +95,8 @@ pub fn load_initial(recipe: &Recipe, model: &Model, data: &OpenedData) -> Result
         compare_constants(module, &mut tensors).with_context(|| file.display().to_string())?;
         class_rows::by_name(entry, module, &names, weights.run.as_deref(), &mut tensors)
             .with_context(|| file.display().to_string())?;
-        model.cut(&mut tensors)?;
         let targets = module.parameters.iter().map(|(k, e)| (format!("{name}.{k}"), &e.tensor));
-        let report = load_into(targets, &tensors).with_context(|| file.display().to_string())?;
+        let report = load_into(targets, &model.cut(&tensors)?).with_context(|| file.display().to_string())?;
         let lacking = report.lacking().len();
         let named = weights.prefix.clone().unwrap_or_default();
         let advice = report.prefix(name).map_or_else(

@@ -8,8 +8,8 @@ use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
 use mtl_component::{Call, Context, DType, Dim, Module as Computation, Parameters, Params, Result, Shard, World, bail};
 use mtl_recipe::Context as _;
-use mtl_torch::Autocast;
 use mtl_torch::fatal::{self, Place};
+use mtl_torch::{Autocast, Group};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -184,17 +184,20 @@ impl Model {
         self.modules.iter().flat_map(of_module).collect()
     }
 
-    /// Of saved tensors, the rows of this process in the place of whole ones.
+    /// The same tensors, with the rows of this process in the place of whole ones.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn cut(&self, tensors: &mut Tensors) -> Result<()> {
-        for (name, shard) in self.shards() {
-            if let Some(tensor) = tensors.get_mut(&name) {
-                *tensor = own_rows(tensor, shard, self.context.world)?;
-            }
-        }
-        Ok(())
+    pub fn cut(&self, tensors: &Tensors) -> Result<Tensors> {
+        let shards = self.shards();
+        let cut = |(name, tensor): (&String, &Tensor)| {
+            let tensor = match shards.get(name) {
+                Some(shard) => own_rows(tensor, *shard, self.context.world)?,
+                None => tensor.shallow_clone(),
+            };
+            Ok((name.clone(), tensor))
+        };
+        tensors.iter().map(cut).collect()
     }
 
     /// All parameters and buffers as `module.name`.
@@ -383,13 +386,18 @@ pub(crate) fn all_rows(tensor: &Tensor, shard: Shard, world: World) -> Result<Te
     let Some(group) = world.group()?.filter(|_| tensor.size().first() == Some(&(own.end - own.start))) else {
         return Ok(tensor.shallow_clone());
     };
-    let _guard = tch::no_grad_guard();
-    let mut shape = tensor.size();
-    shape[0] = Shard::each(shard.total, world) - shape[0];
-    let padded =
-        Tensor::f_cat(&[&tensor.f_detach()?, &tensor.f_new_zeros(&shape, (tensor.kind(), tensor.device()))?], 0)?;
     // Only the last processes have fewer rows than the others.
-    Ok(group.all_gather(&padded)?.f_narrow(0, 0, shard.total)?.f_to_device(Device::Cpu)?)
+    let all = gathered(tensor, Shard::each(shard.total, world), group)?;
+    Ok(all.f_narrow(0, 0, shard.total)?.f_to_device(Device::Cpu)?)
+}
+
+/// The rows of all processes, of which each has as many as the others or fewer: with zeros where rows lack to `most`.
+pub(crate) fn gathered(rows: &Tensor, most: i64, group: &Group) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let mut shape = rows.size();
+    shape[0] = most - shape[0];
+    let padded = Tensor::f_cat(&[&rows.f_detach()?, &rows.f_new_zeros(&shape, (rows.kind(), rows.device()))?], 0)?;
+    Ok(group.all_gather(&padded)?)
 }
 
 fn lookup(r: Reference, known: &Known<'_>, values: &Values) -> Option<Tensor> {

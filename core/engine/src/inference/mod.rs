@@ -15,10 +15,10 @@ pub use unseen::{Comparing, warn_of_trained_pictures};
 use crate::data::open::transforms;
 use crate::device::threads;
 use crate::graph::{Graph, Wire};
-use crate::model::{Feed, Model};
+use crate::model::{Feed, Model, gathered};
 use crate::recipe::Recipe;
 use crate::runs::RunFolder;
-use mtl_component::{Dim, Draw, Inference, Normalization, ReadPicture, Registry, Transform};
+use mtl_component::{Dim, Draw, Inference, Normalization, ReadPicture, Registry, Transform, joined};
 use mtl_recipe::{Context, Error, Result, mistake};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -291,24 +291,13 @@ impl Inference for ModelInference<'_> {
         let (rank, size) = (context.world.rank() as usize, context.world.size() as usize);
         // A process without a batch takes the first, to know what is found; its rows are left out below.
         let own = |rank: usize| (0..batches).filter(move |at| at % size == rank || (rank >= batches && *at == 0));
-        let mut parts: Vec<Vec<Tensor>> = Vec::new();
-        self.batches(feed, read, batch_size, count, &own(rank).collect::<Vec<_>>(), &mut |batch| {
-            let found = map(batch)?;
-            parts.resize_with(found.len(), Vec::new);
-            parts.iter_mut().zip(found).for_each(|(part, tensor)| part.push(tensor));
-            Ok(())
-        })?;
-        let parts = parts.iter().map(|part| Tensor::f_cat(part, 0).context("joining the outputs of batches"));
-        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        let numbers: Vec<usize> = own(rank).collect();
+        let parts = joined(map, |each| self.batches(feed, read, batch_size, count, &numbers, each))?;
         let Some(group) = context.world.group()? else { return Ok(parts) };
         let rows = |at: usize| (count.min((at + 1) * batch_size) - at * batch_size) as i64;
         let most = (0..size).map(|rank| own(rank).map(rows).sum::<i64>()).max().unwrap_or(0);
         let dealt = |part: &Tensor| -> Result<Tensor> {
-            let (mut shape, device) = (part.size(), part.device());
-            let there = part.f_to_device(context.device)?;
-            shape[0] = most - shape[0];
-            let padded = Tensor::f_cat(&[&there, &there.f_new_zeros(&shape, (part.kind(), context.device))?], 0)?;
-            let all = group.all_gather(&padded)?.f_to_device(device)?;
+            let all = gathered(&part.f_to_device(context.device)?, most, group)?.f_to_device(part.device())?;
             let mut starts: Vec<i64> = (0..size as i64).map(|rank| rank * most).collect();
             let in_order = (0..batches).map(|at| {
                 let start = &mut starts[at % size];

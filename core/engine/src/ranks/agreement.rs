@@ -2,16 +2,17 @@
 //! without a word.
 
 use indexmap::IndexMap;
-use mtl_recipe::{Result, bail, mistake};
+use mtl_recipe::{Result, bail, difference, mistake};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What a process is about to do, by topics whose texts are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The program with its libtorch and its plugins.
     pub program: IndexMap<String, String>,
-    /// The values of the recipe, by their paths.
-    pub recipe: IndexMap<String, String>,
+    /// The recipe with everything that it extends.
+    pub recipe: Value,
     /// The data streams.
     pub data: IndexMap<String, String>,
     /// Parameters and buffers, with their shapes and kinds and a sum of their values.
@@ -37,8 +38,15 @@ impl Intent {
         if let Some((name, apart)) = differs(&self.program, &leader.program) {
             mistake!("{words}{name} is {apart}. Start the same program with the same plugins everywhere");
         }
-        if let Some((name, apart)) = differs(&self.recipe, &leader.recipe) {
-            mistake!("{words}`{name}` is {apart}. Start all ranks with the same recipe and the same command line");
+        if let Some(change) = difference(&leader.recipe, &self.recipe).first() {
+            let text = |value: &Option<Value>| value.as_ref().map_or_else(|| "not there".into(), Value::to_string);
+            mistake!(
+                "{words}`{}` is {} for rank 0, and {} for rank {rank}. Start all ranks with the same recipe and the same \
+                 command line",
+                change.path,
+                text(&change.old),
+                text(&change.new)
+            );
         }
         if let Some((name, apart)) = differs(&self.data, &leader.data) {
             mistake!("{words}`data.{name}` is {apart}. All ranks have to read the same data");
@@ -53,37 +61,24 @@ impl Intent {
     }
 }
 
-/// The values of a tree by their paths.
-pub fn leaves(value: &serde_json::Value, path: &str, out: &mut IndexMap<String, String>) {
-    use serde_json::Value;
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    match value {
-        Value::Object(table) => table.iter().for_each(|(key, value)| leaves(value, &below(key), out)),
-        Value::Array(list) => list.iter().enumerate().for_each(|(i, value)| leaves(value, &below(&i.to_string()), out)),
-        other => {
-            out.insert(path.to_owned(), other.to_string());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_rank_and_the_thing_that_differs_are_named() {
-        let intent = |key: &str, value: &str| {
-            let map: IndexMap<String, String> = [("same".into(), "1".into()), (key.to_owned(), value.into())].into();
-            Intent { recipe: map, ..Intent::default() }
+        let intent = |key: &str, value: u64| Intent {
+            recipe: serde_json::json!({ "run": { "same": 1, key: value } }),
+            ..Intent::default()
         };
-        let leader = intent("run.steps", "5");
-        assert!(intent("run.steps", "5").agrees(1, &leader).is_ok());
-        let error = intent("run.steps", "6").agrees(1, &leader).unwrap_err().to_string();
+        let leader = intent("steps", 5);
+        assert!(intent("steps", 5).agrees(1, &leader).is_ok());
+        let error = intent("steps", 6).agrees(1, &leader).unwrap_err().to_string();
         assert!(
             error.starts_with("rank 1 does not do what rank 0 does: `run.steps` is 5 for rank 0, and 6"),
             "{error}"
         );
-        let error = intent("run.seed", "6").agrees(2, &leader).unwrap_err().to_string();
+        let error = intent("seed", 6).agrees(2, &leader).unwrap_err().to_string();
         assert!(error.contains("`run.steps` is 5 for rank 0, and not there for rank 2"), "{error}");
         let parameters = |text: &str| Intent {
             parameters: [("backbone.weight".to_owned(), text.to_owned())].into(),
@@ -92,13 +87,5 @@ mod tests {
         let error = parameters("[2, 3] float").agrees(3, &parameters("[2, 4] float")).unwrap_err();
         assert!(error.to_string().contains("`backbone.weight` is [2, 4] float for rank 0"), "{error}");
         assert_eq!(error.exit_status(), 1);
-    }
-
-    #[test]
-    fn a_tree_has_paths() {
-        let mut out = IndexMap::new();
-        leaves(&serde_json::json!({ "run": { "steps": 3, "phases": ["a"] } }), "", &mut out);
-        assert_eq!(out["run.steps"], "3");
-        assert_eq!(out["run.phases.0"], "\"a\"");
     }
 }

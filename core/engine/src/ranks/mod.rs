@@ -9,15 +9,15 @@ mod faults;
 mod place;
 mod position;
 
-pub use agreement::{Intent, leaves};
-pub use faults::Fault;
+pub use agreement::Intent;
 pub use place::{LAUNCHED, Place, local_processes, processes};
-pub use position::{Position, Whereabouts};
+pub use position::Whereabouts;
 
+use faults::Fault;
 use mtl_component::World;
 use mtl_recipe::{Context, Error, Result, bail};
 use mtl_torch::{Group, Reduction, Store, Work};
-use position::{Seen, hanging};
+use position::{Position, Seen, hanging};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::UdpSocket;
@@ -38,7 +38,21 @@ const LOOK: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(4);
 
 /// The key under which rank 0 says which folder the run is in; it outlives a start of the processes.
-pub const FOLDER: &str = "folder";
+const FOLDER: &str = "folder";
+/// What `mtlrun --nproc` calls a run, of which its store serves one.
+pub const RUN: &str = "mtlrun";
+
+/// The part of a store that belongs to a run, and the part of that which belongs to one start of its processes.
+fn parts_of(store: &Store, run: &str, restarts: u64) -> Result<(Store, Store)> {
+    let lasting = store.under(&format!("mtlrun/{run}"))?;
+    let of_start = lasting.under(&restarts.to_string())?;
+    Ok((lasting, of_start))
+}
+
+/// The key of a rank's signs of life.
+fn beats_of(rank: u64) -> String {
+    format!("at/{rank}")
+}
 
 /// What a process has in common with the others.
 struct Joined {
@@ -100,8 +114,7 @@ impl Ranks {
                 place.rank, place.size
             )
         })?;
-        let lasting = base.under(&format!("mtlrun/{}", place.run))?;
-        let store = lasting.under(&place.restarts.to_string())?;
+        let (lasting, store) = parts_of(&base, &place.run, place.restarts)?;
         let address = own_address(host, port);
         let joined = Arc::new(Joined {
             place,
@@ -334,7 +347,7 @@ impl Ranks {
         let Some(joined) = &self.joined else { return Ok(()) };
         let position = self.whereabouts.now().0;
         let text = serde_json::to_string(&Beat { beat, position })?;
-        Ok(joined.store.set(&format!("at/{}", joined.place.rank), &text)?)
+        Ok(joined.store.set(&beats_of(joined.place.rank), &text)?)
     }
 
     /// What the thread beside training does: it says that the process is alive, watches the others, and ends the process
@@ -388,7 +401,7 @@ impl Ranks {
     fn hangs(&self, joined: &Joined, watched: std::ops::Range<usize>, seen: &mut [Seen]) -> Option<(usize, String)> {
         let now = Instant::now();
         for (rank, seen) in watched.zip(seen.iter_mut()) {
-            let text = joined.store.get(&format!("at/{rank}")).ok().flatten();
+            let text = joined.store.get(&beats_of(rank as u64)).ok().flatten();
             if let Some(beat) = text.and_then(|text| serde_json::from_str::<Beat>(&text).ok()) {
                 seen.note(beat.beat, beat.position, now);
             }
@@ -399,8 +412,8 @@ impl Ranks {
 
 /// Where a rank of a start of processes was when it last gave a sign of life, for the launcher that serves the store.
 pub fn told_position(store: &Store, restarts: u64, rank: u64) -> Option<String> {
-    let key = format!("mtlrun/mtlrun/{restarts}/at/{rank}");
-    let beat: Beat = serde_json::from_str(&store.get(&key).ok()??).ok()?;
+    let (_, store) = parts_of(store, RUN, restarts).ok()?;
+    let beat: Beat = serde_json::from_str(&store.get(&beats_of(rank)).ok()??).ok()?;
     Some(beat.position.words())
 }
 

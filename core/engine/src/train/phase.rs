@@ -69,27 +69,28 @@ impl<'a> Live<'a> {
             lr_scale: group.lr_scale,
             weight_decay: group.weight_decay,
         };
-        let mut out = vec![none()];
+        let (mut whole, mut drawn) = (none(), Vec::new());
         for ((name, param), taken) in group.names.iter().zip(&group.params).zip(taken) {
             if !taken.grad.defined() {
                 continue;
             }
-            let mut live = match &taken.sample {
-                Some(sample) => Self { rows: Some(&sample.rows), ..none() },
-                None => out.swap_remove(0),
-            };
-            live.names.push(name);
-            live.params.push(param);
-            live.values.push(taken.sample.as_ref().map_or(param, |sample| &sample.leaf));
-            live.grads.push(&taken.grad);
-            out.push(live);
-            // That of whole parameters comes first.
-            let last = out.len() - 1;
-            if taken.sample.is_none() {
-                out.swap(0, last);
+            match &taken.sample {
+                Some(sample) => {
+                    let mut one = Self { rows: Some(&sample.rows), ..none() };
+                    one.push(name, param, &sample.leaf, &taken.grad);
+                    drawn.push(one);
+                }
+                None => whole.push(name, param, param, &taken.grad),
             }
         }
-        out
+        std::iter::once(whole).chain(drawn).collect()
+    }
+
+    fn push(&mut self, name: &'a str, param: &'a Tensor, value: &'a Tensor, grad: &'a Tensor) {
+        self.names.push(name);
+        self.params.push(param);
+        self.values.push(value);
+        self.grads.push(grad);
     }
 }
 
@@ -241,6 +242,11 @@ impl<'r> PhaseState<'r> {
         Ok(())
     }
 
+    /// What a log tells of the newest update, on the device: its kind and the number, where there is one.
+    pub fn on_the_device(&self) -> [(&'static str, Option<&Tensor>); 2] {
+        [("grad_norm", self.norm.as_ref()), ("loss_scale", self.scaler.as_ref().map(Scaler::value))]
+    }
+
     /// All parameters.
     pub fn leaves(&self) -> Vec<&Tensor> {
         self.groups.iter().flat_map(|g| &g.params).collect()
@@ -330,27 +336,21 @@ impl<'r> PhaseState<'r> {
 
     /// The norm of all gradients, also of those that other processes hold.
     fn norm_of(&self, live: &[Live<'_>]) -> Result<Tensor> {
-        let all = live.iter().flat_map(|l| l.names.iter().zip(&l.grads));
+        let all = live.iter().flat_map(|l| l.names.iter().zip(l.grads.iter().copied()));
         let (cut, whole): (Vec<_>, Vec<_>) = all.partition(|(name, _)| self.shards.contains_key(**name));
-        let norm = |of: &[(&&str, &&Tensor)]| mtl_torch::total_norm(&of.iter().map(|(_, g)| **g).collect::<Vec<_>>());
+        let [cut, whole] = [cut, whole].map(|of| of.into_iter().map(|(_, grad)| grad).collect::<Vec<&Tensor>>());
         if self.shards.is_empty() {
-            return Ok(norm(&whole)?);
+            return Ok(mtl_torch::total_norm(&whole)?);
         }
         let _guard = tch::no_grad_guard();
-        let square = |of: &[(&&str, &&Tensor)]| match of {
-            [] => Ok(None),
-            of => norm(of)?.f_square().map(Some).map_err(anyhow::Error::from),
+        let like = self.leaves()[0];
+        let square = |grads: &[&Tensor]| -> Result<Tensor> {
+            match grads {
+                [] => Ok(Tensor::f_zeros([], (like.kind(), like.device()))?),
+                _ => Ok(mtl_torch::total_norm(grads)?.f_square()?),
+            }
         };
-        let zero = || Tensor::f_zeros([], (Kind::Float, self.leaves()[0].device()));
-        let here = match square(&cut)? {
-            Some(square) => square,
-            None => zero()?.f_to_kind(self.leaves()[0].kind())?,
-        };
-        let everywhere = self.world.sum(&here)?;
-        Ok(match square(&whole)? {
-            Some(square) => square.f_add(&everywhere)?.f_sqrt()?,
-            None => everywhere.f_sqrt()?,
-        })
+        Ok(square(&whole)?.f_add(&self.world.sum(&square(&cut)?)?)?.f_sqrt()?)
     }
 
     /// The state of optimizer and scaler as `phase/slot/…`.

@@ -12,7 +12,7 @@ use crate::inference::{Comparing, Evaluators, Judges, ModelInference, warn_of_tr
 use crate::initial_weights::{load_initial, pin};
 use crate::memory;
 use crate::model::{Feed, Model, all_rows};
-use crate::ranks::{Decisions, Intent, Ranks, leaves};
+use crate::ranks::{Decisions, Intent, Ranks};
 use crate::recipe::Recipe;
 use crate::runs::{Existing, Lock, Overwritten, RunFolder, environment};
 use crate::weights::{load_into, not_finite, write};
@@ -398,18 +398,14 @@ fn other_optimizers(changes: &[Change]) -> Vec<String> {
 
 /// Puts a saved state into a trainer; the optimizers of some phases start without theirs.
 fn restore(trainer: &mut Trainer<'_>, saved: &Saved, fresh: &[String]) -> Result<()> {
-    let mut weights = saved.weights.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
-    trainer.model.cut(&mut weights)?;
-    let report = load_into(trainer.model.tensors(), &weights)?;
+    let report = load_into(trainer.model.tensors(), &trainer.model.cut(&saved.weights)?)?;
     if !report.missing.is_empty() {
         mistake!("the checkpoint lacks {} weights, such as `{}`", report.missing.len(), report.missing[0]);
     }
     trainer.load_state(&saved.optimizer, saved.state.step, fresh)?;
     if let Some(averages) = &mut trainer.averages {
         averages.restart(&trainer.model)?;
-        let mut saved = saved.averages.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
-        trainer.model.cut(&mut saved)?;
-        for (name, tensor) in &saved {
+        for (name, tensor) in &trainer.model.cut(&saved.averages)? {
             averages.load(name, tensor)?;
         }
     }
@@ -417,15 +413,13 @@ fn restore(trainer: &mut Trainer<'_>, saved: &Saved, fresh: &[String]) -> Result
 }
 
 /// What this process is about to do, for the others to compare.
-fn intent(recipe: &Recipe, data: &OpenedData, trainer: &mut Trainer<'_>) -> Result<Intent> {
+fn intent(recipe: &Recipe, data: &OpenedData, trainer: &Trainer<'_>) -> Result<Intent> {
     let mut program = IndexMap::new();
     program.insert("the version of mtlrun".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     program.insert("the version of libtorch".to_owned(), mtl_torch::version()?);
     for plugin in recipe.registry.plugins() {
         program.insert(format!("the plugin {}", plugin.name), format!("the file with SHA-256 {}", plugin.sha256));
     }
-    let mut values = IndexMap::new();
-    leaves(&recipe.root.to_json(), "", &mut values);
     let streams = data.streams.iter();
     let data = streams.map(|(name, d)| (name.clone(), format!("{} samples ({})", d.len, d.fingerprint))).collect();
     let _guard = tch::no_grad_guard();
@@ -439,7 +433,7 @@ fn intent(recipe: &Recipe, data: &OpenedData, trainer: &mut Trainer<'_>) -> Resu
         Ok((name, format!("{:?} of {:?} with the sum {sum}", t.size(), t.kind())))
     };
     let parameters = trainer.model.tensors().into_iter().map(parameter).collect::<Result<_>>()?;
-    Ok(Intent { program, recipe: values, data, parameters, plan: trainer.outline() })
+    Ok(Intent { program, recipe: recipe.root.to_json(), data, parameters, plan: trainer.outline() })
 }
 
 /// A run at work.
@@ -502,7 +496,7 @@ impl<'r> Run<'r> {
         }
         if ranks.are_several() {
             trainer.seen_at(ranks.whereabouts.clone());
-            ranks.agree(&intent(recipe, data, &mut trainer)?)?;
+            ranks.agree(&intent(recipe, data, &trainer)?)?;
         }
         let decisions = ranks.decisions()?;
         let mut loaders = Vec::new();

@@ -101,7 +101,7 @@ impl<'r> Trainer<'r> {
     }
 
     /// The instructions of the first step of each phase, in words that processes compare.
-    pub fn outline(&mut self) -> IndexMap<String, String> {
+    pub fn outline(&self) -> IndexMap<String, String> {
         let phases: Vec<usize> = (0..self.phases.len()).collect();
         let plan = Plan::training(&self.model.graph, &phases);
         let ops = plan.ops.iter().map(|op| self.doing(&plan, op)).collect::<Vec<_>>().join("; ");
@@ -212,10 +212,10 @@ impl<'r> Trainer<'r> {
             }
         }
         let state = &self.phases[phase];
-        let (share, leaves) = (state.share(), state.leaves());
+        let share = state.share();
         if let Some(capture) = self.capture.as_mut().filter(|c| c.per_loss) {
             for (name, _, value) in &named {
-                let grads = mtl_torch::gradients(value, &leaves, true)?;
+                let grads = mtl_torch::gradients(value, &state.leaves(), true)?;
                 let defined = state.names().cloned().zip(grads).filter(|(_, g)| g.defined());
                 capture.alone.entry((*name).clone()).or_default().extend(defined);
             }
@@ -316,18 +316,15 @@ impl<'r> Trainer<'r> {
     /// # Errors
     /// If a number cannot be read from the device.
     pub fn phase_numbers(&self) -> Result<Vec<(String, f64)>> {
-        let mut tensors = Vec::new();
-        for phase in &self.phases {
-            tensors.extend(phase.norm.as_ref().map(|norm| (format!("grad_norm/{}", phase.name), norm)));
-            tensors.extend(phase.scaler.as_ref().map(|s| (format!("loss_scale/{}", phase.name), s.scale_now())));
-        }
-        let values = read_together(tensors.iter().map(|(_, tensor)| *tensor), |all| Ok(all.shallow_clone()))?;
-        let read: HashMap<&str, f64> = tensors.iter().map(|(name, _)| name.as_str()).zip(values).collect();
+        let tensors = self.phases.iter().flat_map(PhaseState::on_the_device).filter_map(|(_, tensor)| tensor);
+        let mut values = read_together(tensors, |all| Ok(all.shallow_clone()))?.into_iter();
         let mut out = Vec::new();
         for phase in &self.phases {
             out.push((format!("lr/{}", phase.name), phase.lr));
-            let names = ["grad_norm", "loss_scale"].map(|kind| format!("{kind}/{}", phase.name));
-            out.extend(names.into_iter().filter_map(|name| Some((name.clone(), *read.get(name.as_str())?))));
+            for (kind, tensor) in phase.on_the_device() {
+                let value = tensor.and_then(|_| values.next());
+                out.extend(value.map(|value| (format!("{kind}/{}", phase.name), value)));
+            }
         }
         Ok(out)
     }
