@@ -2,7 +2,7 @@
 //!
 //! A launcher starts the processes and says in their environment where they stand ([`Place`]). They meet at a store of
 //! keys and values, which the launcher or rank 0 serves. Tensors go through groups ([`World`]); words go through the store:
-//! what each is about to do ([`Intent`]), where it is ([`Position`]), and what went wrong ([`Fault`]).
+//! what each is about to do ([`Intent`]), where it is ([`Whereabouts`]), and what went wrong.
 
 mod agreement;
 mod faults;
