@@ -200,6 +200,13 @@ char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out) {
   MTL_END
 }
 
+// Makes a tensor hold 0, 1, … below `end`, on its own device.
+char *mtl_arange(tensor_t out, int64_t end) {
+  MTL_BEGIN
+  at::arange_out(*out, end);
+  MTL_END
+}
+
 char *mtl_pin(tensor_t input, tensor_t *out) {
   MTL_BEGIN
   *out = new at::Tensor(input->pin_memory());

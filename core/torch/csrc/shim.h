@@ -69,6 +69,7 @@ char *mtl_cuda_rules(int tf32, int deterministic);
 char *mtl_use_cuda(int index);
 char *mtl_cuda_config(char **out);
 char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out);
+char *mtl_arange(tensor_t out, int64_t end);
 char *mtl_pin(tensor_t input, tensor_t *out);
 char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on);
 char *mtl_backward(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph);

@@ -46,6 +46,7 @@ unsafe extern "C" {
     pub(crate) fn mtl_use_cuda(index: c_int) -> *mut c_char;
     pub(crate) fn mtl_cuda_config(out: *mut *mut c_char) -> *mut c_char;
     pub(crate) fn mtl_copy_to(input: Raw, device_type: c_int, index: c_int, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_arange(out: Raw, end: i64) -> *mut c_char;
     pub(crate) fn mtl_pin(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
     pub(crate) fn mtl_backward(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int) -> *mut c_char;

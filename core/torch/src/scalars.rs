@@ -4,7 +4,7 @@
 //! and panics with it: every `f_…` operator of tch that takes a number panics where it should return an error, running
 //! out of memory included. Those that this project needs are here, and return it.
 
-use crate::ffi::{Raw, check};
+use crate::ffi::{self, Raw, check};
 use anyhow::Result;
 use libc::c_char;
 use tch::{Device, Kind, Tensor};
@@ -80,9 +80,11 @@ pub fn full(size: &[i64], value: impl Into<Number>, options: (Kind, Device)) -> 
 }
 
 /// The numbers 0, 1, … below `end`: `torch.arange`.
-pub fn arange(end: i64, (kind, device): (Kind, Device)) -> Result<Tensor> {
-    let numbers: Vec<i64> = (0..end).collect();
-    Ok(Tensor::f_from_slice(&numbers)?.f_to_kind(kind)?.f_to_device(device)?)
+pub fn arange(end: i64, options: (Kind, Device)) -> Result<Tensor> {
+    let out = Tensor::f_empty([0], options)?;
+    // SAFETY: the tensor is live for the call, and nobody else has it.
+    check(unsafe { ffi::mtl_arange(out.as_ptr().cast_mut(), end) })?;
+    Ok(out)
 }
 
 macro_rules! scalar_operators {
