@@ -3,6 +3,7 @@
 mod ageing;
 mod bad_input;
 mod commands;
+mod cuda;
 mod earlier;
 mod evaluation;
 mod hostile;

@@ -9,16 +9,16 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 /// The plugins of the repository, built once by `mtlrun plugin build`.
-struct Built {
+pub struct Built {
     /// Where they are.
     _folder: TempDir,
     example: PathBuf,
-    faulty: PathBuf,
+    pub faulty: PathBuf,
     /// Where verdicts are kept, apart from the user's own.
     cache: TempDir,
 }
 
-static BUILT: LazyLock<Built> = LazyLock::new(|| {
+pub static BUILT: LazyLock<Built> = LazyLock::new(|| {
     let out = TempDir::new().unwrap();
     let built = |folder: &str, file: &str| {
         // A relative folder, as one types it.

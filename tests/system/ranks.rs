@@ -44,7 +44,7 @@ fn numbers(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
 
 /// Checks that two runs have the same losses and gradient norms, and the same weights but for some.
 #[track_caller]
-fn alike(one: &Path, other: &Path, but: impl Fn(&str) -> bool) {
+pub fn alike(one: &Path, other: &Path, but: impl Fn(&str) -> bool) {
     let (wanted, found) = (numbers(one), numbers(other));
     assert!(!wanted.is_empty());
     assert_eq!(wanted.len(), found.len());
@@ -63,7 +63,7 @@ fn alike(one: &Path, other: &Path, but: impl Fn(&str) -> bool) {
     }
 }
 
-fn done(output: &Output) {
+pub fn done(output: &Output) {
     let (code, text) = outcome(output);
     assert_eq!(code, 0, "{text}");
 }

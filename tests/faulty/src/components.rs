@@ -122,6 +122,16 @@ impl Module for Gate {
                 let _ = squared.detach().f_zero_()?;
                 vec![Some(rest), Some(squared)]
             }
+            // On a GPU: a tensor of the CPU, a number that is read, and one that is read before it is there.
+            "mixed" => vec![Some(rest.f_add(&Tensor::f_zeros(x.size(), (x.kind(), Device::Cpu))?)?), Some(age)],
+            "reads" => {
+                assert!(age.f_sum(None::<Kind>)?.f_double_value(&[])?.is_finite());
+                vec![Some(rest), Some(age)]
+            }
+            "early" => {
+                let early = mtl_torch::copy_to(&age, Device::Cpu)?.f_exp()?;
+                vec![Some(rest), Some(early.f_to_device(age.device())?)]
+            }
             "device" => vec![Some(rest), Some(age.f_to_device(Device::Vulkan)?)],
             "shape" => vec![Some(rest), Some(age.f_narrow(1, 0, 1)?)],
             "type" => vec![Some(rest), Some(age.f_to_kind(Kind::Int64)?)],
