@@ -4,8 +4,8 @@
 //! device would make the host wait for, and fills the target of a copy with NaN until the host has waited for it.
 
 use crate::plugins::BUILT;
-use crate::ranks::{alike, done};
-use crate::support::{Faces, mtlrun, outcome, root};
+use crate::ranks::{FUSED, READS_LOGITS, alike, done};
+use crate::support::{Faces, mtlrun, outcome, refused, root};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,6 +33,9 @@ static STAND_IN: LazyLock<PathBuf> = LazyLock::new(|| {
         command.args(files.iter().filter(|path| path.extension().is_some_and(|e| e == "cpp"))).arg("-o").arg(&fresh);
         done(&command.output().unwrap());
         std::fs::rename(&fresh, &library).unwrap();
+        let second = out.join("libmtl_torch_cuda.so");
+        let _ = std::fs::remove_file(&second);
+        std::os::unix::fs::symlink(&library, &second).unwrap();
     }
     out
 });
@@ -145,6 +148,30 @@ fn training_on_the_device_has_the_numbers_of_the_cpu() {
     trained(&age(&gpu, &CUDA));
     // As for several ranks: a bias before a BatchNorm has the gradient 0, which Adam divides by itself.
     alike(&cpu, &gpu, |name| name.ends_with(".bias") || name.ends_with("running_mean"));
+}
+
+#[test]
+fn ranks_with_a_device_each_have_the_numbers_of_one_on_the_cpu() {
+    let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
+    let exact = [&EXACT[..], &["--set", "model.embed.dropout=0", "--set"]].concat();
+    let one = dir.path().join("one");
+    faces.train(&one, &[&exact[..], &["data.faces.batch_size=12"]].concat());
+    let ranks = |name: &str, number: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let two = ["data.faces.batch_size=6", "--nproc", number];
+        let args = faces.tiny(&out, &[&exact[..], &two, more].concat());
+        (outcome(&program(&args, 2).output().unwrap()), out)
+    };
+    let cut = [&["--set", "model.identity.shard=\"classes\"", "--set", FUSED], &READS_LOGITS[..], &CUDA].concat();
+    for (name, more) in [("two", &CUDA[..]), ("cut", &cut)] {
+        let ((code, text), out) = ranks(name, "2", more);
+        assert_eq!(code, 0, "{text}");
+        alike(&one, &out, |_| false);
+    }
+    let told = |name: &str, number: &str, device: &str| ranks(name, number, &["--device", device]).0;
+    let few = ["3 ranks on this machine need a GPU each, and CUDA reports 2", "--nproc 2"];
+    refused(told("few", "3", "cuda"), &few);
+    refused(told("named", "2", "cuda:1"), &["`cuda:1` is one device, and 2 ranks"]);
 }
 
 #[test]

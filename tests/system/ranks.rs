@@ -159,10 +159,10 @@ fn synthesis_and_both_tasks_of_several_ranks_are_those_of_one() {
 }
 
 /// The identity loss that the head computes itself, of which nobody sees the logits.
-const FUSED: &str = "loss.identity={ component = \"value\", in = { value = \"logits.loss\" } }";
+pub const FUSED: &str = "loss.identity={ component = \"value\", in = { value = \"logits.loss\" } }";
 
 /// What the recipe wires into its loss otherwise.
-const READS_LOGITS: [&str; 4] = ["--unset", "loss.identity.in.logits", "--unset", "loss.identity.in.target"];
+pub const READS_LOGITS: [&str; 4] = ["--unset", "loss.identity.in.logits", "--unset", "loss.identity.in.target"];
 
 /// Class matrices that are cut over the ranks give the numbers of whole ones, and one file; also where a rank has none.
 #[test]

@@ -378,7 +378,7 @@ pub fn trace(registry: &Arc<Registry>, args: &Trace) -> Result<u8> {
         None => Ranks::alone(),
     };
     ranks.conclude(mtl_recipe::guarded(|| {
-        let report = run_trace(&recipe, &options, ranks.connect()?)?;
+        let report = run_trace(&recipe, &options, ranks.connect(device::device(&args.device)?)?)?;
         if args.report.is_none() {
             println!("{}", serde_json::to_string_pretty(&report)?);
         }

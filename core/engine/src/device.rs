@@ -1,31 +1,52 @@
 //! Where a recipe computes.
 
-use crate::ranks::local_processes;
+use crate::ranks::{Place, local_processes};
 use crate::recipe::{Precision, Recipe};
 use mtl_component::{Context, World};
 use mtl_recipe::{Result, mistake, suggestion};
 use std::sync::Arc;
 use tch::{Device, Kind};
 
-/// The device of that name.
+/// The device of that name, for this process: of several on a machine, each has a GPU of its own.
 ///
 /// # Errors
 /// A mistake if there is no such name, or no such device on this machine.
 pub fn device(name: &str) -> Result<Device> {
-    let cuda = match name {
+    let named = match name {
         "cpu" => return Ok(Device::Cpu),
-        "cuda" => Some(0),
-        other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        "cuda" => None,
+        other => match other.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) {
+            Some(index) => Some(index),
+            None => mistake!("unknown device `{name}`: {}", suggestion(name, ["cpu", "cuda", "cuda:N"])),
+        },
     };
-    let Some(index) = cuda else {
-        mistake!("unknown device `{name}`: {}", suggestion(name, ["cpu", "cuda", "cuda:N"]))
-    };
+    let place = Place::of_environment()?;
+    if let (Some(place), Some(_)) = (place.as_ref().filter(|place| place.local_size > 1), named) {
+        mistake!(
+            "`{name}` is one device, and {} ranks on this machine need one each: say `cuda`; the variable \
+             CUDA_VISIBLE_DEVICES chooses among them",
+            place.local_size
+        );
+    }
     mtl_torch::load_cuda()?;
     let count = tch::Cuda::device_count();
+    let index = named.unwrap_or_else(|| place.as_ref().map_or(0, |place| own_device(place, count)));
     if i64::try_from(index).is_ok_and(|index| index < count) {
         return Ok(Device::Cuda(index));
     }
-    mistake!("the device `{name}` is not available: CUDA reports {count} devices")
+    match place {
+        Some(place) if place.local_size > 1 => mistake!(
+            "{} ranks on this machine need a GPU each, and CUDA reports {count}: start one rank for each (--nproc {count})",
+            place.local_size
+        ),
+        _ => mistake!("the device `{name}` is not available: CUDA reports {count} devices"),
+    }
+}
+
+/// The number of the GPU of a process. Some launchers let each process see its own alone.
+fn own_device(place: &Place, count: i64) -> usize {
+    let chosen = std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|list| !list.is_empty());
+    if count == 1 && chosen && !place.launched { 0 } else { place.local_rank as usize }
 }
 
 /// Threads within an operator: the recipe's, or one for each core that a process of this machine has to itself.
@@ -71,14 +92,6 @@ pub fn weight_kind(precision: Precision) -> Kind {
 /// As [`device`].
 pub fn context(recipe: &Recipe, world: World) -> Result<Arc<Context>> {
     let run = &recipe.run;
-    if run.device != "cpu" && world.size() > 1 {
-        mistake!(
-            "{} ranks on `{}`: this version lets ranks communicate on CPUs only. Train on one GPU, without --nproc, or \
-             say --device cpu",
-            world.size(),
-            run.device
-        );
-    }
     let device = device(&run.device)?;
     if let Device::Cuda(index) = device {
         mtl_torch::use_cuda(index)?;

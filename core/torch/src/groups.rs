@@ -1,6 +1,6 @@
 //! Processes that train together: the store that they meet at, and groups for collectives on tensors.
 //!
-//! All of it is libtorch's own c10d: `TCPStore`, and process groups of gloo on the CPU.
+//! All of it is libtorch's own c10d: `TCPStore`, and process groups of gloo on the CPU and of NCCL on GPUs.
 
 use crate::ffi::{self, Handle, Raw, check, one, raw, take_text};
 use anyhow::{Context, Result};
@@ -118,6 +118,12 @@ impl Store {
     }
 }
 
+impl Store {
+    pub(crate) fn handle(&self) -> Handle {
+        self.0
+    }
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: made by the shim, and dropped once.
@@ -135,6 +141,11 @@ unsafe impl Send for Group {}
 unsafe impl Sync for Group {}
 
 impl Group {
+    /// One that the shim has made.
+    pub(crate) fn of(handle: Handle) -> Self {
+        Self(handle)
+    }
+
     /// A group of gloo for tensors on the CPU. Its sockets belong to a network interface, or to the own address `host`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //!
 //! The C++ side catches every exception and returns it as text; the Rust side turns that into [`anyhow::Error`].
 
+mod cuda;
 pub mod fatal;
 mod ffi;
 mod groups;
@@ -12,6 +13,7 @@ mod ops;
 mod scalars;
 mod system;
 
+pub use cuda::{Graph, begin_graphs};
 pub use groups::{Buckets, Group, LOST, Reduction, Store, Work, class_cross_entropy};
 pub use kernels::{conv3x3, leaky_relu, prelu, reverse_gradient};
 pub use memory::memory_asked;

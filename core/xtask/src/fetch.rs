@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// One Python is named for all machines: the wheels are only unpacked, never installed.
-const TARGET: [&str; 16] = [
+const TARGET: [&str; 18] = [
     "--no-deps",
     "--only-binary=:all:",
     "--implementation",
@@ -21,6 +21,8 @@ const TARGET: [&str; 16] = [
     "--platform",
     "manylinux_2_25_x86_64",
     "--platform",
+    "manylinux_2_18_x86_64",
+    "--platform",
     "manylinux_2_17_x86_64",
     "--platform",
     "manylinux2014_x86_64",
@@ -28,9 +30,26 @@ const TARGET: [&str; 16] = [
 
 const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
-/// Downloads into `folder` and gives the wheels' paths.
+/// The headers of CUDA and NCCL, in the versions that this torch is built with.
+const CUDA_HEADERS: [&str; 4] = [
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-cccl==13.0.85",
+    "nvidia-nccl-cu13==2.28.9",
+];
+
+/// Downloads what libtorch is taken from into `folder` and gives the wheels' paths.
 pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
-    println!("Fetching {} with pip (about 550 MB)", WHEELS.join(", "));
+    download(folder, &WHEELS, "550 MB")
+}
+
+/// As [`wheels`], for the headers that the part for CUDA is built with.
+pub fn cuda_headers(folder: &Path) -> Result<Vec<PathBuf>> {
+    download(folder, &CUDA_HEADERS, "200 MB")
+}
+
+fn download(folder: &Path, names: &[&str], size: &str) -> Result<Vec<PathBuf>> {
+    println!("Fetching {} with pip (about {size})", names.join(", "));
     let (destination, temporary) = (folder.join("wheels"), folder.join("pip"));
     for sub in [&destination, &temporary] {
         fs::create_dir(sub).with_context(|| format!("cannot create the folder {}", sub.display()))?;
@@ -40,7 +59,7 @@ pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
         .args(TARGET)
         .arg("--dest")
         .arg(&destination)
-        .args(WHEELS)
+        .args(names)
         // pip unpacks large files in a temporary folder, and /tmp is often small; here a killed pip's rests are found.
         .env("TMPDIR", &temporary)
         .status()
@@ -55,9 +74,9 @@ pub fn wheels(folder: &Path) -> Result<Vec<PathBuf>> {
     let wheels =
         found(&destination).with_context(|| format!("cannot list what pip put into {}", destination.display()))?;
     ensure!(
-        wheels.len() == WHEELS.len(),
+        wheels.len() == names.len(),
         "expected {} wheels from pip, found {} in {}",
-        WHEELS.len(),
+        names.len(),
         wheels.len(),
         destination.display()
     );

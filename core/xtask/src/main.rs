@@ -4,6 +4,7 @@
 
 mod cache;
 mod checks;
+mod cuda;
 mod cycles;
 mod fault;
 mod fetch;
@@ -37,6 +38,9 @@ enum Chore {
         /// Compare every file's content with its recorded hash, not only sizes and dates
         #[arg(long)]
         verify: bool,
+        /// Also build the part for several GPUs and CUDA graphs, of headers that are fetched; no GPU is needed
+        #[arg(long)]
+        cuda: bool,
     },
     /// Set up, then check formatting, lints, cycles, tests and documentation, stopping at the first failure
     Test {
@@ -67,8 +71,11 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<()> {
     let root = repository_root()?;
     match chore {
-        Chore::Setup { verify } => {
+        Chore::Setup { verify, cuda } => {
             setup::run(&root, verify)?;
+            if cuda {
+                cuda::build(&root)?;
+            }
             println!("Next: cargo build --release, then target/release/mtlrun doctor");
             Ok(())
         }

@@ -11,7 +11,16 @@ use crate::layout;
 
 /// Unpacks the parts of `wheel` that the layout needs. Every entry's checksum is compared on the way.
 pub fn wheel(wheel: &Path, layout: &Path) -> Result<()> {
-    unpack(wheel, layout).with_context(|| {
+    told(wheel, unpack(wheel, layout, &place_of))
+}
+
+/// Unpacks the headers of CUDA and NCCL that a wheel holds into `folder`.
+pub fn cuda_headers(wheel: &Path, folder: &Path) -> Result<()> {
+    told(wheel, unpack(wheel, folder, &header_place))
+}
+
+fn told(wheel: &Path, unpacked: Result<()>) -> Result<()> {
+    unpacked.with_context(|| {
         format!(
             "cannot unpack the wheel {}; if it is damaged, remove it where pip found it \
              (`python3 -m pip cache purge` empties pip's own store) and run the set-up again",
@@ -20,7 +29,7 @@ pub fn wheel(wheel: &Path, layout: &Path) -> Result<()> {
     })
 }
 
-fn unpack(wheel: &Path, layout: &Path) -> Result<()> {
+fn unpack(wheel: &Path, layout: &Path, place_of: &dyn Fn(&str) -> Option<PathBuf>) -> Result<()> {
     let file = File::open(wheel).with_context(|| format!("cannot open {}", wheel.display()))?;
     let mut archive = ZipArchive::new(BufReader::new(file)).context("it is no complete zip archive")?;
     for index in 0..archive.len() {
@@ -44,13 +53,22 @@ fn unpack(wheel: &Path, layout: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The path of an entry, unless it would reach out of the folder, as torch/include/../../x does.
+fn path_of(entry: &str) -> Option<&Path> {
+    let path = Path::new(entry);
+    path.components().all(|part| matches!(part, Component::Normal(_))).then_some(path)
+}
+
+/// Where a header of CUDA or NCCL goes, all into one folder.
+fn header_place(entry: &str) -> Option<PathBuf> {
+    let path = path_of(entry)?;
+    let folders = ["nvidia/cu13/include", "nvidia/nccl/include"];
+    folders.iter().find_map(|folder| path.strip_prefix(folder).ok()).map(Path::to_owned)
+}
+
 /// Where an entry goes in the layout, if it belongs there at all.
 fn place_of(entry: &str) -> Option<PathBuf> {
-    let path = Path::new(entry);
-    // An entry such as torch/include/../../x must not reach out of the layout.
-    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-        return None;
-    }
+    let path = path_of(entry)?;
     if let Ok(header) = path.strip_prefix("torch/include") {
         return Some(Path::new("include").join(header));
     }
@@ -88,6 +106,10 @@ mod tests {
         ] {
             assert_eq!(place(other), None, "{other}");
         }
+        let header = |entry| header_place(entry).map(|path| path.to_str().unwrap().to_string());
+        assert_eq!(header("nvidia/nccl/include/nccl.h").as_deref(), Some("nccl.h"));
+        assert_eq!(header("nvidia/cu13/include/crt/host_defines.h").as_deref(), Some("crt/host_defines.h"));
+        assert_eq!((header("nvidia/nccl/include/../../x"), header("nvidia/nccl/lib/libnccl.so.2")), (None, None));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// How long processes wait for each other to start.
 const START: Duration = Duration::from_secs(600);
@@ -223,25 +223,29 @@ impl Ranks {
         self.wait_for(&joined.store, &key).map(|_| ())
     }
 
-    /// Connects the processes: tensors on the CPU go through gloo.
+    /// Connects the processes: tensors on the CPU go through gloo, those on GPUs through NCCL.
     ///
     /// # Errors
     /// If a process fails before, or they cannot reach each other.
-    pub fn connect(&self) -> Result<World> {
-        match self.group("tensors")? {
+    pub fn connect(&self, device: Device) -> Result<World> {
+        match self.group("tensors", device)? {
             // It lives as long as the program: tensors and hooks of autograd hold on to it.
             Some(group) => Ok(self.apart()?.with(Box::leak(Box::new(group)))),
             None => self.apart(),
         }
     }
 
-    fn group(&self, name: &str) -> Result<Option<Group>> {
+    fn group(&self, name: &str, device: Device) -> Result<Option<Group>> {
         let Some(joined) = &self.joined else { return Ok(None) };
         // Whoever is not there any more is told by its own words, and not by a time that runs out.
         self.meet(&format!("group/{name}"))?;
         let interface = std::env::var("GLOO_SOCKET_IFNAME").ok().filter(|name| !name.is_empty());
         let place = (joined.place.rank, joined.place.size);
         let store = joined.store.under(&format!("group/{name}"))?;
+        if let Device::Cuda(index) = device {
+            let made = Group::nccl(&store, place, index, COLLECTIVE);
+            return made.map(Some).with_context(|| format!("rank {} cannot connect to the others", joined.place.rank));
+        }
         let made = Group::gloo(&store, place, interface.as_deref(), &joined.address, COLLECTIVE);
         made.map(Some).with_context(|| {
             format!(
@@ -258,7 +262,7 @@ impl Ranks {
     /// As [`connect`](Self::connect).
     pub fn decisions(&self) -> Result<Decisions> {
         // Never closed: closing waits for collectives under way, which may wait for a process that has failed.
-        let group = self.group("decisions")?.map(|group| &*Box::leak(Box::new(group)));
+        let group = self.group("decisions", Device::Cpu)?.map(|group| &*Box::leak(Box::new(group)));
         Ok(Decisions { group, pending: None })
     }
 
