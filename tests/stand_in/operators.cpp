@@ -3,6 +3,7 @@
 #include "device.h"
 #include "events.h"
 #include "operators.h"
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/CPUFallback.h>
@@ -36,8 +37,19 @@ std::vector<Late> late;
 
 std::atomic<Recording *> recording{nullptr};
 
+// What a real device would not have changed while it records: memory that is written to, with what was there before, and
+// the state of the generator.
+std::vector<std::pair<at::Tensor, at::Tensor>> unchanged;
+at::Tensor generator_state;
+
 void recorded(std::function<void()> work) {
   if (auto *into = recording.load()) into->push_back(std::move(work));
+}
+
+void will_change(const at::Tensor &t) {
+  if (!recording.load() || !is_on_device(t)) return;
+  auto host = on_host(t);
+  unchanged.emplace_back(host, host.clone());
 }
 
 // A wait of the host, which a graph cannot hold.
@@ -137,6 +149,13 @@ void on_the_cpu(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::
   const auto &schema = op.schema();
   if (WAITING.count(schema.name())) host_waits("reads values in " + schema.name());
   std::vector<c10::IValue> arguments(stack->end() - static_cast<long>(schema.arguments().size()), stack->end());
+  // Batch normalisation changes its running statistics, of which its schema says nothing.
+  bool silently = schema.name().find("batch_norm") != std::string::npos;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto *alias = schema.arguments()[i].alias_info();
+    if (silently || (alias && alias->isWrite()))
+      Call::each(arguments[i], [](const at::Tensor &t) { return will_change(t), t; });
+  }
   Call{op, {}, {}, {}}.run(stack);
   if (!recording.load()) return;
   std::vector<c10::IValue> results(stack->end() - static_cast<long>(schema.returns().size()), stack->end());
@@ -189,6 +208,7 @@ at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking)
       late.push_back({source, source.clone(), false});
     }
   }
+  will_change(self);
   a.copy_(b);
   if (from || to) recorded([a, b]() mutable { a.copy_(b); });
   return self;
@@ -225,7 +245,18 @@ at::Tensor unfold(const at::Tensor &t, int64_t dim, int64_t size, int64_t step) 
 
 }  // namespace
 
-void record_into(Recording *into) { recording = into; }
+void record_into(Recording *into) {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  if (into) {
+    generator_state = generator.get_state();
+    recording = into;
+    return;
+  }
+  recording = nullptr;
+  generator.set_state(generator_state);
+  for (auto of = unchanged.rbegin(); of != unchanged.rend(); ++of) of->first.copy_(of->second);
+  unchanged.clear();
+}
 
 void settle() {
   std::vector<Late> done;

@@ -4,7 +4,7 @@
 //! device would make the host wait for, and fills the target of a copy with NaN until the host has waited for it.
 
 use crate::plugins::BUILT;
-use crate::ranks::{FUSED, READS_LOGITS, alike, done};
+use crate::ranks::{FUSED, READS_LOGITS, alike, done, numbers};
 use crate::support::{Faces, mtlrun, outcome, refused, root};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -191,6 +191,51 @@ fn a_step_between_logs_waits_for_nothing() {
 }
 
 #[test]
+fn steps_by_graphs_have_the_numbers_of_direct_ones() {
+    let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
+    let teacher = teacher(dir.path());
+    let both = |args: &[String], name: &str| {
+        ["false", "true"].map(|graphs| {
+            let out = dir.path().join(format!("{name}-{graphs}"));
+            let more = sets(&["run.steps=9", "run.device=cuda", &format!("run.cuda_graphs={graphs}")]);
+            trained(&[args, &more, &["--out".to_owned(), out.display().to_string()]].concat());
+            out
+        })
+    };
+    // The same kernels: the same bits.
+    let list = format!("data.faces.list={}", faces.path("list.txt").display());
+    for precision in ["float32", "fp16"] {
+        let ramp = "loss.age.ramp={ from = 0, until = 5 }";
+        let more = [&list, ramp, "phase.recognition.accumulate=2", &format!("run.precision={precision}")];
+        let recognition = vec!["tests/recipes/tiny.toml".to_owned(), "-q".into()];
+        let [direct, graphs] = both(&[recognition, sets(&more)].concat(), precision);
+        let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+        assert!(weights(&direct) == weights(&graphs), "{precision}");
+        assert_eq!(numbers(&direct), numbers(&graphs), "{precision}");
+    }
+    // Two phases, where memory lies otherwise and the CPU's sums are taken in another order.
+    let [direct, graphs] = both(&[ageing(&teacher), sets(&["run.precision=float64"])].concat(), "ageing");
+    alike(&direct, &graphs, |_| false);
+    let refused_by = |more: &[&str], words: &[&str]| {
+        let out = dir.path().join("refused");
+        let args = [&["-q", "--overwrite", "--set", "run.cuda_graphs=true", "--set", "run.steps=6"], more].concat();
+        refused(outcome(&program(&faces.tiny(&out, &args), 2).output().unwrap()), words);
+    };
+    refused_by(&["--device", "cpu"], &["run.cuda_graphs needs a GPU, and the run is on `cpu`"]);
+    refused_by(&["--device", "cuda", "--nproc", "2"], &["run.cuda_graphs is for one process, and there are 2"]);
+    let sampled = [
+        &["--set", "model.identity.sample_rate=0.5", "--set", "model.identity.shard=\"classes\"", "--set", FUSED],
+        &READS_LOGITS[..],
+        &CUDA,
+    ];
+    refused_by(&sampled.concat(), &["`model.identity.sample_rate` draws other classes"]);
+    refused_by(
+        &["--device", "cuda", "--set", "graph.hidden.from=0.0"],
+        &["computes with the number of the step", "reverse_gradient"],
+    );
+}
+
+#[test]
 fn what_a_component_does_wrong_on_a_device_is_found() {
     let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
     let with = |fault: &str| {
@@ -272,6 +317,7 @@ fn commands_that_open_a_run_do_so_on_the_device() {
     let output = program(&["doctor"], 2).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.lines().any(|line| line.starts_with("cuda devices") && line.ends_with(" 2")), "{text}");
+    assert!(text.contains("ranks on several GPUs can communicate"), "{text}");
     let (code, text) = on_gpu(&["tests/recipes/tiny.toml", "--device", "cuda:1"]);
     assert!(code == 2 && text.contains("`cuda:1` is not available: CUDA reports 1 device"), "{text}");
 }

@@ -36,7 +36,7 @@ fn apart(found: &[f64], wanted: &[f64]) -> f64 {
 }
 
 /// The losses, gradient norms and other numbers of training by step.
-fn numbers(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
+pub fn numbers(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines.filter(|line| line["kind"] == "train").map(|line| line.as_object().unwrap().clone()).collect()

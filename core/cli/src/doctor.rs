@@ -1,7 +1,10 @@
 //! What this machine and this build can do.
 
-use mtl_component::{Registry, Result};
+use mtl_component::{Registry, Result, ensure};
 use mtl_engine::machine;
+use mtl_torch::{Group, Reduction, Store};
+use std::time::Duration;
+use tch::{Device, Kind, Tensor};
 
 /// Prints facts, then what is missing; exit code 0 if nothing needed is missing.
 pub fn doctor(registry: &Registry) -> Result<u8> {
@@ -26,6 +29,11 @@ pub fn doctor(registry: &Registry) -> Result<u8> {
             line("cuda devices", n.to_string());
             if n == 0 {
                 missing.push("CUDA is loaded and finds no device: nvidia-smi shows whether the driver does".to_owned());
+            } else {
+                match nccl() {
+                    Ok(()) => line("nccl", "ranks on several GPUs can communicate".into()),
+                    Err(error) => missing.push(format!("{error:#}")),
+                }
             }
         }
         Err(_) => {
@@ -48,6 +56,15 @@ pub fn doctor(registry: &Registry) -> Result<u8> {
         println!("  {}", text.trim());
     }
     Ok(0)
+}
+
+/// Tries a group of one process, which reduces a number on the first GPU.
+fn nccl() -> Result<()> {
+    let group = Group::nccl(&Store::local()?, (0, 1), 0, Duration::from_secs(60))?;
+    let number = Tensor::f_ones([1], (Kind::Float, Device::Cuda(0)))?;
+    group.all_reduce(&number, Reduction::Sum)?;
+    ensure!(number.f_double_value(&[0])? == 1.0, "NCCL does not reduce a number of one process to itself");
+    Ok(())
 }
 
 fn yes(value: bool) -> String {

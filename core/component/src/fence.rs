@@ -445,7 +445,7 @@ mod tests {
 
     impl Module for Built {
         fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-            if call.step == 0 {
+            if call.step() == 0 {
                 bail!("no step");
             }
             let autocast = mtl_torch::Autocast::new(Device::Cpu, Kind::BFloat16)?;
@@ -479,13 +479,13 @@ mod tests {
         let params = Params::new("m", context.clone());
         let module = config.build(&params, &Sizes::default()).unwrap();
         let ports = crate::Ports::new();
-        let call = |step| Call {
+        let steps = [0, 1].map(|step| crate::Progress::at(step, 1));
+        let call = |step: usize| Call {
             inputs: Vec::new(),
             ports: &ports,
             train: true,
             wanted: &[],
-            step,
-            total: 1,
+            progress: &steps[step],
             context: &context,
         };
         let error = module.forward(&call(0)).unwrap_err();

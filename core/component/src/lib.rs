@@ -46,7 +46,7 @@ pub use fence::Lent;
 pub use hook::{Hook, HookConfig, HookEvent, RunInfo};
 pub use host::tell;
 pub use metric::{Better, Metric, MetricConfig};
-pub use module::{Call, Module, ModuleConfig, single};
+pub use module::{Call, Module, ModuleConfig, Progress, single};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerDescription, OptimizerState, Update};
 pub use params::{Entry, Init, Parameters, Params, ROWS_PER_BLOCK, Role, Rows, Sample, Sampled, Shard};
 pub use picture::{Normalization, Picture};

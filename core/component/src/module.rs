@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::params::Params;
 use crate::ports::{Description, Ports, Sizes};
 use mtl_recipe::{Result, bail};
+use std::cell::Cell;
 use tch::Tensor;
 
 /// The configuration of a module, function or loss.
@@ -100,15 +101,44 @@ pub struct Call<'a> {
     pub train: bool,
     /// Which outputs are read by anything.
     pub wanted: &'a [bool],
-    /// The step, from 1; 0 outside of training.
-    pub step: u64,
-    /// The steps of the whole run.
-    pub total: u64,
+    /// How far the run is.
+    pub progress: &'a Progress,
     /// Where the run computes; its [`World`](crate::World) averages over the processes.
     pub context: &'a Context,
 }
 
+/// How far a run is. It notes who asks: what depends on the step cannot be captured once for all steps.
+#[derive(Debug, Default)]
+pub struct Progress {
+    step: u64,
+    total: u64,
+    asked: Cell<bool>,
+}
+
+impl Progress {
+    /// A step, counted from 1, of so many; both are 0 outside of training.
+    pub fn at(step: u64, total: u64) -> Self {
+        Self { step, total, asked: Cell::new(false) }
+    }
+
+    /// Whether the step has been asked for.
+    pub fn was_asked(&self) -> bool {
+        self.asked.get()
+    }
+}
+
 impl Call<'_> {
+    /// The step, from 1; 0 outside of training. A component that asks cannot be part of a CUDA graph.
+    pub fn step(&self) -> u64 {
+        self.progress.asked.set(true);
+        self.progress.step
+    }
+
+    /// The steps of the whole run; 0 outside of training.
+    pub fn total(&self) -> u64 {
+        self.progress.total
+    }
+
     /// An input that is always wired.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! See [`ModuleConfig`] for an example.
 
 use crate::context::Context;
-use crate::module::{Call, ModuleConfig};
+use crate::module::{Call, ModuleConfig, Progress};
 use crate::params::{Parameters, Params};
 use crate::ports::{Dim, Ports, Sizes};
 use indexmap::IndexMap;
@@ -117,15 +117,9 @@ impl Testing<'_> {
         mtl_torch::set_requires_grad(&trained, true)?;
         let inputs = ports.inputs.iter().map(|p| self.inputs.get(&p.name).map(Tensor::shallow_clone)).collect();
         let wanted = vec![true; ports.outputs.len()];
-        let call = Call {
-            inputs,
-            ports: &ports,
-            train: self.train,
-            wanted: &wanted,
-            step: self.step.0,
-            total: self.step.1,
-            context: &context,
-        };
+        let progress = Progress::at(self.step.0, self.step.1);
+        let call =
+            Call { inputs, ports: &ports, train: self.train, wanted: &wanted, progress: &progress, context: &context };
         let outputs = module.forward(&call)?;
         Ok(Tested { outputs, params, ports })
     }

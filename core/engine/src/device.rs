@@ -78,6 +78,33 @@ pub fn configure(recipe: &Recipe) -> Result<()> {
     Ok(mtl_torch::set_threads(wanted)?)
 }
 
+/// Prepares this thread for steps by CUDA graphs, if the recipe asks for them.
+///
+/// # Errors
+/// A mistake if it cannot be trained so.
+pub fn prepare_graphs(recipe: &Recipe, context: &Context) -> Result<()> {
+    if !recipe.run.cuda_graphs {
+        return Ok(());
+    }
+    let world = context.world;
+    let Device::Cuda(index) = context.device else {
+        mistake!(
+            "run.cuda_graphs needs a GPU, and the run is on `{}`: take it out, or say --device cuda",
+            recipe.run.device
+        )
+    };
+    if world.size() > 1 {
+        mistake!("run.cuda_graphs is for one process, and there are {}: take it out", world.size());
+    }
+    if let Some((name, _)) = recipe.model.iter().find(|(_, entry)| entry.slot.common.sample_rate < 1.0) {
+        mistake!(
+            "run.cuda_graphs needs the same shapes in every step, and `model.{name}.sample_rate` draws other classes each \
+             time: take one of them out"
+        );
+    }
+    Ok(mtl_torch::begin_graphs(index)?)
+}
+
 /// The kind of the weights.
 pub fn weight_kind(precision: Precision) -> Kind {
     match precision {

@@ -6,7 +6,9 @@ use crate::recipe::{Cut, ModulePrecision, Precision, Recipe};
 use crate::weights::Tensors;
 use indexmap::IndexMap;
 use mtl_component::ports::shape_text;
-use mtl_component::{Call, Context, DType, Dim, Module as Computation, Parameters, Params, Result, Shard, World, bail};
+use mtl_component::{
+    Call, Context, DType, Dim, Module as Computation, Parameters, Params, Progress, Result, Shard, World, bail,
+};
 use mtl_recipe::Context as _;
 use mtl_torch::fatal::{self, Place};
 use mtl_torch::{Autocast, Group};
@@ -57,6 +59,8 @@ pub struct Model {
     functions: Vec<Option<Box<dyn Computation>>>,
     context: Arc<Context>,
     autocast: Option<Kind>,
+    /// A node whose component has asked for the number of the step.
+    asks_for_the_step: Cell<Option<usize>>,
 }
 
 /// The batches of a step: `[stream][batch]`.
@@ -140,7 +144,7 @@ impl Model {
             Precision::Fp16 => Some(Kind::Half),
             Precision::Float32 | Precision::Float64 => None,
         };
-        Ok(Self { graph, modules, functions, context, autocast })
+        Ok(Self { graph, modules, functions, context, autocast, asks_for_the_step: Cell::new(None) })
     }
 
     /// Shapes of all parameters and buffers without memory; open sizes are replaced by the given one.
@@ -173,6 +177,11 @@ impl Model {
     /// Where it computes.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// A node that has computed with the number of a step of training.
+    pub fn depends_on_the_step(&self) -> Option<&Node> {
+        self.asks_for_the_step.get().map(|node| &self.graph.nodes[node])
     }
 
     /// The parameters whose rows are cut over the processes of the run, as `module.name`.
@@ -269,14 +278,13 @@ impl Model {
         let inputs: Vec<Option<Tensor>> =
             instance.inputs.iter().map(|r| r.and_then(|r| lookup(r, known, values))).collect();
         let all = vec![true; instance.wanted.len()];
-        let (step, total) = mode.step;
+        let progress = Progress::at(mode.step.0, mode.step.1);
         let call = Call {
             inputs,
             ports: &node.ports,
             train: mode.train.unwrap_or(node.train),
             wanted: if mode.everything { &all } else { &instance.wanted },
-            step,
-            total,
+            progress: &progress,
             context: &self.context,
         };
         fatal::note(Place::Part, &format!(", in the node `{}` ({})", node.label(), node.component));
@@ -303,6 +311,9 @@ impl Model {
                 None => bail!("`{}` was not built", node.label()),
             },
         };
+        if progress.was_asked() && mode.step.0 > 0 {
+            self.asks_for_the_step.set(Some(instance.node));
+        }
         let outputs = outputs.and_then(|outputs| {
             self.fit(node, &outputs, call.wanted)?;
             Ok(outputs)

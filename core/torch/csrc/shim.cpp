@@ -242,6 +242,13 @@ char *mtl_take_grad(tensor_t tensor, tensor_t *out) {
   MTL_END
 }
 
+// Lets a tensor be the `.grad` of another.
+char *mtl_set_grad(tensor_t tensor, tensor_t grad) {
+  MTL_BEGIN
+  tensor->mutable_grad() = *grad;
+  MTL_END
+}
+
 char *mtl_channels_last(tensor_t input, tensor_t *out) {
   MTL_BEGIN
   *out = new at::Tensor(input->contiguous(at::MemoryFormat::ChannelsLast));

@@ -75,6 +75,7 @@ char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on);
 char *mtl_backward(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph);
 char *mtl_gradients(tensor_t loss, tensor_t *leaves, int64_t n, int keep_graph, tensor_t *out);
 char *mtl_take_grad(tensor_t tensor, tensor_t *out);
+char *mtl_set_grad(tensor_t tensor, tensor_t grad);
 char *mtl_channels_last(tensor_t input, tensor_t *out);
 char *mtl_add_decay(tensor_t *grads, tensor_t *params, int64_t n, double decay);
 char *mtl_scale(tensor_t *tensors, int64_t n, double factor);

@@ -108,7 +108,7 @@ impl Graph {
     ///
     /// # Errors
     /// That of the work, or if CUDA cannot capture it.
-    pub fn capture(work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub fn capture<E: From<anyhow::Error>>(work: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
         let functions = functions()?;
         let mut out = null_mut();
         // SAFETY: `out` is a valid place for one pointer.

@@ -53,6 +53,7 @@ unsafe extern "C" {
     pub(crate) fn mtl_gradients(loss: Raw, leaves: *const Raw, n: i64, keep_graph: c_int, out: *mut Raw)
     -> *mut c_char;
     pub(crate) fn mtl_take_grad(tensor: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_set_grad(tensor: Raw, grad: Raw) -> *mut c_char;
     pub(crate) fn mtl_channels_last(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_add_decay(grads: *const Raw, params: *const Raw, n: i64, decay: c_double) -> *mut c_char;
     pub(crate) fn mtl_scale(tensors: *const Raw, n: i64, factor: c_double) -> *mut c_char;

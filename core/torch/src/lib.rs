@@ -19,7 +19,7 @@ pub use kernels::{conv3x3, leaky_relu, prelu, reverse_gradient};
 pub use memory::memory_asked;
 pub use ops::{
     Adam, Autocast, Sgd, add_decay, backward, channels_last, clip, fused_adam, fused_sgd, gradients, lerp, scale,
-    set_requires_grad, take_grad, total_norm, unscale,
+    set_grad, set_requires_grad, take_grad, total_norm, unscale,
 };
 pub use scalars::{Number, ScalarOps, arange, full};
 pub use system::{

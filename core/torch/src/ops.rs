@@ -88,6 +88,12 @@ pub fn take_grad(tensor: &Tensor) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_take_grad(tensor.as_ptr().cast_mut(), out) })
 }
 
+/// Lets `grad` be the `.grad` of a tensor, as if a backward pass had left it there.
+pub fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
+    // SAFETY: both tensors are live for the call, and libtorch shares the ownership of the gradient.
+    check(unsafe { ffi::mtl_set_grad(tensor.as_ptr().cast_mut(), grad.as_ptr().cast_mut()) })
+}
+
 /// The same values with channels innermost in memory; 4-D tensors only. No copy if they are so already.
 pub fn channels_last(input: &Tensor) -> Result<Tensor> {
     // SAFETY: the tensor is live for the call.

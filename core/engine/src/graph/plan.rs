@@ -121,6 +121,14 @@ impl Plan {
         plan
     }
 
+    /// The instructions between updates, each with the phase that is updated after them.
+    pub fn stretches(&self) -> impl Iterator<Item = (&[Op], Option<usize>)> {
+        self.ops.split_inclusive(|op| matches!(op, Op::Update(_))).map(|ops| match ops.split_last() {
+            Some((Op::Update(phase), before)) => (before, Some(*phase)),
+            _ => (ops, None),
+        })
+    }
+
     /// The plan that evaluates the given wires without gradients; returns where they are found. The wires in `given`
     /// are not computed: the caller has their values.
     pub fn evaluation(graph: &Graph, wires: &[Wire], given: &[Wire]) -> (Self, Vec<Reference>) {

@@ -78,6 +78,10 @@ pub struct Run {
     /// the run ends and names it. On the CPU they always do.
     #[serde(default)]
     pub deterministic: bool,
+    /// On CUDA, forward and backward passes are captured once and then started as a whole, which saves the time to start
+    /// their kernels one by one: small batches gain. Not for several processes, nor for heads with a `sample_rate`.
+    #[serde(default)]
+    pub cuda_graphs: bool,
     /// In a run of several processes, BatchNorm takes the statistics of the batches of all, as if they were one.
     #[serde(default = "yes")]
     pub sync_batch_norm: bool,

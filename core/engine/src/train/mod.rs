@@ -2,6 +2,7 @@
 
 mod capture;
 mod ema;
+mod graphs;
 mod observers;
 mod phase;
 mod run;

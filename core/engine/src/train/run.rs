@@ -76,6 +76,7 @@ pub fn train(
     device::configure(&recipe)?;
     ranks.whereabouts.solo("connecting to the others");
     let context = device::context(&recipe, ranks.connect(device::device(&recipe.run.device)?)?)?;
+    device::prepare_graphs(&recipe, &context)?;
     ranks.whereabouts.solo("opening its data");
     let data = data::open(&recipe)?;
     for (name, stream) in data.streams.iter().filter(|(_, stream)| !stream.summary.is_empty()) {

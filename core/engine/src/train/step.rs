@@ -2,6 +2,7 @@
 
 use super::capture::Captured;
 use super::ema::Averages;
+use super::graphs::Course;
 use super::phase::{PhaseState, has_diverged};
 use crate::graph::{Op, Plan, Wire};
 use crate::model::{Feed, Known, Mode, Model, Values};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// The value of a loss in the newest step, still on the device.
+#[derive(Debug)]
 pub struct LossValue {
     /// The phase that minimizes it.
     pub phase: usize,
@@ -36,10 +38,10 @@ pub struct Trainer<'r> {
     pub model: Model,
     /// Moving averages, if the recipe has them.
     pub averages: Option<Averages>,
-    phases: Vec<PhaseState<'r>>,
+    pub(super) phases: Vec<PhaseState<'r>>,
     /// The losses whose weights rise.
     ramps: HashMap<&'r str, Ramp>,
-    losses: Vec<LossValue>,
+    pub(super) losses: Vec<LossValue>,
     /// Losses without a gradient, which has been told.
     without_gradient: HashSet<String>,
     plans: HashMap<Vec<usize>, Rc<Plan>>,
@@ -49,6 +51,8 @@ pub struct Trainer<'r> {
     total: u64,
     /// Where other processes may see that this one is.
     whereabouts: Option<Arc<Whereabouts>>,
+    /// What is started as a whole, by the phases that are active.
+    pub(super) graphs: Option<HashMap<Vec<usize>, Course>>,
 }
 
 /// Numbers of one element each in one copy, after something was done with all of them: each by itself would wait for the
@@ -92,6 +96,7 @@ impl<'r> Trainer<'r> {
             seed: recipe.run.seed as u64,
             total: recipe.run.steps,
             whereabouts: None,
+            graphs: recipe.run.cuda_graphs.then(HashMap::new),
         })
     }
 
@@ -149,42 +154,67 @@ impl<'r> Trainer<'r> {
         for phase in &mut self.phases {
             phase.set_lr(step, self.total)?;
         }
-        let known = Known { feed, given: &[] };
-        let everything = self.capture.as_ref().is_some_and(|c| c.everything);
-        let mode = Mode { step: (step, self.total), train: None, everything };
-        let mut values: Values = plan.instances.iter().map(|_| None).collect();
-        for (stage, op) in plan.ops.iter().enumerate() {
-            if let Some(whereabouts) = &self.whereabouts {
-                whereabouts.stage(stage as u64 + 1, || self.doing(&plan, op));
-            }
-            match op {
-                Op::Evaluate(at) => {
-                    let outputs = self.model.evaluate(&plan, *at, &known, &values, mode)?;
-                    self.keep(plan.instances[*at].node, &outputs)?;
-                    values[*at] = Some(outputs);
-                }
-                Op::Backward { phase, losses, keep_graph, last } => {
-                    self.backward(&plan, *phase, losses, &values, (*keep_graph, *last), step)?;
-                }
-                Op::Update(phase) => {
-                    let name = self.phases[*phase].name;
-                    fatal::note(Place::Part, &format!(", in the update of the phase `{name}`"));
-                    let updated = self.phases[*phase].update(self.wants_norms, self.capture.as_mut());
-                    if self.diverged()
-                        && let Some((loss, value)) = self.not_finite()?
-                    {
-                        let what = format!("`loss/{loss}` is {value} at step {step}, and the update is not applied");
-                        return Err(has_diverged(&what));
-                    }
-                    updated.with_context(|| format!("in the update of the phase `{name}`"))?;
-                }
-                Op::Free(at) => values[*at] = None,
-            }
+        match self.course(feed, step)? {
+            Some(course) => self.by_graphs(course, &plan, feed, step)?,
+            None => self.directly(&plan, feed, step)?,
         }
         if let Some(averages) = &self.averages {
             averages.update(&self.model, step)?;
         }
         Ok(())
+    }
+
+    /// One instruction after the other.
+    fn directly(&mut self, plan: &Plan, feed: &Feed, step: u64) -> Result<()> {
+        let mut values: Values = plan.instances.iter().map(|_| None).collect();
+        for (stage, op) in plan.ops.iter().enumerate() {
+            if let Some(whereabouts) = &self.whereabouts {
+                whereabouts.stage(stage as u64 + 1, || self.doing(plan, op));
+            }
+            match op {
+                Op::Update(phase) => self.update(*phase, step)?,
+                other => self.compute(plan, other, feed, &mut values, step)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forward passes, the backward pass of a phase, and what they forget.
+    pub(super) fn compute(&mut self, plan: &Plan, op: &Op, feed: &Feed, values: &mut Values, step: u64) -> Result<()> {
+        match op {
+            Op::Evaluate(at) => {
+                let everything = self.capture.as_ref().is_some_and(|c| c.everything);
+                let mode = Mode { step: (step, self.total), train: None, everything };
+                let outputs = self.model.evaluate(plan, *at, &Known { feed, given: &[] }, values, mode)?;
+                self.keep(plan.instances[*at].node, &outputs)?;
+                values[*at] = Some(outputs);
+            }
+            Op::Backward { phase, losses, keep_graph, last } => {
+                self.backward(plan, *phase, losses, values, (*keep_graph, *last), step)?;
+            }
+            Op::Free(at) => values[*at] = None,
+            Op::Update(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Lets the optimizer of a phase step.
+    pub(super) fn update(&mut self, phase: usize, step: u64) -> Result<()> {
+        let name = self.phases[phase].name;
+        fatal::note(Place::Part, &format!(", in the update of the phase `{name}`"));
+        let updated = self.phases[phase].update(self.wants_norms, self.capture.as_mut());
+        if self.diverged()
+            && let Some((loss, value)) = self.not_finite()?
+        {
+            let what = format!("`loss/{loss}` is {value} at step {step}, and the update is not applied");
+            return Err(has_diverged(&what));
+        }
+        updated.with_context(|| format!("in the update of the phase `{name}`"))
+    }
+
+    /// The share of its weight that a loss has at a step.
+    pub(super) fn share(&self, loss: &str, step: u64) -> f64 {
+        self.ramps.get(loss).map_or(1.0, |ramp| ramp.share(step))
     }
 
     /// Adds the gradients of a phase's losses for one batch.
@@ -203,8 +233,7 @@ impl<'r> Trainer<'r> {
             let node = &graph.nodes()[plan.instances[*at].node];
             let value = values[*at].as_ref().and_then(|v| v.first()?.as_ref());
             let value = value.with_context(|| format!("`{}` has no value", node.label()))?;
-            let share = self.ramps.get(node.name.as_str()).map_or(1.0, |ramp| ramp.share(step));
-            named.push((&node.name, weight * share, value));
+            named.push((&node.name, weight * self.share(&node.name, step), value));
         }
         for (module, updated) in self.model.modules.iter().zip(&graph.phases()[phase].updates) {
             if *updated {

@@ -29,9 +29,9 @@ fn one() -> f64 {
 }
 
 impl ReverseGradient {
-    fn at(&self, step: u64, total: u64) -> f64 {
-        let (Some(low), high) = (self.from, self.coefficient) else { return self.coefficient };
-        let over = self.over.unwrap_or(total).max(1);
+    /// The coefficient of a warm start from `low`.
+    fn rising(&self, low: f64, step: u64, total: u64) -> f64 {
+        let (high, over) = (self.coefficient, self.over.unwrap_or(total).max(1));
         let share = (step.saturating_sub(1) as f64 / over as f64).min(1.0);
         2.0 * (high - low) / (1.0 + (-self.alpha * share).exp()) - (high - low) + low
     }
@@ -48,7 +48,11 @@ impl ModuleConfig for ReverseGradient {
 
 impl Module for ReverseGradient {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        single(mtl_torch::reverse_gradient(call.get("input")?, self.at(call.step, call.total))?)
+        let coefficient = match self.from {
+            Some(low) => self.rising(low, call.step(), call.total()),
+            None => self.coefficient,
+        };
+        single(mtl_torch::reverse_gradient(call.get("input")?, coefficient)?)
     }
 }
 
@@ -71,9 +75,9 @@ mod tests {
     #[test]
     fn the_warm_start_rises_from_its_low_value() {
         let f = ReverseGradient { coefficient: 1.0, from: Some(0.0), over: Some(100), alpha: 10.0 };
-        assert_eq!(f.at(1, 0), 0.0);
+        assert_eq!(f.rising(0.0, 1, 0), 0.0);
         let end = 2.0 / (1.0 + (-10f64).exp()) - 1.0;
-        assert!((f.at(101, 0) - end).abs() < 1e-15);
-        assert_eq!(f.at(5000, 0), f.at(101, 0));
+        assert!((f.rising(0.0, 101, 0) - end).abs() < 1e-15);
+        assert_eq!(f.rising(0.0, 5000, 0), f.rising(0.0, 101, 0));
     }
 }
