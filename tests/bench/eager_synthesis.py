@@ -118,6 +118,7 @@ def main():
     p.add_argument("--frozen", action="store_true", help="no gradients that nobody uses, no embedding")
     a = p.parse_args()
     prepare(a)
+    torch.set_default_device(a.device)
     flat = 512 * (a.size // 16) ** 2
     encoder, age, generator, critic = Encoder(flat).eval(), Ages(flat), Generator(), Critic()
     if a.frozen:
@@ -135,7 +136,7 @@ def main():
 
     def step():
         source, target, group = pictures(), pictures(), torch.randint(GROUPS, (a.batch,))
-        autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=a.bf16)
+        autocast = lambda: torch.autocast(a.device, torch.bfloat16, enabled=a.bf16)
         with torch.no_grad(), autocast():
             maps, x_id, _ = encoder(source, not a.frozen)
         aged = generator(source, maps, x_id.float(), group)

@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <chrono>
 #include <mutex>
 #include <set>
 
@@ -82,6 +83,7 @@ struct Generator final : c10::GeneratorImpl {
 
 // One stream, and events at which all of its work is done.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
+  using Clock = std::chrono::steady_clock;
   DeviceType type() const override { return c10::kCUDA; }
   Device exchangeDevice(Device d) const override { return Device(c10::kCUDA, std::exchange(current, d.index())); }
   Device getDevice() const override { return Device(c10::kCUDA, current); }
@@ -91,13 +93,21 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   Stream getDefaultStream(Device d) const override { return Stream(Stream::DEFAULT, d); }
   Stream getStreamFromGlobalPool(Device d, bool) const override { return Stream(Stream::DEFAULT, d); }
   Stream exchangeStream(Stream s) const override { return s; }
-  void record(void **, const Stream &, const DeviceIndex, const c10::EventFlag) const override {}
+  // An event is the moment of the host at which it was recorded, when all work was done.
+  void record(void **event, const Stream &, const DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new Clock::time_point;
+    *static_cast<Clock::time_point *>(*event) = Clock::now();
+  }
+  double elapsedTime(void *from, void *to, const DeviceIndex) const override {
+    auto time = *static_cast<Clock::time_point *>(to) - *static_cast<Clock::time_point *>(from);
+    return std::chrono::duration<double, std::milli>(time).count();
+  }
   void block(void *, const Stream &) const override {}
   bool queryEvent(void *) const override {
     settle();
     return true;
   }
-  void destroyEvent(void *, const DeviceIndex) const noexcept override {}
+  void destroyEvent(void *event, const DeviceIndex) const noexcept override { delete static_cast<Clock::time_point *>(event); }
   DeviceIndex deviceCount() const noexcept override { return count(); }
   bool queryStream(const Stream &) const override { return queryEvent(nullptr); }
   void synchronizeStream(const Stream &) const override { wait("waits for a stream"); }

@@ -4,7 +4,7 @@
 //! device would make the host wait for, and fills the target of a copy with NaN until the host has waited for it.
 
 use crate::plugins::BUILT;
-use crate::ranks::{FUSED, READS_LOGITS, alike, done, numbers};
+use crate::ranks::{FUSED, READS_LOGITS, alike, done, numbers, spans};
 use crate::support::{Faces, mtlrun, outcome, refused, root};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -208,7 +208,14 @@ fn steps_by_graphs_have_the_numbers_of_direct_ones() {
         let ramp = "loss.age.ramp={ from = 0, until = 5 }";
         let more = [&list, ramp, "phase.recognition.accumulate=2", &format!("run.precision={precision}")];
         let recognition = vec!["tests/recipes/tiny.toml".to_owned(), "-q".into()];
-        let [direct, graphs] = both(&[recognition, sets(&more)].concat(), precision);
+        let args = [recognition, sets(&more), vec!["--profile=2".to_owned()]].concat();
+        let [direct, graphs] = both(&args, precision);
+        let on_device = |run: &Path, name: &str| {
+            let spans = spans(&run.join("profile.json"));
+            spans.into_iter().filter(|(span, lane)| span == name && lane == "device").count()
+        };
+        assert_eq!(on_device(&direct, "recognition: backward"), 4, "two batches in each of two steps");
+        assert_eq!(on_device(&graphs, "graph 0"), 2);
         let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
         assert!(weights(&direct) == weights(&graphs), "{precision}");
         assert_eq!(numbers(&direct), numbers(&graphs), "{precision}");

@@ -184,19 +184,34 @@ fn a_crash_in_native_code_says_where() {
 fn missing_memory_is_told_with_the_node_and_what_to_lower() {
     let faces = Faces::new(4, 3);
     let dir = TempDir::new().unwrap();
-    let more =
-        ["-q", "--set", "dims.identities=30000000", "--set", "data.faces.declares=false", "--set", "run.steps=1"];
-    let arguments = faces.tiny(&dir.path().join("run"), &more);
-    let program = mtlrun(&arguments);
-    // Weights of 1.9 GB are beyond an address space of 3.5 GB with the libraries in it; so is any copy of them.
-    let mut shell = Command::new("bash");
-    shell.args(["-c", "ulimit -v 3500000; exec \"$@\"", "bash"]).arg(program.get_program()).args(program.get_args());
-    let (code, text) = outcome(&shell.current_dir(root()).output().unwrap());
-    assert_eq!(code, 1, "{text}");
+    // In an address space of 3.5 GB with the libraries in it.
+    let limited = |identities: u64| {
+        let identities = format!("dims.identities={identities}");
+        let more = ["-q", "--set", &identities, "--set", "data.faces.declares=false", "--set", "run.steps=1"];
+        let arguments = faces.tiny(&dir.path().join("run"), &more);
+        let program = mtlrun(&arguments);
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", "ulimit -v 3500000; exec \"$@\"", "bash"])
+            .arg(program.get_program())
+            .args(program.get_args());
+        let (code, text) = outcome(&shell.arg("--overwrite").current_dir(root()).output().unwrap());
+        assert_eq!(code, 1, "{text}");
+        assert!(!text.contains("frame #") && !text.contains("fault of its own"), "{text}");
+        text
+    };
+    // Weights of 1.9 GB are beyond it; so is any copy of them.
+    let text = limited(30_000_000);
     for words in ["not enough memory: ", "were asked for at once", "identity", "Lower batch_size"] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    assert!(!text.contains("frame #") && !text.contains("fault of its own"), "{text}");
+    // In a step it is told what holds it.
+    let text = limited(13_000_000);
+    for words in
+        ["in step 1", "were asked for at once", "In use were:", "MiB  weights and buffers", "Most are activations"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
     // Weights that no machine holds are not begun with.
     let classes = ["-q", "--set", "dims.identities=100000000000", "--set", "data.faces.declares=false"];
     let (code, text) = faces.run(&dir.path().join("classes"), &classes);

@@ -310,6 +310,38 @@ fn without_sync_batch_norm_two_ranks_have_the_numbers_of_pytorch() {
 }
 
 /// Batches of an evaluation are dealt out whole, so that kernels round as in one process.
+/// The names of the spans of a profile, in their order, and the rows that they are in.
+pub fn spans(profile: &Path) -> Vec<(String, String)> {
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(profile).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let word = |e: &serde_json::Value, key: &str| e[key].as_str().unwrap().to_owned();
+    let lanes: HashMap<_, _> = events
+        .iter()
+        .filter(|e| e["name"] == "thread_name")
+        .map(|e| (e["tid"].as_u64().unwrap(), word(&e["args"], "name")))
+        .collect();
+    let spans = events.iter().filter(|e| e["ph"] == "X");
+    spans.map(|e| (word(e, "name"), lanes[&e["tid"].as_u64().unwrap()].clone())).collect()
+}
+
+#[test]
+fn a_profile_shows_phases_nodes_and_buckets_of_each_rank() {
+    let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
+    let out = dir.path().join("out");
+    faces.train(&out, &["-q", "--nproc", "2", "--profile=2"]);
+    for file in ["profile.json", "profile-rank1.json"] {
+        let spans = spans(&out.join(file));
+        let count = |name: &str| spans.iter().filter(|(span, _)| span == name).count();
+        // Of six steps the last two.
+        for name in ["batches", "features (ir18)", "recognition: backward", "recognition: update"] {
+            assert_eq!(count(name), 2, "{name} in {spans:?}");
+        }
+        assert_eq!((count("step 5"), count("step 6"), count("step 4")), (1, 1, 0));
+        let buckets = spans.iter().filter(|(_, lane)| lane == "gradients between ranks");
+        assert!(buckets.count() >= 2, "{spans:?}");
+    }
+}
+
 #[test]
 fn an_evaluation_by_three_ranks_is_that_of_one() {
     let dir = TempDir::new().unwrap();

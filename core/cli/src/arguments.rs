@@ -274,6 +274,9 @@ pub struct Train {
     /// Read all files of the data, to record and compare their bytes
     #[arg(long)]
     pub deep: bool,
+    /// Write where the time of some steps goes, 5 unless given, as a Chrome trace: profile.json in the run folder
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, require_equals = true, default_missing_value = "5", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub profile: Option<u64>,
     #[command(flatten)]
     pub place: Place,
     #[command(flatten)]

@@ -92,6 +92,7 @@ fn train_alone(registry: &Arc<Registry>, path: &Path, args: &Train, ranks: &Rank
         checkpoint: args.checkpoint,
         until: None,
         deep: args.deep,
+        profile: args.profile,
         overrides: texts,
     };
     run_train(recipe, graph, &options, ranks, observers(args.quiet))

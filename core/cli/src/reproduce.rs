@@ -70,6 +70,7 @@ pub fn reproduce(registry: &Arc<Registry>, args: &Reproduce) -> Result<u8> {
         checkpoint: None,
         until: Some(steps),
         deep: args.deep,
+        profile: None,
         overrides: overrides.iter().map(|o| format!("--set {o}")).collect(),
     };
     if args.quiet {

@@ -334,6 +334,32 @@ fn of_regions(x: &Tensor, side: i64, pool: impl Fn(&Tensor) -> Result<Tensor>) -
     Ok(Tensor::f_stack(&found, 2)?.f_view([size[0], size[1], side, side])?)
 }
 
+/// `[batch, channels, height, width]` enlarged to another height and width by linear interpolation between the centres of
+/// pixels: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; otherwise as [`adaptive_max_pool2d`].
+///
+/// # Errors
+/// If an operation fails.
+pub fn upsample_bilinear2d(x: &Tensor, [height, width]: [i64; 2], context: &Context) -> Result<Tensor> {
+    if !context.deterministic || context.device == tch::Device::Cpu {
+        return Ok(x.f_upsample_bilinear2d([height, width], false, None, None)?);
+    }
+    by_matrices(x, [height, width])
+}
+
+/// Enlarging as a product with the weights of all rows and of all columns, whose gradient is another product.
+fn by_matrices(x: &Tensor, [height, width]: [i64; 2]) -> Result<Tensor> {
+    let size = x.size();
+    let weights = |to: i64, from: i64| -> Result<Tensor> {
+        let centres =
+            arange(to, (x.kind(), x.device()))?.try_add_scalar(0.5)?.try_mul_scalar(from as f64 / to as f64)?;
+        let centres = centres.try_sub_scalar(0.5)?.try_clamp(0.0, (from - 1) as f64)?.f_unsqueeze(1)?;
+        let apart = centres.f_sub(&arange(from, (x.kind(), x.device()))?)?.f_abs()?;
+        Ok(apart.f_neg()?.try_add_scalar(1.0)?.try_clamp_min(0.0)?)
+    };
+    let rows = weights(height, size[2])?;
+    Ok(rows.f_matmul(&x.f_matmul(&weights(width, size[3])?.f_transpose(0, 1)?)?)?)
+}
+
 /// `max(x, slope x)`: `torch.nn.functional.leaky_relu`.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     Ok(mtl_torch::leaky_relu(x, slope)?)
@@ -509,6 +535,26 @@ mod tests {
         for (channels, side, stride) in [(16, 1, 2), (24, 1, 2), (8, 3, 2), (8, 1, 1)] {
             let (same, s, p) = safe_form(&x(channels), &weight(channels, side), stride, side / 2).unwrap();
             assert_eq!((same.size(), s, p), (x(channels).size(), stride, side / 2));
+        }
+    }
+
+    #[test]
+    fn products_enlarge_as_bilinear_interpolation_does() {
+        let context = Context::cpu(Kind::Double);
+        for (size, to) in [([2, 3], [4, 6]), ([5, 4], [7, 4]), ([1, 3], [3, 8])] {
+            let run = |enlarge: &dyn Fn(&Tensor) -> Result<Tensor>| {
+                let x = Tensor::arange(2 * 3 * size[0] * size[1], (Kind::Double, tch::Device::Cpu)).sin();
+                let x = x.view([2, 3, size[0], size[1]]).set_requires_grad(true);
+                let y = enlarge(&x).unwrap();
+                (&y * &y).sum(Kind::Double).backward();
+                (y.detach(), x.grad())
+            };
+            let wanted = run(&|x| upsample_bilinear2d(x, to, &context));
+            let found = run(&|x| by_matrices(x, to));
+            for (a, b) in [(wanted.0, found.0), (wanted.1, found.1)] {
+                assert_eq!(a.size(), b.size());
+                assert!((a - b).abs().max().double_value(&[]) < 1e-12, "{size:?} to {to:?}");
+            }
         }
     }
 

@@ -19,18 +19,23 @@ pub fn cpu_has(feature: &str) -> bool {
     value("/proc/cpuinfo", "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == feature))
 }
 
-fn memory(key: &str) -> Option<u64> {
-    value("/proc/meminfo", key)?.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+fn memory(file: &str, key: &str) -> Option<u64> {
+    value(file, key)?.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// The memory that this process has taken in MiB.
+pub fn process_mib() -> Option<u64> {
+    memory("/proc/self/status", "VmRSS")
 }
 
 /// The memory of the machine in MiB.
 pub fn memory_mib() -> Option<u64> {
-    memory("MemTotal")
+    memory("/proc/meminfo", "MemTotal")
 }
 
 /// The memory in MiB that a new process could use.
 pub fn available_mib() -> Option<u64> {
-    memory("MemAvailable")
+    memory("/proc/meminfo", "MemAvailable")
 }
 
 /// The GPUs of this machine, their driver, and the versions of CUDA and cuDNN, as far as they can be told.

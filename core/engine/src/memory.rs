@@ -15,14 +15,45 @@ pub fn told(error: Error) -> Error {
             0 => "an operation asked for more than there is".to_owned(),
             bytes => format!("{} were asked for at once", bytes_text(bytes)),
         };
-        let there = machine::available_mib().filter(|_| !text.contains("CUDA"));
-        let there =
-            there.map_or_else(String::new, |mib| format!(", and the machine has {} free", bytes_text(mib << 20)));
+        let there = match mtl_torch::card_memory(text) {
+            Some((free, total)) => format!(", and the GPU has {} of {} free", bytes_text(free), bytes_text(total)),
+            None => match machine::available_mib() {
+                Some(mib) => format!(", and the machine has {} free", bytes_text(mib << 20)),
+                None => String::new(),
+            },
+        };
         Some(format!(
             "not enough memory: {asked}{there}. Lower batch_size, the size of pictures, the width of the network, or \
              the number of classes"
         ))
     })
+}
+
+/// The same error; if memory is missing it also tells what holds it: tensors by what they are, and the rest of what the
+/// process has taken.
+pub fn told_with_holders(error: Error, holders: &[(&str, u64)]) -> Error {
+    let text = format!("{error:#}");
+    if mtl_torch::memory_asked(&text).is_none() {
+        return error;
+    }
+    let known: u64 = holders.iter().map(|(_, bytes)| bytes).sum();
+    let taken = mtl_torch::card_allocated(&text).or_else(|| machine::process_mib().map(|mib| mib << 20));
+    let rest = taken.map(|taken| ("activations and the rest", taken.saturating_sub(known)));
+    let mut all: Vec<(&str, u64)> = holders.iter().copied().chain(rest).filter(|(_, bytes)| *bytes > 0).collect();
+    all.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let advice = match all.first() {
+        Some((name, _)) if name.starts_with("activations") => {
+            "\nMost are activations: with half the batch_size and twice the accumulate of the phase the gradients are those \
+             of as many samples, and run.precision = \"bf16\" halves most of them"
+        }
+        Some(_) => {
+            "\nMost grow with the weights: several ranks share those of a head with shard = \"classes\", and sample_rate keeps \
+             fewer of its gradients"
+        }
+        None => "",
+    };
+    let lines: String = all.iter().map(|(name, bytes)| format!("\n  {:>10}  {name}", bytes_text(*bytes))).collect();
+    told(error).adding(&format!("In use were:{lines}{advice}"))
 }
 
 /// How many numbers training keeps for a module.
@@ -129,6 +160,14 @@ mod tests {
         assert!(said.starts_with("in the node `identity` (cosface): not enough memory: 34.3 GiB were asked"), "{said}");
         assert!(said.contains("batch_size") && !said.contains("frame #0"), "{said}");
         assert_eq!(format!("{:#}", told(Error::failure("shape mismatch"))), "shape mismatch");
+        let cuda = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.50 GiB of which 64.00 MiB \
+                    is free. Of the allocated memory 70.00 GiB is allocated by PyTorch, and 1.00 GiB is reserved";
+        let holders = [("gradients", 1 << 30), ("moving averages", 0), ("weights and buffers", 3 << 30)];
+        let said = format!("{:#}", told_with_holders(Error::failure(cuda), &holders));
+        assert!(said.contains("2.5 GiB were asked for at once, and the GPU has 64.0 MiB of 79.5 GiB free"), "{said}");
+        let table = "In use were:\n    66.0 GiB  activations and the rest\n     3.0 GiB  weights and buffers\n     1.0 GiB  gradients\n";
+        assert!(said.contains(table) && said.contains("half the batch_size"), "{said}");
+        assert_eq!(told_with_holders(Error::failure("no"), &holders).to_string(), "no");
         assert_eq!(bytes_text(1023), "1023 bytes");
     }
 }

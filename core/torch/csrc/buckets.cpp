@@ -1,6 +1,8 @@
 // Gradients summed over processes while the backward pass goes on.
 #include "groups.h"
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -28,6 +30,10 @@ struct Buckets {
     at::Tensor flat;
     size_t waiting = 0;
     c10::intrusive_ptr<c10d::Work> work;
+    // When its last sum was started, and when it was there.
+    std::chrono::steady_clock::time_point started;
+    std::shared_ptr<std::atomic<std::chrono::steady_clock::rep>> done =
+        std::make_shared<std::atomic<std::chrono::steady_clock::rep>>(0);
   };
   Group group;
   std::vector<at::Tensor> params;
@@ -36,7 +42,7 @@ struct Buckets {
   std::vector<std::pair<size_t, size_t>> places;
   // Which have a gradient in this pass, and which have one in every process: known after the first pass.
   std::vector<char> reached, expected;
-  bool agreed = false, armed = false;
+  bool agreed = false, armed = false, timed = false;
   size_t next = 0;
 
   Buckets(Group g, std::vector<at::Tensor> p)
@@ -157,7 +163,11 @@ struct Buckets {
       }
     }
     std::vector<at::Tensor> list{bucket.flat};
+    bucket.started = std::chrono::steady_clock::now();
     bucket.work = mtl_together([&] { return group->allreduce(list); });
+    if (auto future = timed ? bucket.work->getFuture() : nullptr)
+      future->addCallback(
+          [done = bucket.done](c10::ivalue::Future &) { *done = std::chrono::steady_clock::now().time_since_epoch().count(); });
   }
 
   // After that pass: what is left starts, all are awaited, and the gradients are those of the buckets. The index of a
@@ -220,6 +230,22 @@ char *mtl_buckets_finish(buckets_t buckets, int64_t *unexpected) {
 
 // After an error: nothing listens until the next arm.
 void mtl_buckets_disarm(buckets_t buckets) { static_cast<Buckets *>(buckets)->armed = false; }
+
+// For each bucket of the last pass how many seconds ago its sum was started, and how many seconds ago it was there; at most
+// `n` pairs are written. The first call lets the following passes be timed.
+int64_t mtl_buckets_times(buckets_t buckets, double *out, int64_t n) {
+  auto *own = static_cast<Buckets *>(buckets);
+  auto now = std::chrono::steady_clock::now();
+  auto ago = [&](std::chrono::steady_clock::time_point then) { return std::chrono::duration<double>(now - then).count(); };
+  int64_t count = own->timed ? std::min<int64_t>(n, own->buckets.size()) : 0;
+  for (int64_t k = 0; k < count; k++) {
+    std::chrono::steady_clock::duration done(own->buckets[k].done->load());
+    out[2 * k] = ago(own->buckets[k].started);
+    out[2 * k + 1] = ago(std::chrono::steady_clock::time_point(done));
+  }
+  own->timed = true;
+  return count;
+}
 
 // How many bytes each bucket holds; at most `n` are written.
 int64_t mtl_buckets_bytes(buckets_t buckets, int64_t *out, int64_t n) {

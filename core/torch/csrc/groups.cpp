@@ -202,7 +202,15 @@ char *mtl_group_fake(int rank, int size, group_t *out) {
   MTL_END
 }
 
-void mtl_group_free(group_t group) { delete static_cast<Group *>(group); }
+void mtl_group_free(group_t group) {
+  // NCCL warns of communicators that are not closed.
+  try {
+    mtl_group(group)->shutdown();
+  } catch (const std::exception &) {
+    // It is gone in any case.
+  }
+  delete static_cast<Group *>(group);
+}
 
 char *mtl_all_reduce(group_t group, tensor_t tensor, int op) {
   MTL_BEGIN

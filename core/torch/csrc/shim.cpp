@@ -6,6 +6,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/cpu/Utils.h>
 #include <c10/core/AutogradState.h>
+#include <c10/core/Event.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -189,6 +190,26 @@ char *mtl_cuda_config(char **out) {
   *out = mtl_message(at::detail::getCUDAHooks().showConfig());
   MTL_END
 }
+
+// The moment at which the device has done all that this thread has asked of it so far.
+char *mtl_mark_now(int index, mark_t *out) {
+  MTL_BEGIN
+  at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+  // The default flags of libtorch's Python half would leave the time out.
+  auto mark = std::make_unique<c10::Event>(at::kCUDA, c10::EventFlag::BACKEND_DEFAULT);
+  mark->record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device));
+  *out = mark.release();
+  MTL_END
+}
+
+// Both must have been reached.
+char *mtl_mark_between(mark_t from, mark_t to, double *milliseconds) {
+  MTL_BEGIN
+  *milliseconds = static_cast<c10::Event *>(from)->elapsedTime(*static_cast<c10::Event *>(to));
+  MTL_END
+}
+
+void mtl_mark_free(mark_t mark) { delete static_cast<c10::Event *>(mark); }
 
 // A copy of a tensor elsewhere that the host does not wait for: between the CPU's pinned memory and
 // a device.

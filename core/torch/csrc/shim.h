@@ -14,6 +14,8 @@
 typedef at::Tensor *tensor_t;
 // A store, a group of processes, a collective under way and the buckets of a phase: each is made and freed by the shim.
 typedef void *store_t, *group_t, *work_t, *buckets_t;
+// A moment in the work of a device.
+typedef void *mark_t;
 
 // How an error begins that is the fault of another process; `LOST` in Rust is the same.
 #define MTL_LOST "communication between the ranks failed: "
@@ -68,6 +70,9 @@ char *mtl_disable_intra_op_threads();
 char *mtl_cuda_rules(int tf32, int deterministic);
 char *mtl_use_cuda(int index);
 char *mtl_cuda_config(char **out);
+char *mtl_mark_now(int index, mark_t *out);
+char *mtl_mark_between(mark_t from, mark_t to, double *milliseconds);
+void mtl_mark_free(mark_t mark);
 char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out);
 char *mtl_arange(tensor_t out, int64_t end);
 char *mtl_pin(tensor_t input, tensor_t *out);
@@ -119,6 +124,7 @@ void mtl_buckets_free(buckets_t buckets);
 char *mtl_buckets_arm(buckets_t buckets);
 char *mtl_buckets_finish(buckets_t buckets, int64_t *unexpected);
 void mtl_buckets_disarm(buckets_t buckets);
+int64_t mtl_buckets_times(buckets_t buckets, double *out, int64_t n);
 int64_t mtl_buckets_bytes(buckets_t buckets, int64_t *out, int64_t n);
 
 }  // extern "C"

@@ -46,6 +46,9 @@ unsafe extern "C" {
     pub(crate) fn mtl_use_cuda(index: c_int) -> *mut c_char;
     pub(crate) fn mtl_cuda_config(out: *mut *mut c_char) -> *mut c_char;
     pub(crate) fn mtl_copy_to(input: Raw, device_type: c_int, index: c_int, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_mark_now(index: c_int, out: *mut Handle) -> *mut c_char;
+    pub(crate) fn mtl_mark_between(from: Handle, to: Handle, milliseconds: *mut c_double) -> *mut c_char;
+    pub(crate) fn mtl_mark_free(mark: Handle);
     pub(crate) fn mtl_arange(out: Raw, end: i64) -> *mut c_char;
     pub(crate) fn mtl_pin(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;
@@ -149,6 +152,7 @@ unsafe extern "C" {
     pub(crate) fn mtl_buckets_arm(buckets: Handle) -> *mut c_char;
     pub(crate) fn mtl_buckets_finish(buckets: Handle, unexpected: *mut i64) -> *mut c_char;
     pub(crate) fn mtl_buckets_disarm(buckets: Handle);
+    pub(crate) fn mtl_buckets_times(buckets: Handle, out: *mut c_double, n: i64) -> i64;
     pub(crate) fn mtl_buckets_bytes(buckets: Handle, out: *mut i64, n: i64) -> i64;
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use libc::c_int;
 use std::ffi::CString;
 use std::ptr::null_mut;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tch::Tensor;
 
 /// How an error begins that is the fault of another process, or of the network between them.
@@ -337,6 +337,18 @@ impl Buckets {
         // SAFETY: the buckets are alive, and the place is valid.
         check(unsafe { ffi::mtl_buckets_finish(self.0, &mut unexpected) })?;
         Ok(usize::try_from(unexpected).ok())
+    }
+
+    /// When the sum of each bucket was started in the last pass, and when it was there. The first call only lets the
+    /// passes after it be timed. With NCCL the second is when the sum was queued.
+    pub fn times(&self) -> Vec<(Instant, Instant)> {
+        let mut out = vec![0.0; 2 * self.bytes().len()];
+        // SAFETY: the buckets are alive, and there is room for a pair of each.
+        let count = unsafe { ffi::mtl_buckets_times(self.0, out.as_mut_ptr(), (out.len() / 2) as i64) };
+        let now = Instant::now();
+        let ago =
+            |seconds: f64| now.checked_sub(Duration::try_from_secs_f64(seconds).unwrap_or_default()).unwrap_or(now);
+        out.chunks(2).take(usize::try_from(count).unwrap_or(0)).map(|pair| (ago(pair[0]), ago(pair[1]))).collect()
     }
 
     /// The bytes of each bucket, in the order in which they are sent.

@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tch::{Device, Tensor};
 
 /// The numbers of `c10::DeviceType`.
@@ -117,6 +118,41 @@ pub fn use_cuda(index: usize) -> Result<()> {
 pub fn cuda_config() -> Result<String> {
     // SAFETY: `out` is a valid place for one pointer.
     text(|out| unsafe { ffi::mtl_cuda_config(out) })
+}
+
+/// A moment in the work of a GPU: it is there when all is done that was asked for before.
+#[derive(Debug)]
+pub struct Mark(ffi::Handle);
+
+impl Mark {
+    /// The present one of this thread's work on a GPU.
+    ///
+    /// # Errors
+    /// If CUDA is not loaded.
+    pub fn now(index: usize) -> Result<Self> {
+        let (index, mut out) = (i32::try_from(index).context("number of a device")?, std::ptr::null_mut());
+        // SAFETY: `out` is a valid place for one pointer.
+        check(unsafe { ffi::mtl_mark_now(index, &mut out) })?;
+        Ok(Self(out))
+    }
+
+    /// The time that the device took from here to a later mark.
+    ///
+    /// # Errors
+    /// If the device has not come to both.
+    pub fn until(&self, later: &Self) -> Result<Duration> {
+        let mut milliseconds = 0.0;
+        // SAFETY: both marks are alive, and the place is valid.
+        check(unsafe { ffi::mtl_mark_between(self.0, later.0, &mut milliseconds) })?;
+        Ok(Duration::from_secs_f64(milliseconds.max(0.0) / 1e3))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, and dropped once.
+        unsafe { ffi::mtl_mark_free(self.0) }
+    }
 }
 
 /// A copy on another device, without gradients, that the host does not wait for. From a device to the

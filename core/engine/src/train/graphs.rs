@@ -112,9 +112,14 @@ impl Trainer<'_> {
                 let stretch = self.stretch(plan, ops, &course.feed, &mut values, step)?;
                 course.stretches.push(stretch);
             }
+            let begun = self.begin()?;
             course.stretches[at].run()?;
+            self.end_as(begun, || format!("graph {at}"))?;
             if let Some(phase) = updated {
+                let begun = self.begin()?;
                 self.update(phase, step)?;
+                let name = self.phases[phase].name;
+                self.end_as(begun, || format!("{name}: update"))?;
             }
         }
         let kept = |loss: &LossValue| LossValue { name: loss.name.clone(), value: loss.value.shallow_clone(), ..*loss };

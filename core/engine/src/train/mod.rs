@@ -5,6 +5,7 @@ mod ema;
 mod graphs;
 mod observers;
 mod phase;
+mod profile;
 mod run;
 mod scaler;
 mod signals;

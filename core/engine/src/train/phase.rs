@@ -9,6 +9,7 @@ use mtl_component::{Optimizer, Result, Role, Sample, Sampled, Shard, Update, Wor
 use mtl_recipe::{Context, Error};
 use mtl_torch::{Buckets, ScalarOps};
 use std::collections::HashMap;
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// The error of a training whose numbers are no longer finite.
@@ -186,6 +187,11 @@ impl<'r> PhaseState<'r> {
     pub fn outline(&self) -> String {
         let bytes = self.buckets.as_ref().map(Buckets::bytes).unwrap_or_default();
         format!("{} in buckets of {bytes:?} bytes", self.in_buckets.join(", "))
+    }
+
+    /// When the sums of its buckets were started in the newest step, and when they were there. Timed from the first call on.
+    pub fn bucket_times(&self) -> Vec<(Instant, Instant)> {
+        self.buckets.as_ref().map(Buckets::times).unwrap_or_default()
     }
 
     /// Whether it runs at this step, counted from 1.

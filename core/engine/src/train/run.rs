@@ -2,6 +2,7 @@
 
 use super::observers::{BestTracker, Ending, Event, Observer, Observers, is_due, open_hooks};
 use super::phase::has_diverged;
+use super::profile::Profile;
 use super::step::read_together;
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
@@ -47,6 +48,8 @@ pub struct TrainOptions {
     pub deep: bool,
     /// The overrides as given, for the record.
     pub overrides: Vec<String>,
+    /// Write where the time of so many steps goes.
+    pub profile: Option<u64>,
 }
 
 /// Trains a recipe, whose checked graph is given; the exit code is 128 and the number of a signal that asked to stop.
@@ -495,6 +498,13 @@ impl<'r> Run<'r> {
             restore(&mut trainer, saved, &fresh)?;
             state = State { dims: state.dims, ..saved.state.clone() };
         }
+        if let Some(steps) = options.profile {
+            let last = options.until.map_or(recipe.run.steps, |until| until.min(recipe.run.steps));
+            let name = if world.leads() { "profile.json".into() } else { format!("profile-rank{}.json", world.rank()) };
+            let course = (state.step, steps, last);
+            let device = trainer.model.context().device;
+            trainer.profile = Some(Profile::new(folder.path().join(name), world.rank(), device, course));
+        }
         if ranks.are_several() {
             trainer.seen_at(ranks.whereabouts.clone());
             ranks.agree(&intent(recipe, data, &trainer)?)?;
@@ -583,9 +593,14 @@ impl<'r> Run<'r> {
             self.ranks.whereabouts.step(step);
             let log = step.is_multiple_of(self.recipe.run.log_every) || step == self.until || step == 1;
             self.trainer.want_norms(log);
+            self.trainer.enter(step)?;
+            let whole = self.trainer.begin()?;
+            let begun = self.trainer.begin()?;
             let feed = self.batches(step);
             let feed = self.saving(feed)?;
+            self.trainer.end_as(begun, || "batches".into())?;
             let stepped = self.trainer.step(&feed, step).with_context(|| format!("in step {step}"));
+            let stepped = stepped.map_err(|error| self.trainer.with_holders(error, &feed));
             if self.trainer.diverged() {
                 let stepped = self.blamed_elsewhere(stepped)?;
                 let stepped = self.blaming(stepped, &feed);
@@ -597,6 +612,7 @@ impl<'r> Run<'r> {
             if log || self.proving {
                 self.prove(step, &feed)?;
             }
+            let begun = self.trainer.begin()?;
             self.observers.notify(&Event::Stepped { step, model: &self.trainer.model, feed: &feed });
             if log {
                 self.log(step)?;
@@ -613,6 +629,9 @@ impl<'r> Run<'r> {
                 self.save(last)?;
             }
             self.written()?;
+            self.trainer.end_as(begun, || "log, evaluate, save".into())?;
+            self.trainer.end_as(whole, || format!("step {step}"))?;
+            self.trainer.leave(step)?;
             if step == self.until {
                 self.prove_last(&feed)?;
             }

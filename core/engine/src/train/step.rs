@@ -4,14 +4,16 @@ use super::capture::Captured;
 use super::ema::Averages;
 use super::graphs::Course;
 use super::phase::{PhaseState, has_diverged};
+use super::profile::{Begun, Lane, Profile};
 use crate::graph::{Op, Plan, Wire};
+use crate::memory::told_with_holders;
 use crate::model::{Feed, Known, Mode, Model, Values};
 use crate::ranks::Whereabouts;
 use crate::recipe::{LossScaling, Precision, Ramp, Recipe};
 use indexmap::IndexMap;
 use mtl_component::Result;
 use mtl_component::draw::hash_words;
-use mtl_recipe::Context;
+use mtl_recipe::{Context, Error};
 use mtl_torch::ScalarOps;
 use mtl_torch::fatal::{self, Place};
 use std::collections::{HashMap, HashSet};
@@ -51,6 +53,8 @@ pub struct Trainer<'r> {
     total: u64,
     /// Where other processes may see that this one is.
     whereabouts: Option<Arc<Whereabouts>>,
+    /// Where the time goes, if it is asked for.
+    pub(super) profile: Option<Profile>,
     /// What is started as a whole, by the phases that are active.
     pub(super) graphs: Option<HashMap<Vec<usize>, Course>>,
 }
@@ -96,6 +100,7 @@ impl<'r> Trainer<'r> {
             seed: recipe.run.seed as u64,
             total: recipe.run.steps,
             whereabouts: None,
+            profile: None,
             graphs: recipe.run.cuda_graphs.then(HashMap::new),
         })
     }
@@ -171,10 +176,67 @@ impl<'r> Trainer<'r> {
             if let Some(whereabouts) = &self.whereabouts {
                 whereabouts.stage(stage as u64 + 1, || self.doing(plan, op));
             }
+            let begun = self.begin()?;
             match op {
                 Op::Update(phase) => self.update(*phase, step)?,
                 other => self.compute(plan, other, feed, &mut values, step)?,
             }
+            self.end(begun, plan, op)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a span of the profile, if there is one.
+    pub(super) fn begin(&self) -> Result<Option<Begun>> {
+        self.profile.as_ref().map_or(Ok(None), Profile::begin)
+    }
+
+    /// Ends a span of another name.
+    pub(super) fn end_as(&mut self, begun: Option<Begun>, name: impl FnOnce() -> String) -> Result<()> {
+        match (begun, &mut self.profile) {
+            (Some(begun), Some(profile)) => profile.end(begun, "step", name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before a step, for the profile.
+    pub(super) fn enter(&mut self, step: u64) -> Result<()> {
+        let Some(profile) = &mut self.profile else { return Ok(()) };
+        profile.enter(step)?;
+        // From now on they are timed.
+        self.phases.iter().for_each(|phase| drop(phase.bucket_times()));
+        Ok(())
+    }
+
+    /// After a step, for the profile.
+    pub(super) fn leave(&mut self, step: u64) -> Result<()> {
+        if let Some(path) = self.profile.as_mut().map_or(Ok(None), |profile| profile.leave(step))? {
+            tracing::info!("the profile is in {}: open it in ui.perfetto.dev or chrome://tracing", path.display());
+            self.profile = None;
+        }
+        Ok(())
+    }
+
+    /// Ends the span of an instruction.
+    fn end(&mut self, begun: Option<Begun>, plan: &Plan, op: &Op) -> Result<()> {
+        let (Some(begun), Some(profile)) = (begun, &mut self.profile) else { return Ok(()) };
+        let phase = |phase: usize| &self.model.graph.phases()[phase].name;
+        match op {
+            Op::Evaluate(at) => {
+                let node = &self.model.graph.nodes()[plan.instances[*at].node];
+                profile.end(begun, "node", || format!("{} ({})", node.label(), node.component))?;
+            }
+            Op::Backward { phase: of, last, .. } => {
+                profile.end(begun, "phase", || format!("{}: backward", phase(*of)))?;
+                if *last {
+                    for (k, (start, there)) in self.phases[*of].bucket_times().into_iter().enumerate() {
+                        let took = there.saturating_duration_since(start);
+                        profile.push(Lane::Buckets, "bucket", format!("{}: bucket {k}", phase(*of)), start, took);
+                    }
+                }
+            }
+            Op::Update(of) => profile.end(begun, "phase", || format!("{}: update", phase(*of)))?,
+            Op::Free(_) => {}
         }
         Ok(())
     }
@@ -375,6 +437,25 @@ impl<'r> Trainer<'r> {
     pub fn state(&self) -> Result<Vec<(String, &Tensor)>> {
         let states = self.phases.iter().map(PhaseState::state).collect::<Result<Vec<_>>>()?;
         Ok(states.into_iter().flatten().collect())
+    }
+
+    /// The same error; if it is of missing memory, with what holds it.
+    pub fn with_holders(&self, error: Error, feed: &Feed) -> Error {
+        let bytes = |tensors: &mut dyn Iterator<Item = &Tensor>| -> u64 {
+            let size = |t: &Tensor| (t.numel() * t.kind().elt_size_in_bytes()) as u64;
+            tensors.filter(|t| t.defined()).map(size).sum()
+        };
+        let averages = self.averages.iter().flat_map(Averages::state).collect::<Vec<_>>();
+        let gradients: Vec<Tensor> =
+            self.phases.iter().flat_map(PhaseState::leaves).filter_map(|t| t.f_grad().ok()).collect();
+        let holders = [
+            ("weights and buffers", bytes(&mut self.model.tensors().iter().map(|(_, t)| *t))),
+            ("gradients", bytes(&mut gradients.iter())),
+            ("state of the optimizers", bytes(&mut self.state().iter().flatten().map(|(_, t)| *t))),
+            ("moving averages", bytes(&mut averages.iter().map(|(_, t)| *t))),
+            ("the batches of the step", bytes(&mut feed.iter().flatten().flat_map(|batch| &batch.tensors))),
+        ];
+        told_with_holders(error, &holders)
     }
 
     /// Takes the state that was saved after so many steps, but for some phases that start without theirs.

@@ -37,6 +37,8 @@ char *mtl_graphs_begin(int device) {
 // From here on nothing is computed: what would be is put into the graph.
 char *mtl_graph_capture(graph_t *out) {
   MTL_BEGIN
+  // What the steps before have left for their own kind of work cannot be used by the graph.
+  c10::cuda::CUDACachingAllocator::emptyCache();
   auto graph = std::make_unique<at::cuda::CUDAGraph>();
   // Threads that load data go on using the device.
   graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);

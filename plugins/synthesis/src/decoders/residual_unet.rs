@@ -1,5 +1,5 @@
 use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
-use mtl_component::nn::{BatchNorm, Conv, Conv2d, PRelu};
+use mtl_component::nn::{BatchNorm, Conv, Conv2d, PRelu, upsample_bilinear2d};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -52,7 +52,7 @@ impl Module for Decoder {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
         let mut x = call.get("features")?.shallow_clone();
         for (block, skip) in self.blocks.iter().zip(["c4", "c3", "c2", "image"]) {
-            x = block.forward(&x, call.get(skip)?, call.train)?;
+            x = block.forward(&x, call.get(skip)?, call)?;
         }
         single(call.get("image")?.f_add(&self.last.forward(&x)?)?)
     }
@@ -74,10 +74,10 @@ impl Up {
         })
     }
 
-    fn forward(&self, x: &Tensor, skip: &Tensor, train: bool) -> Result<Tensor> {
-        let (size, wanted) = (x.size(), skip.size());
+    fn forward(&self, x: &Tensor, skip: &Tensor, call: &Call<'_>) -> Result<Tensor> {
+        let (size, wanted, train) = (x.size(), skip.size(), call.train);
         let x = if size[2] < wanted[2] {
-            x.f_upsample_bilinear2d([wanted[2], wanted[3]], false, None, None)?
+            upsample_bilinear2d(x, [wanted[2], wanted[3]], call.context)?
         } else {
             x.shallow_clone()
         };
