@@ -4,7 +4,7 @@ use crate::draw::Draw;
 use crate::picture::{Normalization, Picture};
 use crate::ports::Description;
 use indexmap::IndexMap;
-use mtl_recipe::Result;
+use mtl_recipe::{Result, bail};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl OpenDataset {
 /// Samples by index. They are asked for in several threads.
 ///
 /// ```
-/// use mtl_component::{Dataset, Draw, Result, SampleOut};
+/// use mtl_component::{Dataset, Draw, Place, Result, SampleOut};
 ///
 /// /// Noise: the index and the run's seed decide it, through `draw`.
 /// struct Noise;
@@ -120,7 +120,7 @@ impl OpenDataset {
 /// }
 ///
 /// let mut values = [0f32; 3];
-/// let mut out = SampleOut::new(vec![&mut values], Vec::new(), vec![0]);
+/// let mut out = SampleOut::new(vec![Place::Floats(&mut values)]);
 /// Noise.sample(0, &mut Draw::new(&[1]), &mut out)?;
 /// assert!(values[0] != values[1]);
 /// assert_eq!(Noise.place(7)?, "sample 7");
@@ -186,36 +186,76 @@ pub enum Layout {
     Float,
     /// 32-bit floats of an image `[channels, height, width]` written pixel by pixel, channels innermost.
     Image,
+    /// A picture `[3, height, width]`, written by [`SampleOut::picture`]: on the way to a GPU it is bytes, which are
+    /// normalised there.
+    Picture,
     /// 64-bit integers.
     Int,
 }
 
+/// The place of one field of one sample.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// 32-bit floats.
+    Floats(&'a mut [f32]),
+    /// 64-bit integers.
+    Ints(&'a mut [i64]),
+    /// The bytes of a picture, and how they become floats.
+    Pixels(&'a mut [u8], Option<Normalization>),
+}
+
 /// Where one sample is written.
 pub struct SampleOut<'a> {
-    floats: Vec<&'a mut [f32]>,
-    ints: Vec<&'a mut [i64]>,
-    /// For each field, its layout's index into the lists above.
-    at: Vec<usize>,
+    /// The places of its fields, in their order.
+    pub places: Vec<Place<'a>>,
     /// The samples that were skipped because they could not be read: where each is from, and why. The dataset puts them
     /// here.
     pub skipped: Vec<String>,
 }
 
 impl<'a> SampleOut<'a> {
-    /// The places of the float fields and of the integer fields of one sample, each in order; `at` holds for each field
-    /// its index among those of its sort.
-    pub fn new(floats: Vec<&'a mut [f32]>, ints: Vec<&'a mut [i64]>, at: Vec<usize>) -> Self {
-        Self { floats, ints, at, skipped: Vec::new() }
+    /// The places of the fields of one sample, in their order.
+    pub fn new(places: Vec<Place<'a>>) -> Self {
+        Self { places, skipped: Vec::new() }
     }
 
     /// The place of a float or image field, by its number.
+    ///
+    /// # Panics
+    /// If the field has no floats.
     pub fn float(&mut self, field: usize) -> &mut [f32] {
-        self.floats[self.at[field]]
+        match &mut self.places[field] {
+            Place::Floats(values) => values,
+            other => panic!("the field {field} has no place for floats, but {other:?}"),
+        }
     }
 
     /// The place of an integer field, by its number.
+    ///
+    /// # Panics
+    /// If the field has no integers.
     pub fn int(&mut self, field: usize) -> &mut [i64] {
-        self.ints[self.at[field]]
+        match &mut self.places[field] {
+            Place::Ints(values) => values,
+            other => panic!("the field {field} has no place for integers, but {other:?}"),
+        }
+    }
+
+    /// Writes a picture field, by its number.
+    ///
+    /// # Errors
+    /// If the picture has another size, or the field holds none.
+    pub fn picture(&mut self, field: usize, picture: &Picture) -> Result<()> {
+        match &mut self.places[field] {
+            Place::Floats(values) => picture.write(values),
+            Place::Pixels(bytes, normalization) => {
+                picture.fits(bytes.len())?;
+                bytes.copy_from_slice(&picture.data);
+                *normalization = Some(picture.normalization);
+                Ok(())
+            }
+            Place::Ints(_) => bail!("the field {field} holds integers, and not a picture"),
+        }
     }
 }
 

@@ -37,8 +37,8 @@ pub mod testing;
 pub use cases::Cases;
 pub use context::{Context, World};
 pub use data::{
-    Column, Dataset, DatasetConfig, Field, Layout, Open, OpenDataset, SampleOut, Sampler, SamplerConfig, Transform,
-    TransformConfig, TransformDescription,
+    Column, Dataset, DatasetConfig, Field, Layout, Open, OpenDataset, Place, SampleOut, Sampler, SamplerConfig,
+    Transform, TransformConfig, TransformDescription,
 };
 pub use draw::Draw;
 pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report, joined};

@@ -22,6 +22,19 @@ impl Default for Normalization {
     }
 }
 
+impl Normalization {
+    /// What each byte becomes, of red, green and blue.
+    pub fn tables(&self) -> [[f32; 256]; 3] {
+        let mut tables = [[0f32; 256]; 3];
+        for (c, table) in tables.iter_mut().enumerate() {
+            for (v, entry) in table.iter_mut().enumerate() {
+                *entry = (v as f32 / 255.0 - self.mean[c]) / self.deviation[c];
+            }
+        }
+        tables
+    }
+}
+
 /// An 8-bit RGB picture on its way into a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
@@ -89,23 +102,22 @@ impl Picture {
         Ok(())
     }
 
-    /// Writes the normalised pixels, channels innermost.
-    pub fn write(&self, out: &mut [f32]) -> Result<()> {
-        if out.len() != self.data.len() {
+    /// Checks that it has as many numbers as are wanted of it.
+    pub(crate) fn fits(&self, numbers: usize) -> Result<()> {
+        if numbers != self.data.len() {
             bail!(
-                "the image is {}x{}, but {} numbers are wanted: add a `resize` transform",
+                "the image is {}x{}, but {numbers} numbers are wanted: add a `resize` transform",
                 self.width,
-                self.height,
-                out.len()
+                self.height
             );
         }
-        let Normalization { mean, deviation } = self.normalization;
-        let mut tables = [[0f32; 256]; 3];
-        for (c, table) in tables.iter_mut().enumerate() {
-            for (v, entry) in table.iter_mut().enumerate() {
-                *entry = (v as f32 / 255.0 - mean[c]) / deviation[c];
-            }
-        }
+        Ok(())
+    }
+
+    /// Writes the normalised pixels, channels innermost.
+    pub fn write(&self, out: &mut [f32]) -> Result<()> {
+        self.fits(out.len())?;
+        let tables = self.normalization.tables();
         for (out, pixel) in out.chunks_exact_mut(3).zip(self.data.chunks_exact(3)) {
             out[0] = tables[0][pixel[0] as usize];
             out[1] = tables[1][pixel[1] as usize];

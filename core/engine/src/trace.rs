@@ -154,7 +154,7 @@ fn feed(model: &Model, inputs: &Tensors, step: u64, kind: Kind) -> Result<Feed> 
             };
             tensors.push(tensor);
         }
-        feed.push(vec![Batch { tensors, skipped: Vec::new(), replaced: 0 }]);
+        feed.push(vec![Batch { pixels: vec![None; tensors.len()], tensors, skipped: Vec::new(), replaced: 0 }]);
     }
     Ok(feed)
 }

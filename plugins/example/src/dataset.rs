@@ -61,12 +61,13 @@ register!(Dataset, "plain_colours", PlainColours);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mtl_component::Place;
 
     #[test]
     fn brightness_is_the_age() {
         let config = PlainColours { pictures: 20, size: 2, noise: 0.0 };
         let (mut image, mut age) = ([0f32; 12], [0f32]);
-        let mut out = SampleOut::new(vec![&mut image, &mut age], Vec::new(), vec![0, 1]);
+        let mut out = SampleOut::new(vec![Place::Floats(&mut image), Place::Floats(&mut age)]);
         config.sample(10, &mut Draw::new(&[1]), &mut out).unwrap();
         assert_eq!((age[0], image[0], image[11]), (70.0, 0.75, 0.75));
     }

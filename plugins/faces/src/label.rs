@@ -22,7 +22,7 @@ pub fn description(size: i64) -> Description {
 pub fn fields(size: i64) -> Vec<Field> {
     let scalar = |name, layout| Field { name, shape: Vec::new(), layout };
     vec![
-        Field { name: "image", shape: vec![3, size, size], layout: Layout::Image },
+        Field { name: "image", shape: vec![3, size, size], layout: Layout::Picture },
         scalar("identity", Layout::Int),
         scalar("age", Layout::Float),
         scalar("gender", Layout::Int),
@@ -74,7 +74,7 @@ impl Label {
     /// Writes a sample in the order of [`fields`].
     pub fn write(&self, mut picture: Picture, size: usize, edges: &[f32], out: &mut SampleOut<'_>) -> Result<()> {
         picture.resize(size, size)?;
-        picture.write(out.float(0))?;
+        out.picture(0, &picture)?;
         out.int(1)[0] = self.identity;
         out.float(2)[0] = self.age.unwrap_or(-1.0);
         out.int(3)[0] = self.gender;

@@ -1,54 +1,79 @@
 //! Batches: samples written side by side and made into tensors.
 
 use crate::machine::bytes_text;
-use mtl_component::{Draw, Field, Layout, OpenDataset, Result, SampleOut, bail};
+use mtl_component::{Draw, Field, Layout, Normalization, OpenDataset, Place, Result, SampleOut, bail};
+use mtl_torch::ScalarOps;
 use tch::{Device, Kind, Tensor};
 
-/// Loads the given samples, each an index and a position, into one batch.
-pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64) -> Result<Batch> {
-    let fields = &data.fields;
-    let n = samples.len();
-    let size = |f: &Field| f.shape.iter().product::<i64>() as usize;
-    let mut floats: Vec<Vec<f32>> = Vec::new();
-    let mut ints: Vec<Vec<i64>> = Vec::new();
-    let mut at = Vec::new();
-    for field in fields {
-        if field.layout == Layout::Int {
-            at.push(ints.len());
-            ints.push(room(n, size(field))?);
-        } else {
-            at.push(floats.len());
-            floats.push(room(n, size(field))?);
+/// The numbers of one field of all samples.
+enum Numbers {
+    Floats(Vec<f32>),
+    Ints(Vec<i64>),
+    Bytes(Vec<u8>),
+}
+
+impl Numbers {
+    /// Room for a field of `n` samples; pictures may be bytes.
+    fn of(field: &Field, n: usize, bytes: bool) -> Result<Self> {
+        let size = field.shape.iter().product::<i64>() as usize;
+        Ok(match field.layout {
+            Layout::Int => Self::Ints(room(n, size)?),
+            Layout::Picture if bytes => Self::Bytes(room(n, size)?),
+            Layout::Float | Layout::Image | Layout::Picture => Self::Floats(room(n, size)?),
+        })
+    }
+
+    /// The places of the samples.
+    fn places(&mut self, n: usize) -> Vec<Place<'_>> {
+        match self {
+            Self::Floats(all) => chunks(all, n).map(Place::Floats).collect(),
+            Self::Ints(all) => chunks(all, n).map(Place::Ints).collect(),
+            Self::Bytes(all) => chunks(all, n).map(|bytes| Place::Pixels(bytes, None)).collect(),
         }
     }
+
+    fn tensor(&self, field: &Field, n: usize) -> Result<Tensor> {
+        let flat = match self {
+            Self::Floats(all) => Tensor::f_from_slice(all),
+            Self::Ints(all) => Tensor::f_from_slice(all),
+            Self::Bytes(all) => Tensor::f_from_slice(all),
+        }?;
+        Ok(match (field.layout, &field.shape[..]) {
+            (Layout::Image | Layout::Picture, [c, h, w]) => {
+                flat.f_view([n as i64, *h, *w, *c])?.f_permute([0, 3, 1, 2])?
+            }
+            (Layout::Image | Layout::Picture, other) => bail!("a picture field has 3 sizes, found {other:?}"),
+            (Layout::Float | Layout::Int, shape) => flat.f_view([&[n as i64], shape].concat().as_slice())?,
+        })
+    }
+}
+
+/// Loads the given samples, each an index and a position, into one batch, in which pictures may be left as bytes.
+pub fn load_samples(data: &OpenDataset, samples: &[(usize, u64)], seed: u64, bytes: bool) -> Result<Batch> {
+    let n = samples.len();
+    let mut numbers: Vec<Numbers> =
+        data.fields.iter().map(|field| Numbers::of(field, n, bytes)).collect::<Result<_>>()?;
     let (mut skipped, mut replaced) = (Vec::new(), 0);
+    let mut pixels: Vec<Option<Normalization>> = vec![None; data.fields.len()];
     {
-        let mut float_parts: Vec<_> = floats.iter_mut().map(|v| chunks(v, n)).collect();
-        let mut int_parts: Vec<_> = ints.iter_mut().map(|v| chunks(v, n)).collect();
+        let mut fields: Vec<_> = numbers.iter_mut().map(|of| of.places(n).into_iter()).collect();
         for (index, position) in samples {
-            let floats = float_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect();
-            let ints = int_parts.iter_mut().map(|p| p.next().unwrap_or_default()).collect();
-            let mut out = SampleOut::new(floats, ints, at.clone());
+            let mut out = SampleOut::new(fields.iter_mut().filter_map(Iterator::next).collect());
             let mut draw = Draw::new(&[seed, *position]);
             data.samples.sample(*index, &mut draw, &mut out)?;
+            for (place, known) in out.places.iter().zip(&mut pixels) {
+                let Place::Pixels(_, normalization) = place else { continue };
+                if known.is_some() && known != normalization {
+                    bail!("the pictures of a batch are normalised in different ways: use one `normalize` for all");
+                }
+                *known = *normalization;
+            }
             replaced += u64::from(!out.skipped.is_empty());
             skipped.append(&mut out.skipped);
         }
     }
-    let mut tensors = Vec::with_capacity(fields.len());
-    for (field, at) in fields.iter().zip(&at) {
-        let mut shape = vec![n as i64];
-        shape.extend(&field.shape);
-        tensors.push(match field.layout {
-            Layout::Int => Tensor::f_from_slice(&ints[*at])?.f_view(shape.as_slice())?,
-            Layout::Float => Tensor::f_from_slice(&floats[*at])?.f_view(shape.as_slice())?,
-            Layout::Image => {
-                let [c, h, w] = field.shape[..] else { bail!("a picture field has 3 sizes, found {:?}", field.shape) };
-                Tensor::f_from_slice(&floats[*at])?.f_view([n as i64, h, w, c])?.f_permute([0, 3, 1, 2])?
-            }
-        });
-    }
-    Ok(Batch { tensors, skipped, replaced })
+    let tensors = data.fields.iter().zip(&numbers).map(|(field, numbers)| numbers.tensor(field, n));
+    Ok(Batch { tensors: tensors.collect::<Result<_>>()?, pixels, skipped, replaced })
 }
 
 /// Room for `n` samples of that many numbers, which a batch that is too large does not find.
@@ -75,6 +100,8 @@ fn chunks<T>(v: &mut [T], n: usize) -> std::slice::ChunksExactMut<'_, T> {
 pub struct Batch {
     /// One tensor a field.
     pub tensors: Vec<Tensor>,
+    /// For those that are bytes of pictures still, how they become floats.
+    pub pixels: Vec<Option<Normalization>>,
     /// The samples that were skipped because they could not be read: where each is from, and why.
     pub skipped: Vec<String>,
     /// How many samples of the batch stand in the place of one that could not be read.
@@ -97,15 +124,67 @@ impl Batch {
     ///
     /// # Errors
     /// If there is no memory for it.
-    pub fn to(self, kind: Kind, device: Device) -> Result<Self> {
-        let moved = |t: &Tensor| -> Result<Tensor> {
-            let kind = if t.kind() == Kind::Float { kind } else { t.kind() };
-            match device {
-                Device::Cpu => Ok(t.f_to_kind(kind)?),
-                // The other precision is made there, of the bytes that were copied.
-                device => Ok(mtl_torch::copy_to(t, device)?.f_to_kind(kind)?),
+    pub fn to(self, kind: Kind, device: Device, tables: &mut Tables) -> Result<Self> {
+        let mut moved = |(t, pixels): (&Tensor, &Option<Normalization>)| -> Result<Tensor> {
+            let there = match device {
+                Device::Cpu => t.shallow_clone(),
+                device => mtl_torch::copy_to(t, device)?,
+            };
+            // Floats and the other precision are made there, of what was copied.
+            match pixels {
+                Some(normalization) => tables.floats(&there, normalization, kind),
+                None if t.kind() == Kind::Float => Ok(there.f_to_kind(kind)?),
+                None => Ok(there),
             }
         };
-        Ok(Self { tensors: self.tensors.iter().map(moved).collect::<Result<_>>()?, ..self })
+        let tensors = self.tensors.iter().zip(&self.pixels).map(&mut moved).collect::<Result<_>>()?;
+        Ok(Self { tensors, pixels: vec![None; self.pixels.len()], ..self })
+    }
+}
+
+/// What the bytes of pictures become, on a device.
+#[derive(Debug, Default)]
+pub struct Tables(Vec<(Normalization, Tensor)>);
+
+impl Tables {
+    /// The floats of pictures `[n, 3, height, width]` of bytes, channels innermost in memory: bit for bit those of
+    /// [`Picture::write`](mtl_component::Picture::write).
+    fn floats(&mut self, bytes: &Tensor, normalization: &Normalization, kind: Kind) -> Result<Tensor> {
+        let device = bytes.device();
+        let known = self.0.iter().find(|(of, table)| of == normalization && table.device() == device);
+        let table = match known {
+            Some((_, table)) => table.shallow_clone(),
+            None => {
+                let table = Tensor::f_from_slice(&normalization.tables().concat())?.f_to_device(device)?;
+                self.0.push((*normalization, table.shallow_clone()));
+                table
+            }
+        };
+        let size = bytes.size();
+        let channels = mtl_torch::arange(3, (Kind::Int, device))?.try_mul_scalar(256)?;
+        let places = bytes.f_permute([0, 2, 3, 1])?.f_to_kind(Kind::Int)?.f_add(&channels)?.f_reshape([-1])?;
+        let floats = table.f_to_kind(kind)?.f_index_select(0, &places)?;
+        Ok(floats.f_view([size[0], size[2], size[3], 3])?.f_permute([0, 3, 1, 2])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mtl_component::Picture;
+
+    #[test]
+    fn bytes_become_the_floats_of_pictures() {
+        let normalization = Normalization { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+        let data: Vec<u8> = (0..4 * 70 * 3).map(|i| (i * 7 % 256) as u8).collect();
+        let picture = Picture { normalization, ..Picture::new(70, 4, data.clone()).unwrap() };
+        let mut wanted = vec![0f32; data.len()];
+        picture.write(&mut wanted).unwrap();
+        let bytes = Tensor::from_slice(&data).view([1, 4, 70, 3]).permute([0, 3, 1, 2]);
+        let batch = Batch { tensors: vec![bytes], pixels: vec![Some(normalization)], skipped: Vec::new(), replaced: 0 };
+        let found = batch.to(Kind::Float, Device::Cpu, &mut Tables::default()).unwrap();
+        assert_eq!(found.tensors[0].size(), [1, 3, 4, 70]);
+        let found = Vec::<f32>::try_from(&found.tensors[0].permute([0, 2, 3, 1]).reshape([-1])).unwrap();
+        assert_eq!(found, wanted);
     }
 }

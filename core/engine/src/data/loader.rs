@@ -40,7 +40,7 @@ impl Loader {
                     if stopped.load(Ordering::Relaxed) {
                         return;
                     }
-                    if done.send((number, guarded(|| order.load(number)?.pinned(device)))).is_err() {
+                    if done.send((number, guarded(|| order.load(number, device)?.pinned(device)))).is_err() {
                         return;
                     }
                 }

@@ -7,7 +7,7 @@ mod loader;
 pub(crate) mod open;
 mod order;
 
-pub use batch::{Batch, load_samples};
+pub use batch::{Batch, Tables, load_samples};
 pub use files::Files;
 pub use labels::{labels_are_known, labels_fit};
 pub use loader::Loader;

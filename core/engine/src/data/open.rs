@@ -63,7 +63,8 @@ pub fn open(recipe: &Recipe) -> Result<OpenedData> {
 /// That of the sample.
 pub fn first_samples(data: &OpenedData) -> Result<()> {
     for (name, stream) in &data.streams {
-        super::load_samples(stream, &[(0, 0)], 0).with_context(|| format!("the first sample of `data.{name}`"))?;
+        super::load_samples(stream, &[(0, 0)], 0, false)
+            .with_context(|| format!("the first sample of `data.{name}`"))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::batch::{Batch, load_samples};
 use mtl_component::draw::hash_words;
 use mtl_component::{OpenDataset, Result, Sampler, World};
+use tch::Device;
 
 /// Which samples make up which batch: a pure function of the batch's number.
 pub struct BatchOrder {
@@ -65,12 +66,12 @@ impl BatchOrder {
         (0, position)
     }
 
-    /// Loads a batch.
+    /// Loads a batch, for a device.
     ///
     /// # Errors
     /// If a sample cannot be read.
-    pub fn load(&self, number: u64) -> Result<Batch> {
-        load_samples(&self.data, &self.batch(number)?, self.seed)
+    pub fn load(&self, number: u64, device: Device) -> Result<Batch> {
+        load_samples(&self.data, &self.batch(number)?, self.seed, device != Device::Cpu)
     }
 }
 

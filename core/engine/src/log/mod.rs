@@ -1,5 +1,6 @@
 //! The files that a run logs to: metrics line by line, and curves and pictures for TensorBoard.
 
+pub mod histogram;
 pub mod outline;
 pub mod tensorboard;
 

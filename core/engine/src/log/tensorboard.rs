@@ -1,5 +1,6 @@
 //! An event file that TensorBoard reads.
 
+use super::histogram::Histogram;
 use crate::machine;
 use crate::png::png;
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tensorboard_proto::api::{DataType as HParamType, Experiment, HParamInfo, MetricInfo, Status};
@@ -20,7 +21,7 @@ use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::graph::GraphDef;
 use tensorboard_proto::node_def::NodeDef;
 use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
-use tensorboard_proto::summary::{HistogramProto, Summary_Image, Summary_Value};
+use tensorboard_proto::summary::{Summary_Image, Summary_Value};
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
@@ -199,10 +200,23 @@ impl TensorBoard {
             return Ok(skipped);
         }
         self.summary(step, move || {
-            item.set_histo(histogram_of(&finite));
+            item.set_histo(Histogram::of(&finite).proto());
             Ok(item)
         })?;
         Ok(skipped)
+    }
+
+    /// As [`histogram`](Self::histogram), of values that have been counted.
+    ///
+    /// # Errors
+    /// The tag is empty, or an earlier write failed.
+    pub fn counted(&self, tag: &str, histogram: &Histogram, step: i64) -> Result<()> {
+        let mut item = tagged(tag)?;
+        if histogram.number() == 0.0 {
+            return self.check();
+        }
+        item.set_histo(histogram.proto());
+        self.summary(step, move || Ok(item))
     }
 
     /// A text in Markdown, shown under `tag/text_summary`.
@@ -489,43 +503,6 @@ fn shape(sizes: &[i64]) -> TensorShapeProto {
     shape
 }
 
-/// Ascending, symmetric, with zero in the middle.
-static EDGES: LazyLock<Vec<f64>> = LazyLock::new(|| {
-    let positive: Vec<f64> =
-        std::iter::successors(Some(1e-12), |edge| Some(edge * 1.1)).take_while(|edge| *edge < 1e20).collect();
-    positive.iter().rev().map(|edge| -edge).chain([0.0]).chain(positive.iter().copied()).collect()
-});
-
-/// The histogram of finite values, without the empty bins at both ends.
-fn histogram_of(values: &[f32]) -> HistogramProto {
-    let edges = &*EDGES;
-    let last_bin = edges.len() - 2;
-    let mut counts = vec![0u64; edges.len() - 1];
-    let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
-    let (mut sum, mut sum_squares) = (0.0, 0.0);
-    for value in values {
-        let value = f64::from(*value);
-        let edges_below = edges.partition_point(|edge| *edge <= value);
-        counts[edges_below.saturating_sub(1).min(last_bin)] += 1;
-        min = min.min(value);
-        max = max.max(value);
-        sum += value;
-        sum_squares += value * value;
-    }
-    let first = counts.iter().position(|count| *count > 0).unwrap_or(0);
-    let last = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
-    let mut histogram = HistogramProto::new();
-    histogram.set_min(min);
-    histogram.set_max(max);
-    histogram.set_num(values.len() as f64);
-    histogram.set_sum(sum);
-    histogram.set_sum_squares(sum_squares);
-    // The format has only the right edge of each bin: an empty bin in front gives the left edge of the first.
-    histogram.set_bucket_limit(edges[first..=last + 1].to_vec());
-    histogram.set_bucket([0].iter().chain(&counts[first..=last]).map(|count| *count as f64).collect());
-    histogram
-}
-
 fn graph_def(drawing: &GraphDrawing) -> Result<GraphDef> {
     let mut names = HashSet::new();
     for node in &drawing.nodes {
@@ -574,6 +551,7 @@ fn source(input: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::histogram::EDGES;
     use std::sync::Mutex;
     use tensorboard_proto::plugin_hparams::HParamsPluginData_oneof_data as Data;
 
@@ -736,14 +714,14 @@ mod tests {
 
     #[test]
     fn values_on_an_edge_belong_to_the_bin_above() {
-        let histogram = histogram_of(&[0.0, -0.0]);
+        let histogram = Histogram::of(&[0.0, -0.0]).proto();
         assert_eq!(histogram.get_bucket(), [0.0, 2.0]);
         assert_eq!(histogram.get_bucket_limit(), [0.0, 1e-12]);
     }
 
     #[test]
     fn values_beyond_the_edges_are_counted() {
-        let histogram = histogram_of(&[f32::MIN, f32::MAX, f32::MAX]);
+        let histogram = Histogram::of(&[f32::MIN, f32::MAX, f32::MAX]).proto();
         let counts = histogram.get_bucket();
         assert_eq!((counts[1], counts[counts.len() - 1]), (1.0, 2.0));
         assert_eq!(counts.len(), EDGES.len());

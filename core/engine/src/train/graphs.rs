@@ -60,7 +60,7 @@ impl Course {
         if self.stretches.is_empty() {
             let copy = |batch: &Batch| -> Result<Batch> {
                 let tensors = batch.tensors.iter().map(|t| Ok(t.f_detach_copy()?)).collect::<Result<_>>()?;
-                Ok(Batch { tensors, skipped: Vec::new(), replaced: batch.replaced })
+                Ok(Batch { tensors, pixels: batch.pixels.clone(), skipped: Vec::new(), replaced: batch.replaced })
             };
             let copies = |batches: &Vec<Batch>| batches.iter().map(copy).collect::<Result<_>>();
             self.feed = feed.iter().map(copies).collect::<Result<_>>()?;

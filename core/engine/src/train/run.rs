@@ -6,7 +6,7 @@ use super::profile::Profile;
 use super::step::read_together;
 use super::{Signals, Trainer};
 use crate::checkpoint::{self, Retention, Saved, Snapshot, State, Verdict, Writer, copies, shared};
-use crate::data::{self, Batch, BatchOrder, Files, Loader, OpenedData};
+use crate::data::{self, Batch, BatchOrder, Files, Loader, OpenedData, Tables};
 use crate::device;
 use crate::graph::Graph;
 use crate::inference::{Comparing, Evaluators, Judges, ModelInference, warn_of_trained_pictures};
@@ -447,6 +447,8 @@ struct Run<'r> {
     evaluators: Evaluators<'r>,
     judges: Judges,
     loaders: Vec<Loader>,
+    /// What the bytes of pictures become.
+    tables: Tables,
     /// The samples that all processes together draw from each stream for a batch.
     batches: Vec<u64>,
     state: State,
@@ -541,6 +543,7 @@ impl<'r> Run<'r> {
             evaluators,
             judges,
             loaders,
+            tables: Tables::default(),
             batches,
             state,
             writer,
@@ -814,7 +817,7 @@ impl<'r> Run<'r> {
         for (stream, n) in wanted.into_iter().enumerate() {
             let mut batches: Vec<Batch> = Vec::new();
             for _ in 0..n {
-                batches.push(self.loaders[stream].next_batch()?.to(context.kind, context.device)?);
+                batches.push(self.loaders[stream].next_batch()?.to(context.kind, context.device, &mut self.tables)?);
             }
             self.replaced += batches.iter().map(|batch| batch.replaced).sum::<u64>();
             for place in batches.iter_mut().flat_map(|batch| batch.skipped.drain(..)) {

@@ -4,6 +4,7 @@ use super::{Ending, Event, Observer, is_due};
 use crate::data::Batch;
 use crate::drawing::draw;
 use crate::graph::{Graph, Wire};
+use crate::log::histogram::Histogram;
 use crate::log::outline::{hparams, outline};
 use crate::log::tensorboard::TensorBoard;
 use crate::model::Model;
@@ -12,7 +13,7 @@ use crate::runs::RunFolder;
 use mtl_component::picture::sheet;
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Result, to_toml};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// The pictures of a batch that a sheet shows, and those in one row of it.
 const SHEET: (i64, usize) = (16, 8);
@@ -61,11 +62,19 @@ fn pictures(board: &TensorBoard, model: &Model, feed: &[Vec<Batch>], step: i64) 
 
 /// The distributions of all weights.
 fn histograms(board: &TensorBoard, model: &Model, step: i64) -> Result<()> {
-    for (name, tensor) in model.tensors() {
-        if tensor.dim() > 0 && tensor.kind() != Kind::Int64 {
-            let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
-            board.histogram(&name, &Vec::<f32>::try_from(&flat)?, step)?;
+    let weights = model.tensors().into_iter().filter(|(_, tensor)| tensor.dim() > 0 && tensor.kind() != Kind::Int64);
+    let (names, weights): (Vec<String>, Vec<&Tensor>) = weights.unzip();
+    if model.context().device == Device::Cpu {
+        // Counted by the thread that writes.
+        for (name, tensor) in names.iter().zip(weights) {
+            let flat = tensor.f_detach()?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
+            board.histogram(name, &Vec::<f32>::try_from(&flat)?, step)?;
         }
+        return Ok(());
+    }
+    let counted = Histogram::on_device(&weights.into_iter().map(Tensor::shallow_clone).collect::<Vec<_>>())?;
+    for (name, histogram) in names.iter().zip(&counted) {
+        board.counted(name, histogram, step)?;
     }
     Ok(())
 }
