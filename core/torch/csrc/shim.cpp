@@ -1,4 +1,5 @@
 #include "shim.h"
+#include <map>
 #include <sstream>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -218,6 +219,34 @@ char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out) {
   at::NoGradGuard guard;
   at::Device device(static_cast<at::DeviceType>(device_type), static_cast<c10::DeviceIndex>(index));
   *out = new at::Tensor(input->to(device, input->scalar_type(), /*non_blocking=*/true));
+  MTL_END
+}
+
+// A copy of pinned memory to a GPU on a stream of its own, which goes on beside what the device computes. What this thread
+// asks for next waits for the copy, on the device.
+char *mtl_copy_beside(tensor_t input, int index, tensor_t *out) {
+  MTL_BEGIN
+  at::NoGradGuard guard;
+  c10::impl::VirtualGuardImpl cuda(at::kCUDA);
+  at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+  // One stream for each device, so that copies come in their order.
+  static thread_local std::map<int, c10::Stream> streams;
+  auto known = streams.find(index);
+  if (known == streams.end()) known = streams.emplace(index, cuda.getStreamFromGlobalPool(device)).first;
+  auto own = known->second;
+  auto current = cuda.exchangeStream(own);
+  struct Back {
+    c10::impl::VirtualGuardImpl &cuda;
+    c10::Stream stream;
+    ~Back() { cuda.exchangeStream(stream); }
+  } back{cuda, current};
+  auto copy = input->to(device, input->scalar_type(), /*non_blocking=*/true);
+  c10::Event done(at::kCUDA);
+  done.record(own);
+  done.block(current);
+  // Its memory is not used again before the work that reads it is done.
+  cuda.recordDataPtrOnStream(copy.storage().data_ptr(), current);
+  *out = new at::Tensor(std::move(copy));
   MTL_END
 }
 

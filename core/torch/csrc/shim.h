@@ -74,6 +74,7 @@ char *mtl_mark_now(int index, mark_t *out);
 char *mtl_mark_between(mark_t from, mark_t to, double *milliseconds);
 void mtl_mark_free(mark_t mark);
 char *mtl_copy_to(tensor_t input, int device_type, int index, tensor_t *out);
+char *mtl_copy_beside(tensor_t input, int index, tensor_t *out);
 char *mtl_arange(tensor_t out, int64_t end);
 char *mtl_pin(tensor_t input, tensor_t *out);
 char *mtl_set_requires_grad(tensor_t *tensors, int64_t n, int on);

@@ -49,6 +49,7 @@ unsafe extern "C" {
     pub(crate) fn mtl_mark_now(index: c_int, out: *mut Handle) -> *mut c_char;
     pub(crate) fn mtl_mark_between(from: Handle, to: Handle, milliseconds: *mut c_double) -> *mut c_char;
     pub(crate) fn mtl_mark_free(mark: Handle);
+    pub(crate) fn mtl_copy_beside(input: Raw, index: c_int, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_arange(out: Raw, end: i64) -> *mut c_char;
     pub(crate) fn mtl_pin(input: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_set_requires_grad(tensors: *const Raw, n: i64, on: c_int) -> *mut c_char;

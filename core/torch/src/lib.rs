@@ -23,7 +23,7 @@ pub use ops::{
 };
 pub use scalars::{Number, ScalarOps, arange, full};
 pub use system::{
-    Mark, ThreadState, build_config, copy_to, cpu_capability, cuda_config, cuda_rules, disable_intra_op_threads,
-    end_with_parent, libtorch_files, libtorch_folder, load_cuda, pin, restore_sigpipe, seed, set_threads, tune_malloc,
-    use_cuda, version,
+    Mark, ThreadState, build_config, copy_beside, copy_to, cpu_capability, cuda_config, cuda_rules,
+    disable_intra_op_threads, end_with_parent, libtorch_files, libtorch_folder, load_cuda, pin, restore_sigpipe, seed,
+    set_threads, tune_malloc, use_cuda, version,
 };

@@ -169,6 +169,17 @@ pub fn copy_to(tensor: &Tensor, device: Device) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_copy_to(tensor.as_ptr().cast_mut(), device_type, index, out) })
 }
 
+/// A copy of a tensor in pinned memory on a GPU. It is made beside what the device computes at present; what this thread
+/// asks of the device next comes after it. The host does not wait.
+///
+/// # Errors
+/// If there is no memory for it.
+pub fn copy_beside(tensor: &Tensor, index: usize) -> Result<Tensor> {
+    let index = i32::try_from(index).context("number of a device")?;
+    // SAFETY: the tensor is live for the call.
+    one(|out| unsafe { ffi::mtl_copy_beside(tensor.as_ptr().cast_mut(), index, out) })
+}
+
 /// The tensor in memory that a device reads by itself.
 ///
 /// # Errors

@@ -127,8 +127,8 @@ impl Batch {
     pub fn to(self, kind: Kind, device: Device, tables: &mut Tables) -> Result<Self> {
         let mut moved = |(t, pixels): (&Tensor, &Option<Normalization>)| -> Result<Tensor> {
             let there = match device {
-                Device::Cpu => t.shallow_clone(),
-                device => mtl_torch::copy_to(t, device)?,
+                Device::Cuda(index) => mtl_torch::copy_beside(t, index)?,
+                _ => t.shallow_clone(),
             };
             // Floats and the other precision are made there, of what was copied.
             match pixels {
