@@ -15,6 +15,7 @@ mod parity;
 mod plugins;
 mod random_training;
 mod ranks;
+mod records;
 mod references;
 mod rules;
 mod runs;

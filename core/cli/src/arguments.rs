@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtl_engine::inference::Which;
 use mtl_evaluation::commands::{Age, Embed};
-use mtl_faces::Render;
+use mtl_faces::{Pack, Render};
 use mtl_recipe::Override;
 use std::path::PathBuf;
 
@@ -89,6 +89,8 @@ pub enum Command {
 pub enum Data {
     /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
     Render(Render),
+    /// Pack the pictures of a list into a record file, as mxnet and insightface read it
+    Pack(Pack),
 }
 
 /// Commands for plugins.

@@ -19,7 +19,7 @@ use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, plugins_
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
-use mtl_faces::Render;
+use mtl_faces::{Pack, Render};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Context, Diagnostics, Error, Override, difference, suggestion, to_toml};
 use std::path::Path;
@@ -469,12 +469,24 @@ fn measured(entry: &EvaluateEntry, report: &Report) -> String {
 
 /// Renders made faces.
 pub fn render(args: &Render) -> Result<u8> {
+    let made = counted(|progress| args.run(progress))?;
+    println!("{}", made.join("\n"));
+    Ok(0)
+}
+
+/// Packs the pictures of a list.
+pub fn pack(args: &Pack) -> Result<u8> {
+    println!("{}", counted(|progress| args.run(progress))?);
+    Ok(0)
+}
+
+/// Shows how much of some work on pictures is done.
+fn counted<T>(work: impl FnOnce(mtl_faces::Progress<'_>) -> Result<T>) -> Result<T> {
     let bar = ProgressBar::new(0);
-    let made = args.run(&|done, all| {
+    let done = work(&|done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    println!("{}", made?.join("\n"));
-    Ok(0)
+    done
 }

@@ -71,6 +71,7 @@ fn run() -> Result<u8> {
         Command::Compare(args) => compare::compare(&registry, &args),
         Command::Reproduce(args) => reproduce::reproduce(&registry, &args),
         Command::Data { command: Data::Render(args) } => commands::render(&args),
+        Command::Data { command: Data::Pack(args) } => commands::pack(&args),
         Command::Plugin { command } => plugins::run(&registry, &command, &cli.plugins),
         Command::Diagnostics => listing::diagnostics(&registry),
         Command::Completions(args) => {

@@ -8,9 +8,12 @@ pub mod headings;
 pub mod label;
 pub mod list;
 pub mod made;
+mod pack;
+pub mod records;
 mod render;
 mod rules;
 pub mod source;
 mod synthetic_faces;
 
+pub use pack::Pack;
 pub use render::{Progress, Render};

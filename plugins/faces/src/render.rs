@@ -50,6 +50,20 @@ pub struct Render {
     capture: Option<u64>,
 }
 
+/// Checks that a folder may be made, or holds nothing.
+///
+/// # Errors
+/// A mistake if it holds something.
+pub(crate) fn is_free(folder: &Path) -> Result<()> {
+    if folder.exists() && !folder.is_dir() {
+        mistake!("{} is a file: --out names a folder", folder.display());
+    }
+    if folder.read_dir().is_ok_and(|mut d| d.next().is_some()) {
+        mistake!("{} is not empty: name another folder", folder.display());
+    }
+    Ok(())
+}
+
 /// Called with how many of how many pictures are done, from several threads.
 pub type Progress<'p> = &'p (dyn Fn(u64, u64) + Sync);
 
@@ -127,12 +141,7 @@ impl Render {
     }
 
     fn folder(&self, faces: &MadeFaces, folder: &Path, progress: Progress<'_>) -> Result<String> {
-        if folder.exists() && !folder.is_dir() {
-            mistake!("{} is a file: --out names a folder", folder.display());
-        }
-        if folder.read_dir().is_ok_and(|mut d| d.next().is_some()) {
-            mistake!("{} is not empty: name another folder", folder.display());
-        }
+        is_free(folder)?;
         let collection = faces.open()?;
         // Before anything is written: a mistake in the numbers leaves nothing behind.
         let pairs = if self.pairs > 0 { collection.pairs(self.gap, self.pairs, self.seed as u64)? } else { Vec::new() };

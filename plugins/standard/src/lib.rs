@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod order;
+pub mod records;
 
 mod functions {
     //! Functions: components without parameters that nodes apply.

@@ -1,0 +1,89 @@
+//! Pictures in record files: joined to a list, taken whole, and refused with their place.
+
+use crate::support::{Faces, mtlrun, outcome, refused, told};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Faces in a folder and the same in a record file.
+fn packed() -> (Faces, TempDir) {
+    let (faces, dir) = (Faces::new(4, 6), TempDir::new().unwrap());
+    let out = dir.path().join("packed");
+    let said = told(&["data", "pack", faces.path("list.txt").to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(said.contains("24 pictures of 4 people"), "{said}");
+    (faces, dir)
+}
+
+/// Trains the tiny recipe on other data.
+fn trained(out: &Path, sets: &[String]) -> (i32, String) {
+    let mut args = vec!["tests/recipes/tiny.toml".to_owned(), "-q".into(), "--out".into(), out.display().to_string()];
+    args.extend(sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
+    outcome(&mtlrun(&args).output().unwrap())
+}
+
+#[test]
+fn a_list_joined_to_records_trains_the_bits_of_its_files() {
+    let (faces, dir) = packed();
+    let folder = dir.path().join("packed");
+    let names: Vec<_> = folder.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(std::fs::read_to_string(folder.join("property")).unwrap(), "4,20,20\n");
+    let weights = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    let files = dir.path().join("files");
+    faces.train(&files, &["-q"]);
+    let list = format!("data.faces.list={}", folder.join("list.txt").display());
+    for records in [folder.clone(), folder.join("train.rec")] {
+        let joined = dir.path().join(format!("joined-{}", records.is_dir()));
+        let (code, text) = trained(&joined, &[list.clone(), format!("data.faces.records={}", records.display())]);
+        assert_eq!(code, 0, "{text}");
+        assert!(weights(&files) == weights(&joined));
+    }
+    // A folder that holds something is left alone.
+    let list = faces.path("list.txt");
+    let args = ["data", "pack", list.to_str().unwrap(), "--out", folder.to_str().unwrap()];
+    refused(outcome(&mtlrun(&args).output().unwrap()), &["is not empty"]);
+}
+
+#[test]
+fn records_without_a_list_train_people_of_unknown_ages() {
+    let (_faces, dir) = packed();
+    let recipe = dir.path().join("recipe.toml");
+    let tiny = crate::support::root().join("tests/recipes/tiny.toml");
+    let text = format!(
+        "extends = [\"{}\"]\nremove = [\"data.faces.list\"]\n[data.faces]\nrecords = \"packed\"\n",
+        tiny.display()
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let out = dir.path().join("run");
+    let output = mtlrun(&[recipe.to_str().unwrap(), "--out", out.to_str().unwrap()]).output().unwrap();
+    let (code, text) = outcome(&output);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("24 pictures of 4 people; age known of none, gender of none"), "{text}");
+    let names = std::fs::read_to_string(out.join("identities.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<String>>(&names).unwrap(), ["0", "1", "2", "3"]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_place() {
+    let (_faces, dir) = packed();
+    let folder = dir.path().join("packed");
+    let records = format!("data.faces.records={}", folder.display());
+    let with = |line: &str| {
+        let list = dir.path().join("list.txt");
+        std::fs::write(&list, format!("1 000000/00000001.jpg 20 1\n{line}\n")).unwrap();
+        trained(&dir.path().join("refused"), &[format!("data.faces.list={}", list.display()), records.clone()])
+    };
+    refused(with("2 Ann/first.jpg 20 1"), &["list.txt:2: expected a name that ends in label and key"]);
+    refused(with("2 000001/00000099.jpg 20 1"), &["list.txt:2:", "has no record 99"]);
+    refused(with("2 000003/00000007.jpg 20 1"), &["the name says the label 3, and the record 7", "of other records"]);
+    // A file that was cut: the index knows more than there is.
+    let file = std::fs::File::options().write(true).open(folder.join("train.rec")).unwrap();
+    file.set_len(2000).unwrap();
+    refused(with("2 000001/00000007.jpg 20 1"), &["offsets lie behind the end", "the file was cut"]);
+    std::fs::remove_file(folder.join("train.idx")).unwrap();
+    refused(with("2 000001/00000007.jpg 20 1"), &["which has no index (.idx) beside it"]);
+    let none = dir.path().join("none");
+    std::fs::create_dir(&none).unwrap();
+    let list = format!("data.faces.list={}", folder.join("list.txt").display());
+    let records = format!("data.faces.records={}", none.display());
+    refused(trained(&dir.path().join("refused"), &[list, records]), &["holds no .rec file"]);
+}
