@@ -63,6 +63,51 @@ fn records_without_a_list_train_people_of_unknown_ages() {
 }
 
 #[test]
+fn records_are_extracted_byte_for_byte_and_described() {
+    let (faces, dir) = packed();
+    let packed = dir.path().join("packed");
+    let out = dir.path().join("files");
+    let [from, to] = [&packed, &out].map(|path| path.to_str().unwrap());
+    let said = told(&["data", "extract", from, "--out", to]);
+    assert!(said.contains("24 pictures, and list.txt"), "{said}");
+    // The list that was packed names the files in the same order as the list of the extraction.
+    let names = |list: &Path| -> Vec<String> {
+        let text = std::fs::read_to_string(list).unwrap();
+        text.lines().map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect()
+    };
+    let (original, extracted) = (names(&faces.path("list.txt")), names(&out.join("list.txt")));
+    assert_eq!(extracted, names(&packed.join("list.txt")));
+    for (a, b) in original.iter().zip(&extracted) {
+        assert!(std::fs::read(faces.path(a)).unwrap() == std::fs::read(out.join(b)).unwrap(), "{a} and {b}");
+    }
+    std::fs::write(out.join(&extracted[3]), "cut").unwrap();
+    let said = told(&["data", "extract", from, "--out", to]);
+    assert!(said.contains("24 pictures, of which 23 were there"), "{said}");
+    let some = dir.path().join("some");
+    let said = told(&["data", "extract", from, "--out", some.to_str().unwrap(), "--people", "2,3", "--limit", "7"]);
+    assert!(said.contains("7 pictures") && !some.join("000001").exists(), "{said}");
+
+    let inspected = |path: &str| -> serde_json::Value {
+        let text = told(&["data", "inspect", path, "--json"]);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[0].clone()
+    };
+    let facts = inspected(from);
+    assert_eq!(facts["form"], "with a block of identities, as insightface packs it");
+    for (key, wanted) in [("records", 29), ("pictures", 24), ("people", 4)] {
+        assert_eq!(facts[key], wanted, "{facts}");
+    }
+    assert_eq!((&facts["pictures_a_person"], &facts["property"]), (&"6 to 6, median 6".into(), &"4,20,20".into()));
+    let facts = inspected(faces.path("list.txt").to_str().unwrap());
+    assert_eq!((&facts["is"], &facts["missing_files"]), (&"an annotated list".into(), &0.into()));
+    assert_eq!(inspected(to)["folders_with_pictures"], 4);
+    let picture = dir.path().join("one.jpg");
+    told(&["data", "inspect", from, "--key", "5", "--out", picture.to_str().unwrap()]);
+    assert!(std::fs::read(&picture).unwrap() == std::fs::read(out.join(&extracted[4])).unwrap());
+    let none = dir.path().join("nothing");
+    refused(outcome(&mtlrun(&["data", "inspect", none.to_str().unwrap()]).output().unwrap()), &["there is no"]);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_its_place() {
     let (_faces, dir) = packed();
     let folder = dir.path().join("packed");

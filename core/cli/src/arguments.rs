@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtl_engine::inference::Which;
 use mtl_evaluation::commands::{Age, Embed};
-use mtl_faces::{Pack, Render};
+use mtl_faces::{Extract, Inspect, Pack, Render};
 use mtl_recipe::Override;
 use std::path::PathBuf;
 
@@ -91,6 +91,10 @@ pub enum Data {
     Render(Render),
     /// Pack the pictures of a list into a record file, as mxnet and insightface read it
     Pack(Pack),
+    /// Write the pictures of a record file into files named by label and key, with a list
+    Extract(Extract),
+    /// Say what record files, lists and folders hold
+    Inspect(Inspect),
 }
 
 /// Commands for plugins.

@@ -19,7 +19,7 @@ use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, plugins_
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
-use mtl_faces::{Pack, Render};
+use mtl_faces::{Extract, Inspect, Pack, Render};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Context, Diagnostics, Error, Override, difference, suggestion, to_toml};
 use std::path::Path;
@@ -477,6 +477,18 @@ pub fn render(args: &Render) -> Result<u8> {
 /// Packs the pictures of a list.
 pub fn pack(args: &Pack) -> Result<u8> {
     println!("{}", counted(|progress| args.run(progress))?);
+    Ok(0)
+}
+
+/// Writes the pictures of a record file into files.
+pub fn extract(args: &Extract) -> Result<u8> {
+    println!("{}", counted(|progress| args.run(progress))?);
+    Ok(0)
+}
+
+/// Says what data holds.
+pub fn inspect(args: &Inspect) -> Result<u8> {
+    println!("{}", args.run()?);
     Ok(0)
 }
 

@@ -72,6 +72,8 @@ fn run() -> Result<u8> {
         Command::Reproduce(args) => reproduce::reproduce(&registry, &args),
         Command::Data { command: Data::Render(args) } => commands::render(&args),
         Command::Data { command: Data::Pack(args) } => commands::pack(&args),
+        Command::Data { command: Data::Extract(args) } => commands::extract(&args),
+        Command::Data { command: Data::Inspect(args) } => commands::inspect(&args),
         Command::Plugin { command } => plugins::run(&registry, &command, &cli.plugins),
         Command::Diagnostics => listing::diagnostics(&registry),
         Command::Completions(args) => {

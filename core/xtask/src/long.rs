@@ -27,7 +27,7 @@ fn ignored(name: &'static str) -> Vec<&'static str> {
 }
 
 /// The readers that are fuzzed; tests/fuzz holds a target for each.
-const FUZZED: [&str; 10] = [
+const FUZZED: [&str; 11] = [
     "cases",
     "checkpoint",
     "list",
@@ -36,6 +36,7 @@ const FUZZED: [&str; 10] = [
     "picture",
     "pytorch_weights",
     "recipe",
+    "records",
     "run_folder",
     "safetensors",
 ];

@@ -4,7 +4,9 @@
 
 pub mod age_groups;
 mod annotated_faces;
+mod extract;
 pub mod headings;
+mod inspect;
 pub mod label;
 pub mod list;
 pub mod made;
@@ -15,5 +17,7 @@ mod rules;
 pub mod source;
 mod synthetic_faces;
 
+pub use extract::Extract;
+pub use inspect::Inspect;
 pub use pack::Pack;
 pub use render::{Progress, Render};

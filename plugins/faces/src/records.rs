@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Whole numbers from here on are not all floats: bounds and labels are rounded.
 const ROUNDED: f32 = 16_777_216.0;
+/// No label and no key is as large.
+const LARGEST: f32 = 1e15;
 /// How far a rounded bound may be from the true one.
 const NEAR: i64 = 2;
 
@@ -64,6 +66,42 @@ impl FaceRecords {
     /// A mistake if it cannot be read, or is no whole number.
     pub fn label(&self, key: i64) -> Result<i64> {
         self.whole(key, self.records.header(key)?.0.labels[0])
+    }
+
+    /// How many records there are, those of labels included.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The form of the file, in words.
+    ///
+    /// # Errors
+    /// A mistake if its first record cannot be read.
+    pub fn form(&self) -> Result<&'static str> {
+        Ok(match self.block()? {
+            Some(_) => "with a block of identities, as insightface packs it",
+            None if self.path().with_extension("idx").is_file() => "without a block of identities",
+            None => "without a block of identities and without an index",
+        })
+    }
+
+    /// The bytes of the picture of a record.
+    ///
+    /// # Errors
+    /// A mistake if there is none.
+    pub fn bytes(&self, key: i64) -> Result<Vec<u8>> {
+        let mut payload = Vec::new();
+        self.records.read(key, &mut payload)?;
+        let told = || format!("the record {key} of {}", self.path().display());
+        match Header::split(&payload).with_context(told)? {
+            (_, []) => mistake!("{} holds labels, and no picture", told()),
+            (_, picture) => Ok(picture.to_vec()),
+        }
     }
 
     /// The picture of a record.
@@ -137,7 +175,7 @@ impl FaceRecords {
                 None if rounded => people.start,
                 _ => range.end.min(people.start),
             };
-            images.extend((start..end).filter(|key| self.has(*key)).map(|key| Image { key, label: person as i64 }));
+            images.extend(self.records.keys_within(start..end).map(|key| Image { key, label: person as i64 }));
             start = end;
         }
         Ok(images)
@@ -187,7 +225,7 @@ impl FaceRecords {
 
     /// A label as a whole number.
     fn whole(&self, key: i64, label: f32) -> Result<i64> {
-        if label < 0.0 || label.fract() != 0.0 || label > i64::MAX as f32 || !label.is_finite() {
+        if !(0.0..LARGEST).contains(&label) || label.fract() != 0.0 {
             mistake!(
                 "the record {key} of {} has the label {label}, expected a whole number from 0",
                 self.path().display()

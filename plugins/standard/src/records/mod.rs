@@ -19,6 +19,7 @@ pub use writer::RecordWriter;
 
 use mtl_component::{ErrorContext as _, Result, bail, mistake};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -48,14 +49,15 @@ impl Records {
     /// # Errors
     /// A mistake if the file or its index cannot be used.
     pub fn open(path: &Path) -> Result<Self> {
+        // Opening a pipe would wait for somebody to write into it.
+        if path.exists() && !path.is_file() {
+            mistake!("{} is no file of records", path.display());
+        }
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = match opened {
             Ok(opened) => opened,
             Err(e) => mistake!("cannot open the records {}: {e}", path.display()),
         };
-        if !metadata.is_file() {
-            mistake!("{} is no file of records", path.display());
-        }
         let mut records = Self { path: path.to_owned(), file, bytes: metadata.len(), index: Vec::new() };
         let beside = path.with_extension("idx");
         records.index = match beside.is_file() {
@@ -83,6 +85,12 @@ impl Records {
     /// The keys from the smallest to the largest.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = i64> + '_ {
         self.index.iter().map(|(key, _)| *key)
+    }
+
+    /// The keys within a range.
+    pub fn keys_within(&self, range: Range<i64>) -> impl Iterator<Item = i64> + '_ {
+        let from = self.index.partition_point(|(key, _)| *key < range.start);
+        self.index[from..].iter().map(|(key, _)| *key).take_while(move |key| *key < range.end)
     }
 
     /// Whether there is a record of that key.
