@@ -144,6 +144,49 @@ fn compare_draws_pairs_of_any_number() {
 }
 
 #[test]
+fn published_lists_of_pairs_are_read_as_they_are() {
+    let faces = Faces::new(4, 3);
+    let out = TempDir::new().unwrap();
+    // The same pairs in the forms of LFW and CALFW, and plain: one accuracy.
+    let name = |person: usize, picture: usize| format!("P{person}/P{person}_{:04}.jpg", picture + 1);
+    for person in 0..4 {
+        std::fs::create_dir(faces.path(&format!("P{person}"))).unwrap();
+        for picture in 0..3 {
+            let from = faces.path(&format!("{person}_{picture}.jpg"));
+            std::fs::copy(from, faces.path(&name(person, picture))).unwrap();
+        }
+    }
+    let (mut plain, mut lfw, mut same, mut different) =
+        (String::new(), "2\t4\n".to_owned(), String::new(), String::new());
+    for fold in 0..2 {
+        for person in 0..4 {
+            let (a, b) = (name(person, fold), name(person, fold + 1));
+            plain += &format!("{a} {b} 1\n");
+            lfw += &format!("P{person}\t{}\t{}\n", fold + 1, fold + 2);
+            same += &format!("{a} {0}\n{b} {0}\n", fold + 1);
+        }
+        for person in 0..4 {
+            let other = (person + 1) % 4;
+            let (a, b) = (name(person, fold), name(other, fold));
+            plain += &format!("{a} {b} -1\n");
+            lfw += &format!("P{person}\t{}\tP{other}\t{}\n", fold + 1, fold + 1);
+            different += &format!("{a} 0\n{b} 0\n");
+        }
+    }
+    let mut found = Vec::new();
+    for (file, text) in [("plain.txt", plain), ("lfw.txt", lfw), ("calfw.txt", same + &different)] {
+        std::fs::write(faces.path(file), text).unwrap();
+        let run = out.path().join(file);
+        faces.train(&run, &[STEP, &["--set", &verification(&faces, file, ", folds = 2")]].concat());
+        let report = json(&run.join("eval/v.step-1.json"));
+        found.push((report["metrics"].clone(), report["details"]["intervals"].clone()));
+    }
+    assert_eq!(found[0], found[2]);
+    assert_eq!(found[0].0, found[1].0);
+    assert!(found[1].1.as_str().unwrap().contains("person"), "LFW names people: {:?}", found[1].1);
+}
+
+#[test]
 fn an_evaluation_does_not_replace_what_training_measured() {
     let faces = Faces::new(6, 3);
     let out = TempDir::new().unwrap();

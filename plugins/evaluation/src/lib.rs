@@ -7,6 +7,7 @@ pub mod commands;
 mod defaults;
 mod embedding;
 mod likeness;
+mod pair_forms;
 mod pairs;
 pub mod protocol;
 mod reading;

@@ -1,5 +1,6 @@
-//! Lists of pairs of pictures: `a b 1` for one person, `a b -1` for two.
+//! Lists of pairs of pictures, of which each picture stands there once.
 
+use crate::pair_forms::parse;
 use mtl_component::files::read_text;
 use mtl_component::{Result, mistake};
 use mtl_faces::list;
@@ -7,69 +8,68 @@ use mtl_faces::made::Pair;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The pictures, each once, and the pairs as indices into them. Blank lines and lines that start with `#` do not count.
+/// What a list of pairs names.
+pub(crate) struct Listed {
+    /// The pictures.
+    pub files: Vec<PathBuf>,
+    /// The pairs, as places among them.
+    pub pairs: Vec<Pair>,
+    /// A number for the person of each picture, where the form of the list tells people.
+    pub people: Option<Vec<i64>>,
+}
+
+/// Reads a list of any form. Blank lines and lines that start with `#` do not count.
 ///
 /// # Errors
 /// A mistake that names faulty lines, files that are not there, and pairs that are listed as both kinds.
-pub(crate) fn read(path: &Path, root: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)> {
+pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
     let text = match read_text(path, list::MAX_BYTES) {
         Ok(text) => text,
         Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
     };
-    if let Some(form) = other_form(&text) {
-        mistake!("the list of pairs {} cannot be used: {form}", path.display());
-    }
-    let (mut files, mut pairs, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let (entries, faults) = parse(&text);
+    let place = |line: Option<usize>| match line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    };
+    let mut faults: Vec<String> = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
+    let (mut files, mut pairs, mut people) = (Vec::new(), Vec::new(), Vec::new());
     let mut known: HashMap<PathBuf, usize> = HashMap::new();
+    let mut names: HashMap<String, i64> = HashMap::new();
     let mut lines: HashMap<(usize, usize), (usize, bool)> = HashMap::new();
     let (mut repeated, mut alone) = (Vec::new(), Vec::new());
-    for (number, line) in text.lines().enumerate().filter(|(_, l)| counts(l)) {
-        let place = format!("{}:{}", path.display(), number + 1);
-        let Some([a, b, same]) = list::fields(line, 1).and_then(|fields| <[&str; 3]>::try_from(fields).ok()) else {
-            let hint = if line.contains(',') { ": they are separated by tabs or blanks, not by commas" } else { "" };
-            let found = line.split_whitespace().count();
-            faults.push(format!("{place}: expected `a b 1` or `a b -1`, found {found} fields{hint}"));
-            continue;
-        };
-        let same = match same {
-            "1" => true,
-            "-1" | "0" => false,
-            other => {
-                faults.push(format!("{place}: expected 1 (same) or -1 (different), found {other:?}"));
-                continue;
-            }
-        };
-        if !line.contains('\t') && b.contains(char::is_whitespace) {
-            let found = line.split_whitespace().count();
-            faults.push(format!(
-                "{place}: expected `a b 1` or `a b -1`, found {found} fields: where names hold blanks, separate by tabs"
-            ));
-            continue;
-        }
-        let mut index = |name: &str| {
+    for entry in entries {
+        let here = place(Some(entry.line));
+        let mut index = |name: &str, person: Option<&String>| {
             let file = root.join(name);
             *known.entry(list::tidy(&file)).or_insert_with(|| {
                 if !file.is_file() {
-                    faults.push(format!("{place}: there is no file {}", file.display()));
+                    faults.push(format!("{here}: there is no file {}", file.display()));
                 }
                 files.push(file);
+                let next = names.len() as i64;
+                people.push(person.map(|name| *names.entry(name.clone()).or_insert(next)));
                 files.len() - 1
             })
         };
-        let (a, b) = (index(a), index(b));
+        let [one, other] = match &entry.people {
+            Some([one, other]) => [Some(one), Some(other)],
+            None => [None, None],
+        };
+        let (a, b) = (index(&entry.a, one), index(&entry.b, other));
         if a == b {
-            alone.push(place.clone());
+            alone.push(here.clone());
         }
         match lines.get(&(a.min(b), a.max(b))) {
-            Some((first, before)) if *before != same => {
-                faults.push(format!("{place}: line {} says the opposite of the same two pictures", first + 1));
+            Some((first, before)) if *before != entry.same => {
+                faults.push(format!("{here}: line {first} says the opposite of the same two pictures"));
             }
-            Some(_) => repeated.push(place),
+            Some(_) => repeated.push(here),
             None => {
-                lines.insert((a.min(b), a.max(b)), (number, same));
+                lines.insert((a.min(b), a.max(b)), (entry.line, entry.same));
             }
         }
-        pairs.push(Pair { a, b, same });
+        pairs.push(Pair { a, b, same: entry.same });
     }
     list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
     if pairs.is_empty() {
@@ -81,32 +81,7 @@ pub(crate) fn read(path: &Path, root: &Path) -> Result<(Vec<PathBuf>, Vec<Pair>)
             tracing::warn!("{} {what}, such as {first}", found.len());
         }
     }
-    Ok((files, pairs))
-}
-
-fn counts(line: &str) -> bool {
-    let line = line.trim();
-    !line.is_empty() && !line.starts_with('#')
-}
-
-/// Which other form a list has, and what to do, if it is one of those that are often met.
-fn other_form(text: &str) -> Option<String> {
-    let number = |field: &str| field.parse::<u32>().is_ok();
-    let rows: Vec<Vec<&str>> =
-        text.lines().filter(|line| counts(line)).take(20).map(|line| line.split_whitespace().collect()).collect();
-    let header = rows.first().is_some_and(|row| row.len() <= 2 && row.iter().all(|field| number(field)));
-    let of_lfw = |row: &Vec<&str>| match row[..] {
-        [name, a, b] => !number(name) && number(a) && number(b),
-        [a, first, b, second] => !number(a) && number(first) && !number(b) && number(second),
-        _ => false,
-    };
-    let body = if header { rows.get(1..)? } else { &rows[..] };
-    (!body.is_empty() && body.iter().all(of_lfw)).then(|| {
-        "it has the form of LFW's pairs.txt (`name number number` or `name number name number`, with folds of same and then \
-         different pairs). Write a line `name/name_0001.jpg name/name_0002.jpg 1` for each pair, in the same order, with -1 for \
-         different people"
-            .to_owned()
-    })
+    Ok(Listed { files, pairs, people: people.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -121,7 +96,7 @@ mod tests {
         let path = dir.path().join("pairs.txt");
         std::fs::write(&path, text).unwrap();
         match read(&path, dir.path()) {
-            Ok((files, pairs)) => format!("{} files, {} pairs", files.len(), pairs.len()),
+            Ok(found) => format!("{} files, {} pairs", found.files.len(), found.pairs.len()),
             Err(e) => e.to_string(),
         }
     }
@@ -138,8 +113,8 @@ mod tests {
             ("a.jpg,b.jpg,1\n", "not by commas"),
             ("a.jpg gone.jpg 1\n", "there is no file"),
             ("a.jpg b.jpg 2\n", "found \"2\""),
-            ("10 300\nAnn_Ames 1 2\nAnn_Ames 1 Bob_Bell 1\n", "LFW's pairs.txt"),
-            ("10\t300\nAnn_Ames\t1\t2\n", "LFW's pairs.txt"),
+            ("10 300\nAnn_Ames 1 2\nAnn_Ames 1 Bob_Bell 1\n", "pairs.txt: its first line promises 6000 pairs"),
+            ("Ann_Ames\t1\t2\n", "pairs.txt:1: there is no file"),
             ("", "are empty"),
         ] {
             let found = told(text);

@@ -1,6 +1,6 @@
 use crate::defaults;
 use crate::embedding::Embedding;
-use crate::pairs;
+use crate::pairs::{self, Listed};
 use crate::protocol::{self, Convention, FlipTest, FoldChoice, INDEPENDENT, PairReport, Reading, ReportSettings, Rule};
 use mtl_component::{
     Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
@@ -160,8 +160,14 @@ impl Verification {
             return Ok(Pairs { pictures: Pictures::Made(collection), pairs, labels: Some(labels) });
         }
         let Some(path) = &self.pairs else { mistake!("no pairs are given: name a list as `pairs`, or `made` faces") };
-        let (files, pairs) = pairs::read(path, &list::root(path, self.root.as_deref()))?;
-        let labels = self.list.as_ref().map(|list| self.labels(list, &files)).transpose()?;
+        let Listed { files, pairs, people } = pairs::read(path, &list::root(path, self.root.as_deref()))?;
+        let named = |people: Vec<i64>| {
+            people.into_iter().map(|identity| Some(Label { identity, age: None, gender: -1 })).collect()
+        };
+        let labels = match &self.list {
+            Some(list) => Some(self.labels(list, &files)?),
+            None => people.map(named),
+        };
         let data = Pairs { pictures: Pictures::Files(files), pairs, labels };
         self.agrees(&data)?;
         Ok(data)
