@@ -22,14 +22,15 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MAGIC: u32 = 0xced7_230a;
 /// The bits of a length; those above are the kind of the part.
 const LENGTH_BITS: u32 = 29;
 /// The longest record, which is the longest that the format can hold.
 const MAX_RECORD: usize = (1 << LENGTH_BITS) - 1;
-/// What is read at once in the hope that it holds the whole record.
-const GUESS: usize = 16 << 10;
+/// The least and the most that is read at once in the hope that it holds the whole record.
+const GUESS: [usize; 2] = [512, 64 << 10];
 
 /// The records of a file by key. They are read where they are asked for, by any number of threads; a file that becomes
 /// shorter meanwhile is an error.
@@ -40,6 +41,8 @@ pub struct Records {
     bytes: u64,
     /// Key and offset, by key.
     index: Vec<(i64, u64)>,
+    /// How much is read at once: what most of the records so far would have needed.
+    guess: AtomicUsize,
 }
 
 impl Records {
@@ -58,7 +61,13 @@ impl Records {
             Ok(opened) => opened,
             Err(e) => mistake!("cannot open the records {}: {e}", path.display()),
         };
-        let mut records = Self { path: path.to_owned(), file, bytes: metadata.len(), index: Vec::new() };
+        let mut records = Self {
+            path: path.to_owned(),
+            file,
+            bytes: metadata.len(),
+            index: Vec::new(),
+            guess: AtomicUsize::new(8 << 10),
+        };
         let beside = path.with_extension("idx");
         records.index = match beside.is_file() {
             true => index::read(&beside, path, records.bytes)?,
@@ -131,7 +140,8 @@ impl Records {
         loop {
             let first = into.is_empty() && at == offset;
             let start = into.len();
-            let room = GUESS.min(usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX));
+            let guess = self.guess.load(Ordering::Relaxed);
+            let room = guess.min(usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX));
             if room < 8 {
                 mistake!("at byte {at}: the file ends, and a part of the record should begin there: the file was cut");
             }
@@ -150,6 +160,7 @@ impl Records {
             if start + length > MAX_RECORD {
                 mistake!("at byte {at}: the record is longer than {MAX_RECORD} bytes");
             }
+            self.learn(8 + length, guess);
             // The head goes, and what lies behind the part.
             let got = (room - 8).min(length);
             into.copy_within(start + 8..start + 8 + got, start);
@@ -214,6 +225,12 @@ impl Records {
         let (kind, length) = head(&bytes, at)?;
         self.holds(at, length)?;
         Ok((kind, length))
+    }
+
+    /// Follows the largest of the recent parts, so that few need a second read and little is read for nothing.
+    fn learn(&self, needed: usize, guess: usize) {
+        let next = if needed > guess { needed } else { guess - (guess - needed) / 32 };
+        self.guess.store(next.clamp(GUESS[0], GUESS[1]), Ordering::Relaxed);
     }
 
     /// Checks that a part that begins at an offset lies within the file.
