@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::{self, Lock, Scratch};
-use crate::{fetch, unpack};
+use crate::{fetch, needs, unpack};
 
 /// The folder of the headers in the cache.
 const HEADERS: &str = "cuda-headers-13.0";
@@ -50,7 +50,7 @@ fn headers(cache: &Path, fetch: impl FnOnce(&Path) -> Result<Vec<PathBuf>>) -> R
 
 fn compile(root: &Path, libtorch: &Path, headers: &Path, out: &Path) -> Result<()> {
     let sources = root.join("core/torch/csrc");
-    let compiler = std::env::var("CXX").ok().filter(|value| !value.trim().is_empty()).unwrap_or_else(|| "c++".into());
+    let compiler = needs::compiler().unwrap_or_else(|| "c++".into());
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or("c++"));
     command.args(words).args(["-std=c++17", "-O2", "-w", "-fPIC", "-shared", "-D_GLIBCXX_USE_CXX11_ABI=1"]);

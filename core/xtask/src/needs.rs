@@ -8,12 +8,17 @@ use crate::fault::UserFault;
 
 /// Fails with one message that lists every missing need. Python is needed only for a download.
 pub fn check(download: bool) -> Result<()> {
-    let cxx = std::env::var("CXX").ok().filter(|value| !value.trim().is_empty());
+    let cxx = compiler();
     let missing = missing(&runs, cxx.as_deref(), download);
     if missing.is_empty() {
         return Ok(());
     }
     Err(UserFault(format!("the set-up needs what this machine lacks:\n  - {}", missing.join("\n  - "))).into())
+}
+
+/// The C++ compiler that CXX names: it may be a wrapper and options, such as `ccache g++ -pipe`.
+pub fn compiler() -> Option<String> {
+    std::env::var("CXX").ok().filter(|value| !value.trim().is_empty())
 }
 
 /// The libtorch that is fetched exists for one platform only.
@@ -51,7 +56,6 @@ fn missing(runs: &dyn Fn(&[&str]) -> bool, cxx: Option<&str>, download: bool) ->
 
 fn compiler_fault(runs: &dyn Fn(&[&str]) -> bool, cxx: Option<&str>) -> Option<String> {
     if let Some(cxx) = cxx {
-        // CXX may hold a wrapper and options, such as `ccache g++ -pipe`.
         let command: Vec<&str> = cxx.split_whitespace().chain(["--version"]).collect();
         return (!runs(&command)).then(|| {
             format!("a C++ compiler: CXX is `{cxx}`, which does not run; point CXX at a working compiler or unset it")

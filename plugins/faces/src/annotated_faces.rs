@@ -143,10 +143,7 @@ impl DatasetConfig for AnnotatedFaces {
         }
         let ranges: Vec<Range<usize>> = parts.iter().map(|(range, _)| range.clone()).collect();
         let (identities, labels) = list::labels_of(&faces, &ranges, self.shared_ids);
-        let place = |i: usize| {
-            let part = ranges.iter().position(|part| part.contains(&i)).unwrap_or(0);
-            format!("{}:{}", lists[part].display(), faces[i].line)
-        };
+        let place = |i: usize| format!("{}:{}", lists[part_of(&ranges, i)].display(), faces[i].line);
         list::contradictions(&faces, &|i| labels[i].identity, &place, lists.len() > 1 && !self.shared_ids)?;
         if identities.len() < 2 {
             mistake!(
@@ -266,11 +263,16 @@ enum Pictures {
 
 /// Where a picture is named.
 fn place(faces: &Pictures, parts: &[Range<usize>], lists: &[PathBuf], index: usize) -> String {
-    let part = parts.iter().position(|part| part.contains(&index)).unwrap_or(0);
+    let list = lists[part_of(parts, index)].display();
     match faces {
-        Pictures::Listed(faces) => format!("{}:{}", lists[part].display(), faces[index].line),
-        Pictures::Packed(images) => format!("{}, record {}", lists[part].display(), images[index].key),
+        Pictures::Listed(faces) => format!("{list}:{}", faces[index].line),
+        Pictures::Packed(images) => format!("{list}, record {}", images[index].key),
     }
+}
+
+/// The part that a sample belongs to.
+fn part_of(parts: &[Range<usize>], index: usize) -> usize {
+    parts.iter().position(|part| part.contains(&index)).unwrap_or(0)
 }
 
 /// The most unreadable pictures that are named of those before one that can be read.
@@ -292,11 +294,6 @@ struct Faces {
 }
 
 impl Faces {
-    /// The part that a sample belongs to: within it the next picture is sought, so that shares hold.
-    fn part(&self, index: usize) -> usize {
-        self.parts.iter().position(|part| part.contains(&index)).unwrap_or(0)
-    }
-
     /// One picture, from its file or its record. What was missing from the start is not looked for again.
     fn read(&self, part: usize, at: usize) -> Result<Picture> {
         match (&self.faces, &self.packed[part]) {
@@ -315,7 +312,8 @@ impl Faces {
 
     /// The picture, its number, and why those before it could not be read.
     fn picture(&self, index: usize) -> Result<(usize, Picture, Vec<String>)> {
-        let part = self.part(index);
+        // Within its part the next picture is sought, so that shares hold.
+        let part = part_of(&self.parts, index);
         let (range, list) = (&self.parts[part], &self.lists[part]);
         let place = |at: usize| place(&self.faces, &self.parts, &self.lists, at);
         let (mut at, mut skipped) = (index, Vec::new());

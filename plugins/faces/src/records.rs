@@ -95,13 +95,7 @@ impl FaceRecords {
     /// # Errors
     /// A mistake if there is none.
     pub fn bytes(&self, key: i64) -> Result<Vec<u8>> {
-        let mut payload = Vec::new();
-        self.records.read(key, &mut payload)?;
-        let told = || format!("the record {key} of {}", self.path().display());
-        match Header::split(&payload).with_context(told)? {
-            (_, []) => mistake!("{} holds labels, and no picture", told()),
-            (_, picture) => Ok(picture.to_vec()),
-        }
+        self.of_picture(key, |bytes| Ok(bytes.to_vec()))
     }
 
     /// The picture of a record.
@@ -109,14 +103,19 @@ impl FaceRecords {
     /// # Errors
     /// A mistake if there is none that can be read.
     pub fn picture(&self, key: i64) -> Result<Picture> {
+        self.of_picture(key, codec::decode)
+    }
+
+    /// What is made of the bytes of a picture, which a thread reads into one buffer again and again.
+    fn of_picture<T>(&self, key: i64, make: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         thread_local!(static PAYLOAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         PAYLOAD.with_borrow_mut(|payload| {
             self.records.read(key, payload)?;
-            let decoded = Header::split(payload).and_then(|(_, picture)| match picture {
+            let made = Header::split(payload).and_then(|(_, picture)| match picture {
                 [] => mistake!("it holds labels, and no picture"),
-                bytes => codec::decode(bytes),
+                bytes => make(bytes),
             });
-            decoded.with_context(|| format!("the record {key} of {}", self.path().display()))
+            made.with_context(|| format!("the record {key} of {}", self.path().display()))
         })
     }
 
