@@ -24,7 +24,11 @@ static STAND_IN: LazyLock<PathBuf> = LazyLock::new(|| {
     let newest = files.iter().cloned().chain(shim).filter_map(|path| changed(&path)).max();
     if changed(&library) <= newest {
         let fresh = out.join(format!("fresh-{}.so", std::process::id()));
-        let mut command = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+        // It may be a wrapper and options, such as `ccache g++ -pipe`.
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+        let mut words = compiler.split_whitespace();
+        let mut command = Command::new(words.next().unwrap_or("c++"));
+        command.args(words);
         command.args(["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-D_GLIBCXX_USE_CXX11_ABI=1"]);
         for include in ["core/torch/csrc/wheel", "core/torch/csrc", ".libtorch/include"] {
             command.arg("-I").arg(root().join(include));

@@ -144,26 +144,42 @@ impl Batch {
 
 /// What the bytes of pictures become, on a device.
 #[derive(Debug, Default)]
-pub struct Tables(Vec<(Normalization, Tensor)>);
+pub struct Tables(Vec<Table>);
+
+/// The floats of all bytes of one normalisation, in one kind of numbers, on one device.
+#[derive(Debug)]
+struct Table {
+    normalization: Normalization,
+    kind: Kind,
+    /// 256 of red, then of green, then of blue.
+    floats: Tensor,
+    /// Where those of each colour begin.
+    colours: Tensor,
+}
 
 impl Tables {
+    fn table(&mut self, normalization: &Normalization, kind: Kind, device: Device) -> Result<&Table> {
+        let fits = |t: &Table| t.normalization == *normalization && t.kind == kind && t.floats.device() == device;
+        let at = match self.0.iter().position(fits) {
+            Some(at) => at,
+            None => {
+                let floats = Tensor::f_from_slice(&normalization.tables().concat())?.f_to_device(device)?;
+                let colours = mtl_torch::arange(3, (Kind::Int, device))?.try_mul_scalar(256)?;
+                let floats = floats.f_to_kind(kind)?;
+                self.0.push(Table { normalization: *normalization, kind, floats, colours });
+                self.0.len() - 1
+            }
+        };
+        Ok(&self.0[at])
+    }
+
     /// The floats of pictures `[n, 3, height, width]` of bytes, channels innermost in memory: bit for bit those of
     /// [`Picture::write`](mtl_component::Picture::write).
     fn floats(&mut self, bytes: &Tensor, normalization: &Normalization, kind: Kind) -> Result<Tensor> {
-        let device = bytes.device();
-        let known = self.0.iter().find(|(of, table)| of == normalization && table.device() == device);
-        let table = match known {
-            Some((_, table)) => table.shallow_clone(),
-            None => {
-                let table = Tensor::f_from_slice(&normalization.tables().concat())?.f_to_device(device)?;
-                self.0.push((*normalization, table.shallow_clone()));
-                table
-            }
-        };
+        let table = self.table(normalization, kind, bytes.device())?;
         let size = bytes.size();
-        let channels = mtl_torch::arange(3, (Kind::Int, device))?.try_mul_scalar(256)?;
-        let places = bytes.f_permute([0, 2, 3, 1])?.f_to_kind(Kind::Int)?.f_add(&channels)?.f_reshape([-1])?;
-        let floats = table.f_to_kind(kind)?.f_index_select(0, &places)?;
+        let places = bytes.f_permute([0, 2, 3, 1])?.f_to_kind(Kind::Int)?.f_add(&table.colours)?.f_reshape([-1])?;
+        let floats = table.floats.f_index_select(0, &places)?;
         Ok(floats.f_view([size[0], size[2], size[3], 3])?.f_permute([0, 3, 1, 2])?)
     }
 }
