@@ -1,5 +1,6 @@
 //! Weights in files: safetensors and PyTorch's own format are read, safetensors are written.
 
+mod old_pytorch;
 pub mod pickle;
 mod pytorch;
 mod rename;
@@ -45,9 +46,8 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Tensors> {
     if bytes.starts_with(pytorch::MAGIC) {
         return pytorch::parse(bytes).map_err(|e| mistaken("file of weights that can be read here", e));
     }
-    if bytes.starts_with(pytorch::OLD_MAGIC) {
-        let old = Error::failure("PyTorch before 1.6 wrote it: load it there and save it again with torch.save");
-        return Err(mistaken("file of weights that can be read here", old));
+    if bytes.starts_with(old_pytorch::MAGIC) {
+        return old_pytorch::parse(bytes).map_err(|e| mistaken("file of weights that can be read here", e));
     }
     let other = left_instead(bytes).or(match bytes {
         [0x1f, 0x8b, ..] => Some("it is compressed by gzip: unpack it first"),

@@ -1,7 +1,8 @@
-//! Weights in the files of `torch.save`: a zip archive of a pickle and one entry for each storage.
+//! Weights in the files of `torch.save` and of TorchScript: a zip archive of a pickle and one entry for each storage.
 
 use super::Tensors;
 use super::pickle::{self, Layout, Storage};
+use mtl_pickle::Pickle;
 use mtl_recipe::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
@@ -11,9 +12,6 @@ use zip::result::ZipError;
 
 /// The first bytes of a zip archive.
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
-
-/// The first bytes of what PyTorch before 1.6 wrote: a pickled number of its own.
-pub(super) const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9];
 
 /// Reads all tensors; nothing of the file is run.
 ///
@@ -34,7 +32,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Tensors> {
     }
     let text = entry(&mut archive, &pickled, &mut left)?.context("the pickle is missing")?;
     let layouts = pickle::tensors(&text).with_context(|| pickled.clone())?;
-    ensure!(!layouts.is_empty(), "it holds no tensors under names");
+    ensure!(!layouts.is_empty(), "it holds no tensors under names{}", instead(&text));
     let mut storages: HashMap<String, (Storage, Tensor)> = HashMap::new();
     let mut out = Tensors::new();
     for (name, layout) in layouts {
@@ -51,6 +49,20 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Tensors> {
     }
     out.sort_keys();
     Ok(out)
+}
+
+/// What a file without tensors that can be named holds, as far as it is known.
+pub(super) fn instead(mut pickle: &[u8]) -> String {
+    let Ok(pickle) = Pickle::read(&mut pickle, 0) else { return String::new() };
+    let others: Vec<String> = pickle.all_named().map(|(module, name)| format!("`{module}.{name}`")).take(5).collect();
+    match others[..] {
+        [] => String::new(),
+        _ => format!(
+            ", and objects of {}. Load it where it was made and save its weights alone: \
+             torch.save(model.state_dict(), \"weights.pth\")",
+            others.join(", ")
+        ),
+    }
 }
 
 /// The bytes of an entry; none if it is not there. Their checksum is compared.
@@ -72,7 +84,7 @@ fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, left: &mut usize) 
 }
 
 /// All numbers of a storage.
-fn numbers(storage: &Storage, data: &[u8]) -> Result<Tensor> {
+pub(super) fn numbers(storage: &Storage, data: &[u8]) -> Result<Tensor> {
     let width = storage.kind.elt_size_in_bytes();
     ensure!(
         Some(data.len()) == storage.count.checked_mul(width),
@@ -84,7 +96,7 @@ fn numbers(storage: &Storage, data: &[u8]) -> Result<Tensor> {
 }
 
 /// The tensor of that layout. It shares the numbers with all others of its storage.
-fn view(layout: &Layout, flat: &Tensor) -> Result<Tensor> {
+pub(super) fn view(layout: &Layout, flat: &Tensor) -> Result<Tensor> {
     let Layout { storage, offset, size, stride } = layout;
     ensure!(size.len() == stride.len(), "{} sizes and {} strides", size.len(), stride.len());
     ensure!(*offset >= 0 && size.iter().chain(stride).all(|n| *n >= 0), "a negative size, stride or offset");
@@ -167,9 +179,17 @@ mod tests {
     }
 
     #[test]
-    fn the_format_before_1_6_is_named() {
-        let text = format!("{:#}", read(&file("old.pth")).unwrap_err());
-        assert!(text.contains("before 1.6"), "{text}");
+    fn the_format_before_1_6_is_read() {
+        let (old, new) = (read(&file("old.pth")).unwrap(), read(&file("kinds.pth")).unwrap());
+        assert_eq!(old.keys().collect::<Vec<_>>(), new.keys().collect::<Vec<_>>());
+        for (name, tensor) in &new {
+            assert_eq!((old[name].kind(), old[name].size()), (tensor.kind(), tensor.size()), "{name}");
+            assert_eq!(values(&old[name]), values(tensor), "{name}");
+        }
+        let bytes = std::fs::read(file("old.pth")).unwrap();
+        for end in 0..bytes.len() {
+            assert!(crate::weights::parse(&bytes[..end], &file("old.pth")).is_err(), "cut at {end}");
+        }
     }
 
     #[test]
