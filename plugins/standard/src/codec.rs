@@ -19,7 +19,7 @@ const MAX_PIXELS: u64 = 1 << 26;
 /// Most scans of a progressive JPEG; cameras and encoders write ten. Each scan costs a pass over all pixels.
 const MAX_SCANS: usize = 100;
 /// The largest file of a picture that is read.
-const MAX_BYTES: u64 = 512 << 20;
+pub const MAX_BYTES: u64 = 512 << 20;
 
 /// Reads a file: JPEG, PNG, BMP or WebP; grey, RGBA and CMYK become RGB, and a rotation that the camera noted is done.
 pub fn read(path: &Path) -> Result<Picture> {

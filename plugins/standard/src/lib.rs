@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod codec;
+pub mod mat;
 pub mod order;
 pub mod records;
 
