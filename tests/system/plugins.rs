@@ -485,6 +485,13 @@ const CASES: &[Case] = &[
         methods: &["describe", "open", "sample", "column", "place", "files"],
     },
     Case {
+        sets: &[
+            "data.faces={ component = \"faces\", size = 16, batch_size = 4, source = { component = \"faulty\", fault = \"FAULT\" } }",
+        ],
+        component: "source/faulty",
+        methods: &["describe", "open", "picture", "file"],
+    },
+    Case {
         sets: &["data.faces.sampler={ component = \"faulty\", fault = \"FAULT\" }"],
         component: "sampler/faulty",
         methods: &["open", "index"],
@@ -753,8 +760,10 @@ fn the_recipes_of_all_examples_train() {
         let out = dir.path().join(&kind);
         let mut args = vec![path.to_str().unwrap(), "--out", out.to_str().unwrap(), "--plugin-path", folder];
         args.extend(["--set", "run.steps=2", "--set", "run.log_every=1"]);
-        if kind != "dataset" {
+        if kind != "dataset" && kind != "source" {
             args.extend(["--set", "data.faces.identities=4", "--set", "data.faces.captures=1"]);
+        }
+        if kind != "dataset" {
             args.extend(["--set", "data.faces.batch_size=8", "--set", "evaluate.verification.count=20"]);
             args.extend([
                 "--set",
@@ -773,5 +782,5 @@ fn the_recipes_of_all_examples_train() {
         }
         trained += 1;
     }
-    assert_eq!(trained, 12);
+    assert_eq!(trained, 13);
 }

@@ -140,6 +140,8 @@ pub enum Example {
     Loss,
     /// Samples of a data stream
     Dataset,
+    /// Pictures that a dataset or an evaluator reads
+    Source,
     /// A change of a picture
     Transform,
     /// The order of samples

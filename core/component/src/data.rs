@@ -3,6 +3,7 @@
 use crate::draw::Draw;
 use crate::picture::{Normalization, Picture};
 use crate::ports::Description;
+use crate::source::OpenSource;
 use indexmap::IndexMap;
 use mtl_recipe::{Result, bail};
 use std::ops::Range;
@@ -71,6 +72,8 @@ pub struct Open<'a> {
     pub dims: &'a IndexMap<String, i64>,
     /// Transforms of the recipe, in order.
     pub transforms: Vec<Arc<dyn Transform>>,
+    /// The pictures of `source`, where the recipe names one.
+    pub source: Option<OpenSource>,
 }
 
 /// An opened dataset and what is known of it.

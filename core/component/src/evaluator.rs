@@ -4,6 +4,7 @@ use crate::cases::Cases;
 use crate::metric::Metric;
 use crate::picture::{Normalization, Picture};
 use crate::report::{ReportCurve, ReportTable};
+use crate::source::{OpenSource, SourceUse};
 use indexmap::IndexMap;
 use mtl_recipe::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use tch::Tensor;
 ///
 /// ```
 /// use mtl_component::{
-///     Better, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture, Report, Result, register,
+///     Better, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator, Picture, Report, Result,
+///     register,
 /// };
 /// # use schemars::JsonSchema;
 /// # use serde::Deserialize;
@@ -36,7 +38,7 @@ use tch::Tensor;
 ///             ..EvaluatorDescription::default()
 ///         })
 ///     }
-///     fn open(&self) -> Result<Box<dyn Evaluator>> {
+///     fn open(&self, _: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
 ///         Ok(Box::new(self.clone()))
 ///     }
 /// }
@@ -64,7 +66,7 @@ pub trait EvaluatorConfig: Send + Sync {
     ///
     /// # Errors
     /// What the user can mend, such as a missing file or a bad line, is a mistake that names the file and the line.
-    fn open(&self) -> Result<Box<dyn Evaluator>>;
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>>;
 
     /// A metric on the cases of a report, each of which counts as often as its weight says; none where they do not
     /// determine it. Whether runs differ is tested with it.
@@ -88,6 +90,15 @@ pub struct EvaluatorDescription {
     pub files: Vec<PathBuf>,
     /// The metrics that a report has, as far as the configuration decides them; the main one first.
     pub metrics: Vec<Metric>,
+    /// Where it has its pictures from.
+    pub source: SourceUse,
+}
+
+/// What an evaluator may use when it is opened.
+#[derive(Clone, Default)]
+pub struct OpenEvaluator {
+    /// The pictures of `source`, where the recipe names one.
+    pub source: Option<OpenSource>,
 }
 
 /// An evaluator with its data.

@@ -10,7 +10,9 @@ use crate::data::{
     TransformDescription,
 };
 use crate::draw::Draw;
-use crate::evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report};
+use crate::evaluator::{
+    Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, OpenEvaluator, ReadPicture, Report,
+};
 use crate::hook::{Hook, HookConfig, HookEvent, RunInfo};
 use crate::host::{from, in_plugin, tell};
 use crate::metric::{Metric, MetricConfig};
@@ -20,6 +22,7 @@ use crate::params::Params;
 use crate::picture::{Normalization, Picture};
 use crate::ports::{Description, Sizes};
 use crate::scheduler::{Scheduler, SchedulerDescription};
+use crate::source::{OpenSource, PictureSource, PictureSourceConfig, SourceDescription};
 use mtl_recipe::error::Site;
 use mtl_recipe::{Code, Error, Result, guarded_with};
 use mtl_torch::ThreadState;
@@ -176,6 +179,44 @@ impl Dataset for Fenced<Arc<dyn Dataset>> {
     }
 }
 
+impl PictureSourceConfig for Fenced<Box<dyn PictureSourceConfig>> {
+    fn describe(&self) -> Result<SourceDescription> {
+        self.call("describe", |inner| inner.describe())
+    }
+
+    fn open(&self) -> Result<OpenSource> {
+        let opened = self.call("open", |inner| inner.open())?;
+        let pictures = Arc::new(Fenced::new(self.of, opened.pictures));
+        Ok(OpenSource { pictures, ..opened })
+    }
+}
+
+impl PictureSource for Fenced<Arc<dyn PictureSource>> {
+    fn picture(&self, index: usize) -> Result<Picture> {
+        self.call("picture", |inner| inner.picture(index))
+    }
+
+    fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.call("encoded", |inner| inner.encoded(index))
+    }
+
+    fn variant(&self, index: usize, column: &str, value: f64) -> Result<Option<Picture>> {
+        self.call("variant", |inner| inner.variant(index, column, value))
+    }
+
+    fn place(&self, index: usize) -> Result<String> {
+        self.call("place", |inner| inner.place(index))
+    }
+
+    fn name(&self, index: usize) -> Result<String> {
+        self.call("name", |inner| inner.name(index))
+    }
+
+    fn file(&self, index: usize) -> Result<Option<&Path>> {
+        fenced(self.of, "file", || self.inner.file(index))
+    }
+}
+
 impl SamplerConfig for Fenced<Box<dyn SamplerConfig>> {
     fn open(&self, data: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>> {
         boxed!(self.of, self.call("open", |inner| inner.open(data, seed)) => dyn Sampler)
@@ -244,8 +285,8 @@ impl EvaluatorConfig for Fenced<Box<dyn EvaluatorConfig>> {
         self.call("describe", |inner| inner.describe())
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        boxed!(self.of, self.call("open", |inner| inner.open()) => dyn Evaluator)
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        boxed!(self.of, self.call("open", |inner| inner.open(open)) => dyn Evaluator)
     }
 
     fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {

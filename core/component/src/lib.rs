@@ -32,6 +32,7 @@ mod rename;
 mod report;
 mod rule;
 mod scheduler;
+mod source;
 pub mod testing;
 
 pub use cases::Cases;
@@ -41,7 +42,9 @@ pub use data::{
     Transform, TransformConfig, TransformDescription,
 };
 pub use draw::Draw;
-pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, ReadPicture, Report, joined};
+pub use evaluator::{
+    Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, OpenEvaluator, ReadPicture, Report, joined,
+};
 pub use fence::Lent;
 pub use hook::{Hook, HookConfig, HookEvent, RunInfo};
 pub use host::tell;
@@ -57,6 +60,7 @@ pub use rename::RenameTable;
 pub use report::{Axis, Cell, ReportCurve, ReportTable};
 pub use rule::{Placed, RecipeView, Rule, checked};
 pub use scheduler::{Scheduler, SchedulerDescription};
+pub use source::{OpenSource, PictureSource, PictureSourceConfig, SourceColumn, SourceDescription, SourceUse};
 
 pub use mtl_recipe::error::Context as ErrorContext;
 pub use mtl_recipe::files;

@@ -1,6 +1,7 @@
 //! Symbolic shapes: what a port expects and gives, and how wiring decides the sizes.
 
 use crate::picture::Normalization;
+use crate::source::SourceUse;
 use indexmap::IndexMap;
 use mtl_recipe::{Error, Result, bail};
 use std::fmt;
@@ -210,6 +211,8 @@ pub struct Description {
     pub one_of: Vec<OneOf>,
     /// For datasets: names of sizes in `[dims]` that are known only once the data is opened.
     pub declares: Vec<&'static str>,
+    /// For datasets: where they have their pictures from.
+    pub source: SourceUse,
 }
 
 /// Optional inputs of which a node wires exactly one.
@@ -238,6 +241,11 @@ impl Description {
     pub fn one_of(mut self, inputs: &[&'static str], what: &'static str) -> Self {
         self.one_of.push(OneOf { inputs: inputs.to_vec(), what });
         self
+    }
+
+    /// Says where a dataset has its pictures from.
+    pub fn source(self, source: SourceUse) -> Self {
+        Self { source, ..self }
     }
 
     /// Names sizes that the opened data decides.

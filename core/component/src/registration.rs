@@ -9,6 +9,7 @@ use crate::metric::MetricConfig;
 use crate::module::ModuleConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::scheduler::Scheduler;
+use crate::source::PictureSourceConfig;
 use mtl_recipe::{ConfigValue, DecodeError, Result, decode, guarded, schema_of};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -67,7 +68,9 @@ macro_rules! kinds {
 kinds! {
     /// Samples of a data stream.
     Dataset "dataset" at "data.*",
-        keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "sampler", "transforms"];
+        keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "source", "sampler", "transforms"];
+    /// Pictures that a dataset or an evaluator reads.
+    Source "source" at "data.*.source", keys ["component"];
     /// A change of a picture on its way into a batch.
     Transform "transform" at "data.*.transforms", keys ["component"];
     /// The order of samples.
@@ -85,7 +88,7 @@ kinds! {
     /// A number computed from the cases that an evaluator measured.
     Metric "metric" at "evaluate.*.metrics", keys ["component"];
     /// A measurement of the model on data of its own.
-    Evaluator "evaluator" at "evaluate.*", keys ["component", "every", "optional", "metrics"];
+    Evaluator "evaluator" at "evaluate.*", keys ["component", "every", "optional", "source", "metrics"];
     /// An observer of a training run.
     Hook "hook" at "hook.*", keys ["component"];
 }
@@ -97,6 +100,13 @@ impl ComponentKind {
             let place: Vec<&str> = kind.place().split('.').collect();
             place.len() == path.len() && place.iter().zip(path).all(|(p, key)| *p == "*" || p == key)
         };
+        // Evaluators read sources as data streams do.
+        if let [section, _, key] = path
+            && section == "evaluate"
+            && key == "source"
+        {
+            return Some(Self::Source);
+        }
         Self::ALL.iter().find(fits).copied()
     }
 }
@@ -182,6 +192,7 @@ fn decoded<T: Configuration>(of: Whose, node: &ConfigValue) -> Decoded<T> {
 factories! {
     module Module ModuleConfig;
     dataset Dataset DatasetConfig;
+    source Source PictureSourceConfig;
     transform Transform TransformConfig;
     sampler Sampler SamplerConfig;
     optimizer Optimizer OptimizerConfig;
@@ -247,6 +258,7 @@ macro_rules! register {
     (Function, $($rest:tt)*) => { $crate::register!(@with module Function "function", $($rest)*); };
     (Loss, $($rest:tt)*) => { $crate::register!(@with module Loss "loss", $($rest)*); };
     (Dataset, $($rest:tt)*) => { $crate::register!(@with dataset Dataset "dataset", $($rest)*); };
+    (Source, $($rest:tt)*) => { $crate::register!(@with source Source "source", $($rest)*); };
     (Transform, $($rest:tt)*) => { $crate::register!(@with transform Transform "transform", $($rest)*); };
     (Sampler, $($rest:tt)*) => { $crate::register!(@with sampler Sampler "sampler", $($rest)*); };
     (Optimizer, $($rest:tt)*) => { $crate::register!(@with optimizer Optimizer "optimizer", $($rest)*); };

@@ -7,7 +7,6 @@ pub mod commands;
 mod defaults;
 mod embedding;
 mod likeness;
-mod pair_forms;
 mod pairs;
 pub mod protocol;
 mod reading;

@@ -1,10 +1,9 @@
 //! Lists of pairs of pictures, of which each picture stands there once.
 
-use crate::pair_forms::parse;
-use mtl_component::files::read_text;
 use mtl_component::{Result, mistake};
 use mtl_faces::list;
-use mtl_faces::made::Pair;
+use mtl_faces::pair_forms::{self, Entry};
+use mtl_faces::pairs::Pair;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +13,24 @@ pub(crate) struct Listed {
     pub files: Vec<PathBuf>,
     /// The pairs, as places among them.
     pub pairs: Vec<Pair>,
-    /// A number for the person of each picture, where the form of the list tells people.
-    pub people: Option<Vec<i64>>,
+    /// A number for the person of each picture, and the age in years, where the form of the list tells people.
+    pub people: Option<Vec<(i64, Option<f32>)>>,
+}
+
+/// The pairs of a file of any form, if none of them is faulty.
+///
+/// # Errors
+/// A mistake that names faulty lines.
+pub(crate) fn entries(path: &Path) -> Result<Vec<Entry>> {
+    let (entries, faults) = pair_forms::read(path)?;
+    let place =
+        |line: Option<usize>| line.map_or(path.display().to_string(), |line| format!("{}:{line}", path.display()));
+    let faults = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
+    list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
+    if entries.is_empty() {
+        mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
+    }
+    Ok(entries)
 }
 
 /// Reads a list of any form. Blank lines and lines that start with `#` do not count.
@@ -23,24 +38,17 @@ pub(crate) struct Listed {
 /// # Errors
 /// A mistake that names faulty lines, files that are not there, and pairs that are listed as both kinds.
 pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
-    let text = match read_text(path, list::MAX_BYTES) {
-        Ok(text) => text,
-        Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
-    };
-    let (entries, faults) = parse(&text);
-    let place = |line: Option<usize>| match line {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    };
-    let mut faults: Vec<String> = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
+    let entries = entries(path)?;
+    let place = |line: usize| format!("{}:{line}", path.display());
+    let mut faults: Vec<String> = Vec::new();
     let (mut files, mut pairs, mut people) = (Vec::new(), Vec::new(), Vec::new());
     let mut known: HashMap<PathBuf, usize> = HashMap::new();
     let mut names: HashMap<String, i64> = HashMap::new();
     let mut lines: HashMap<(usize, usize), (usize, bool)> = HashMap::new();
     let (mut repeated, mut alone) = (Vec::new(), Vec::new());
     for entry in entries {
-        let here = place(Some(entry.line));
-        let mut index = |name: &str, person: Option<&String>| {
+        let here = place(entry.line);
+        let mut index = |name: &str, person: Option<&String>, age: Option<f32>| {
             let file = root.join(name);
             *known.entry(list::tidy(&file)).or_insert_with(|| {
                 if !file.is_file() {
@@ -48,7 +56,7 @@ pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
                 }
                 files.push(file);
                 let next = names.len() as i64;
-                people.push(person.map(|name| *names.entry(name.clone()).or_insert(next)));
+                people.push(person.map(|name| (*names.entry(name.clone()).or_insert(next), age)));
                 files.len() - 1
             })
         };
@@ -56,7 +64,8 @@ pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
             Some([one, other]) => [Some(one), Some(other)],
             None => [None, None],
         };
-        let (a, b) = (index(&entry.a, one), index(&entry.b, other));
+        let age = |side: usize| entry.ages.map(|ages| ages[side]);
+        let (a, b) = (index(&entry.a, one, age(0)), index(&entry.b, other, age(1)));
         if a == b {
             alone.push(here.clone());
         }
@@ -72,9 +81,6 @@ pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
         pairs.push(Pair { a, b, same: entry.same });
     }
     list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
-    if pairs.is_empty() {
-        mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
-    }
     for (found, what) in [(alone, "pairs are of a picture with itself"), (repeated, "pairs are listed more than once")]
     {
         if let Some(first) = found.first() {

@@ -1,6 +1,6 @@
 use mtl_component::{
-    Better, Draw, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture, Report, Result,
-    mistake, register,
+    Better, Draw, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator, Picture, Report,
+    Result, mistake, register,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -41,7 +41,7 @@ impl EvaluatorConfig for NoiseLength {
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
+    fn open(&self, _: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
         Ok(Box::new(self.clone()))
     }
 }

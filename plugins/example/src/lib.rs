@@ -13,6 +13,7 @@ mod metric;
 mod optimizer;
 mod sampler;
 mod scheduler;
+mod source;
 mod transform;
 
 mtl_component::export_plugin!();

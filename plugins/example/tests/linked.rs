@@ -8,7 +8,7 @@ fn a_plugin_can_be_linked_in() {
     let registry = Registry::built_in().unwrap();
     let found = registry.find(ComponentKind::Loss, "log_cosh").unwrap();
     assert_eq!(registry.provider(found), Some(&Provider::BuiltIn { krate: "example-plugin".into() }));
-    assert_eq!(registry.all().len(), 12);
+    assert_eq!(registry.all().len(), 13);
     assert!(registry.plugins().is_empty());
 }
 
@@ -19,6 +19,7 @@ fn the_guide_shows_these_files() {
         include_str!("../src/decomposition.rs"),
         include_str!("../src/loss.rs"),
         include_str!("../src/dataset.rs"),
+        include_str!("../src/source.rs"),
         include_str!("../src/hook.rs"),
     ] {
         let (shown, _) = source.split_once("\n#[cfg(test)]").unwrap();

@@ -1,7 +1,7 @@
 //! What data on the disk is: record files, lists, folders of pictures.
 
 use crate::list;
-use crate::records::FaceRecords;
+use crate::records::{FaceRecords, RECORD_MAGIC};
 use crate::source::files;
 use mtl_component::files::read_bounded;
 use mtl_component::{ErrorContext as _, Result, mistake};
@@ -10,9 +10,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// The bytes that every record begins with.
-const RECORD: [u8; 4] = [0x0a, 0x23, 0xd7, 0xce];
 
 /// What is looked at.
 #[derive(Debug, clap::Args)]
@@ -62,7 +59,7 @@ impl Inspect {
             && path.read_dir().is_ok_and(|entries| {
                 entries.filter_map(|entry| Some(entry.ok()?.path())).any(|p| p.extension().is_some_and(|e| e == "rec"))
             });
-        if packed || (path.is_file() && begins_with(path, &RECORD)?) {
+        if packed || (path.is_file() && begins_with(path, &RECORD_MAGIC)?) {
             return self.records(path);
         }
         if self.key.is_some() {

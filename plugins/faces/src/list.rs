@@ -8,7 +8,6 @@ use crate::label::Label;
 use mtl_component::files::{read_bounded, read_text};
 use mtl_component::{ErrorContext as _, Result, mistake};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 /// Oldest age that a list may hold.
@@ -84,67 +83,71 @@ pub fn missing(faces: &[Face], list: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Looks for what contradicts itself in pictures, of each of which `person` gives the number and `place` its line.
+/// A picture and what is said of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// The source that says it: the place of its list among several.
+    pub source: usize,
+    /// The picture.
+    pub file: &'a Path,
+    /// The identity as written.
+    pub identity: &'a str,
+    /// What is known, with the number of the identity.
+    pub label: Label,
+}
+
+/// Looks for what contradicts itself in what is said of pictures, of each of which `place` gives the line. Of several
+/// sources only that is told in which they contradict each other.
 ///
 /// # Errors
-/// A mistake if one file is of two people. Other contradictions are warned of: one file with two ages or genders, one
-/// person of two genders, and numbers of people that differ in their leading zeros only.
-pub fn contradictions(
-    faces: &[Face],
-    person: &dyn Fn(usize) -> i64,
-    place: &dyn Fn(usize) -> String,
-    several_lists: bool,
+/// A mistake if one file is of two people. Other contradictions are warned of: one file with two ages or genders, and one
+/// person of two genders.
+pub fn contradictions<'a>(
+    said: impl Iterator<Item = Said<'a>>,
+    place: &dyn Fn(usize) -> Result<String>,
+    several: bool,
 ) -> Result<()> {
-    let mut first_of: HashMap<PathBuf, usize> = HashMap::with_capacity(faces.len());
-    let mut gender_of: HashMap<i64, usize> = HashMap::new();
+    let mut first_of: HashMap<PathBuf, (usize, Said<'a>)> = HashMap::new();
+    let mut gender_of: HashMap<i64, (usize, Said<'a>)> = HashMap::new();
     let (mut people, mut labels, mut genders) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, face) in faces.iter().enumerate() {
-        let first = *first_of.entry(tidy(&face.file)).or_insert(i);
-        let before = &faces[first];
-        if person(first) != person(i) {
+    for (i, here) in said.enumerate() {
+        let counts = |before: &Said<'_>| !several || before.source != here.source;
+        let (first, before) = *first_of.entry(tidy(here.file)).or_insert((i, here));
+        let shown = here.file.display();
+        if counts(&before) && before.label.identity != here.label.identity {
             people.push(format!(
-                "{}: {} is of `{}` here and of `{}` at {}",
-                place(i),
-                face.file.display(),
-                face.identity,
+                "{}: {shown} is of `{}` here and of `{}` at {}",
+                place(i)?,
+                here.identity,
                 before.identity,
-                place(first)
+                place(first)?
             ));
-        } else if before.age != face.age || before.gender != face.gender {
+        } else if counts(&before) && (before.label.age, before.label.gender) != (here.label.age, here.label.gender) {
             labels.push(format!(
-                "{} with {} at {} and with {} at {}",
-                face.file.display(),
-                known_text(before),
-                place(first),
-                known_text(face),
-                place(i)
+                "{shown} with {} at {} and with {} at {}",
+                known_text(&before.label),
+                place(first)?,
+                known_text(&here.label),
+                place(i)?
             ));
         }
-        if face.gender >= 0 {
-            let known = *gender_of.entry(person(i)).or_insert(i);
-            if faces[known].gender != face.gender {
+        if here.label.gender >= 0 {
+            let (known, before) = *gender_of.entry(here.label.identity).or_insert((i, here));
+            if counts(&before) && before.label.gender != here.label.gender {
                 genders.push(format!(
                     "the person `{}` with gender {} at {} and {} at {}",
-                    face.identity,
-                    faces[known].gender,
-                    place(known),
-                    face.gender,
-                    place(i)
+                    here.identity,
+                    before.label.gender,
+                    place(known)?,
+                    here.label.gender,
+                    place(i)?
                 ));
             }
         }
     }
-    if let Some(last) = people.last_mut().filter(|_| several_lists) {
-        last.push_str(
-            "\nEach list numbers its own people; say `shared_ids = true` if a name means the same person in all lists",
-        );
-    }
     report(people, "one picture is of two people")?;
     warn(&labels, "a file is listed again with another age or gender, and both lines are used as they are");
     warn(&genders, "a person has two genders, and the labels are used as they are");
-    // Lists with people of their own may write them as they like.
-    let zeros = if several_lists { Vec::new() } else { unlike_zeros(faces) };
-    warn(&zeros, "ids that differ in leading zeros alone count as different people");
     Ok(())
 }
 
@@ -156,12 +159,16 @@ fn warn(found: &[String], what: &str) {
 }
 
 /// Age and gender in words.
-fn known_text(face: &Face) -> String {
-    let age = face.age.map_or("no age".to_owned(), |age| format!("age {age}"));
-    if face.gender < 0 { format!("{age}, no gender") } else { format!("{age}, gender {}", face.gender) }
+fn known_text(label: &Label) -> String {
+    let age = label.age.map_or("no age".to_owned(), |age| format!("age {age}"));
+    if label.gender < 0 { format!("{age}, no gender") } else { format!("{age}, gender {}", label.gender) }
 }
 
-/// Numbers that are written in several ways.
+/// Warns of numbers of people that are written in several ways.
+pub fn warn_of_zeros(faces: &[Face]) {
+    warn(&unlike_zeros(faces), "ids that differ in leading zeros alone count as different people");
+}
+
 fn unlike_zeros(faces: &[Face]) -> Vec<String> {
     let mut written: HashMap<i128, &str> = HashMap::new();
     let mut found = Vec::new();
@@ -292,7 +299,10 @@ fn start(text: &str) -> String {
 
 /// The identities in the order of their labels: numbers by value if all are numbers, else names by letter.
 pub fn identities<'f>(faces: impl IntoIterator<Item = &'f Face>) -> Vec<String> {
-    let mut names: Vec<&str> = faces.into_iter().map(|f| f.identity.as_str()).collect();
+    ordered(faces.into_iter().map(|face| face.identity.as_str()).collect())
+}
+
+fn ordered(mut names: Vec<&str>) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     let numbers: Option<Vec<i128>> = names.iter().map(|n| n.parse().ok()).collect();
@@ -306,29 +316,32 @@ pub fn identities<'f>(faces: impl IntoIterator<Item = &'f Face>) -> Vec<String> 
 
 /// The identities, and what is known of each picture with its identity's number.
 pub fn labels(faces: &[Face]) -> (Vec<String>, Vec<Label>) {
-    labels_of(faces, &[], true)
+    let people = identities(faces);
+    let numbers: HashMap<&str, i64> = people.iter().map(String::as_str).zip(0..).collect();
+    let label = |face: &Face| Label { identity: numbers[face.identity.as_str()], age: face.age, gender: face.gender };
+    let labels = faces.iter().map(label).collect();
+    (people, labels)
 }
 
-/// The same of several lists, whose pictures are these ranges. Either a name means the same person in all of them, or each
-/// list has people of its own; then those of the second list and the later ones have its number, from 1, before their
-/// names.
-pub fn labels_of(faces: &[Face], lists: &[Range<usize>], shared: bool) -> (Vec<String>, Vec<Label>) {
-    let whole: Vec<Range<usize>> = std::iter::once(0..faces.len()).collect();
-    let lists = if shared { whole.as_slice() } else { lists };
-    let mut names: Vec<String> = Vec::new();
-    let mut labels: Vec<Label> = Vec::with_capacity(faces.len());
-    for (list, range) in lists.iter().enumerate() {
-        let own = identities(&faces[range.clone()]);
-        let first = names.len() as i64;
-        let numbers: HashMap<&str, i64> = own.iter().map(String::as_str).zip(first..).collect();
-        labels.extend(faces[range.clone()].iter().map(|f| Label {
-            identity: numbers[f.identity.as_str()],
-            age: f.age,
-            gender: f.gender,
-        }));
-        names.extend(own.into_iter().map(|name| if list == 0 { name } else { format!("{list}:{name}") }));
+/// The people of several sources together, and the numbers that those of each have among them. Either a name means the
+/// same person in all of them, or each has people of its own; then those of the second source and the later ones have its
+/// number, from 1, before their names.
+pub fn together(sources: &[&[String]], shared: bool) -> (Vec<String>, Vec<Vec<i64>>) {
+    if shared {
+        let names = ordered(sources.iter().flat_map(|people| people.iter().map(String::as_str)).collect());
+        let numbers: HashMap<&str, i64> = names.iter().map(String::as_str).zip(0..).collect();
+        let of = |people: &&[String]| people.iter().map(|name| numbers[name.as_str()]).collect();
+        let all = sources.iter().map(of).collect();
+        return (names, all);
     }
-    (names, labels)
+    let (mut names, mut all) = (Vec::new(), Vec::new());
+    for (source, people) in sources.iter().enumerate() {
+        let first = names.len() as i64;
+        all.push((first..first + people.len() as i64).collect());
+        let own = |name: &String| if source == 0 { name.clone() } else { format!("{source}:{name}") };
+        names.extend(people.iter().map(own));
+    }
+    (names, all)
 }
 
 /// The folder that the names in a list start from: the one given, or that of the list.
@@ -407,7 +420,9 @@ mod tests {
         let check = |text: &str| {
             let faces = list(text).unwrap();
             let (_, labels) = labels(&faces);
-            contradictions(&faces, &|i| labels[i].identity, &|i| format!("line {}", faces[i].line), false)
+            let said = faces.iter().zip(labels);
+            let said = said.map(|(face, label)| Said { source: 0, file: &face.file, identity: &face.identity, label });
+            contradictions(said, &|i| Ok(format!("line {}", faces[i].line)), false)
         };
         check("1 a.jpg 30 1\n1 a.jpg 31 1\n1 b.jpg 30 0\n").unwrap();
         let text = check("1 a.jpg 30 1\n2 x/../a.jpg 30 1\n").unwrap_err().to_string();
@@ -416,14 +431,11 @@ mod tests {
 
     #[test]
     fn lists_have_people_of_their_own_unless_they_share_them() {
-        let faces = list("10 a.jpg 30 1\n9 b.jpg 30 1\n9 c.jpg 30 1\n11 d.jpg 30 1\n").unwrap();
-        let people = |shared| {
-            let (names, labels) = labels_of(&faces, &[0..2, 2..4], shared);
-            (names, labels.iter().map(|label| label.identity).collect::<Vec<_>>())
-        };
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(people(true), (names(&["9", "10", "11"]), vec![1, 0, 0, 2]));
-        assert_eq!(people(false), (names(&["9", "10", "1:9", "1:11"]), vec![1, 0, 2, 3]));
+        let (first, second) = (names(&["9", "10"]), names(&["9", "11"]));
+        let people = |shared| together(&[&first, &second], shared);
+        assert_eq!(people(true), (names(&["9", "10", "11"]), vec![vec![0, 1], vec![0, 2]]));
+        assert_eq!(people(false), (names(&["9", "10", "1:9", "1:11"]), vec![vec![0, 1], vec![2, 3]]));
     }
 
     #[test]

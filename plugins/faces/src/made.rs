@@ -146,7 +146,7 @@ impl MadeFaces {
     }
 
     /// The people and pictures of the collection.
-    pub fn open(&self) -> Result<Collection> {
+    pub fn collection(&self) -> Result<Collection> {
         let people: Vec<Identity> =
             (self.first..self.first + self.identities).map(|n| Identity::new(self.seed as u64, n)).collect();
         let ages: Vec<Vec<f32>> = people.iter().map(|p| self.ages_of(p.number)).collect();
@@ -212,8 +212,8 @@ impl Collection {
         render(&self.people[shot.person], age, shot.capture, self.size).rgb
     }
 
-    /// The picture.
-    pub fn picture(&self, index: usize) -> Result<Picture> {
+    /// A picture by its number, which is kept if that is wanted.
+    pub fn shot(&self, index: usize) -> Result<Picture> {
         let shot = self.shots[index];
         let draw = || self.render(shot, shot.age);
         let pixels = match &self.kept {
@@ -240,56 +240,6 @@ impl Collection {
         };
         Picture::new(self.size, self.size, pixels)
     }
-
-    /// Verification pairs: `count` of the same and of different people in turn, the ages at least `gap` years apart,
-    /// different people of the same sex. People come in order, so that contiguous folds share few of them.
-    pub fn pairs(&self, gap: f32, count: usize, seed: u64) -> Result<Vec<Pair>> {
-        let mut draw = Draw::new(&[seed, 0x9a12]);
-        let each = self.shots.len() / self.people.len();
-        let far = |a: usize, b: usize| (self.shots[a].age - self.shots[b].age).abs() >= gap;
-        let able = (0..self.people.len())
-            .any(|p| (p * each..(p + 1) * each).any(|a| (p * each..(p + 1) * each).any(|b| a != b && far(a, b))));
-        // People who can be told from another of their sex.
-        let several = [Sex::Female, Sex::Male].map(|sex| self.people.iter().filter(|p| p.sex == sex).nth(1).is_some());
-        let alike: Vec<usize> = (0..self.people.len()).filter(|p| several[self.people[*p].sex as usize]).collect();
-        if !able || alike.is_empty() {
-            mistake!(
-                "no verification pairs with ages {gap} years apart can be made of {} people and their ages: ask for \
-                 more people, wider ages or a smaller gap",
-                self.people.len()
-            );
-        }
-        let mut out = Vec::with_capacity(count);
-        for _ in 0..1000 * count {
-            if out.len() == count {
-                return Ok(out);
-            }
-            let same = out.len().is_multiple_of(2);
-            let person = alike[out.len() * alike.len() / count];
-            let other = if same { person } else { alike[draw.below(alike.len() as u64) as usize] };
-            let a = person * each + draw.below(each as u64) as usize;
-            let b = other * each + draw.below(each as u64) as usize;
-            let fits = same || (other != person && self.people[other].sex == self.people[person].sex);
-            if fits && a != b && far(a, b) {
-                out.push(Pair { a, b, same });
-            }
-        }
-        if out.len() < count {
-            mistake!("only {} of {count} verification pairs with a gap of {gap} years could be made", out.len());
-        }
-        Ok(out)
-    }
-}
-
-/// Two pictures to be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pair {
-    /// One picture.
-    pub a: usize,
-    /// The other.
-    pub b: usize,
-    /// Whether they show the same person.
-    pub same: bool,
 }
 
 #[cfg(test)]
@@ -305,7 +255,7 @@ mod tests {
     #[test]
     fn every_person_has_ages_in_the_range_and_captures() {
         let faces = small(serde_json::json!({ "youngest": 10.0, "oldest": 70.0 }));
-        let collection = faces.open().unwrap();
+        let collection = faces.collection().unwrap();
         assert_eq!(collection.shots.len(), 6 * 3 * 2);
         assert!(collection.shots.iter().all(|s| (10.0..=70.0).contains(&s.age)));
         assert_eq!(collection.label(7).identity, 1);
@@ -314,37 +264,21 @@ mod tests {
     #[test]
     fn a_cache_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let plain = small(serde_json::json!({})).open().unwrap();
-        let memory = small(serde_json::json!({ "cache": "memory" })).open().unwrap();
+        let plain = small(serde_json::json!({})).collection().unwrap();
+        let memory = small(serde_json::json!({ "cache": "memory" })).collection().unwrap();
         let keys = serde_json::json!({ "cache": "disk", "cache_folder": dir.path() });
-        let disk = small(keys).open().unwrap();
+        let disk = small(keys).collection().unwrap();
         for _ in 0..2 {
             for i in [0, 9] {
-                let picture = plain.picture(i).unwrap();
-                assert_eq!(picture, memory.picture(i).unwrap());
-                assert_eq!(picture, disk.picture(i).unwrap());
+                let picture = plain.shot(i).unwrap();
+                assert_eq!(picture, memory.shot(i).unwrap());
+                assert_eq!(picture, disk.shot(i).unwrap());
             }
         }
         let file = dir.path().read_dir().unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, "cut off").unwrap();
-        assert_eq!(plain.picture(0).unwrap(), disk.picture(0).unwrap());
-        assert_eq!(plain.picture(9).unwrap(), disk.picture(9).unwrap());
+        assert_eq!(plain.shot(0).unwrap(), disk.shot(0).unwrap());
+        assert_eq!(plain.shot(9).unwrap(), disk.shot(9).unwrap());
         assert_eq!(dir.path().read_dir().unwrap().count(), 2);
-    }
-
-    #[test]
-    fn pairs_keep_their_gap_and_sex() {
-        let collection = small(serde_json::json!({ "identities": 12 })).open().unwrap();
-        let pairs = collection.pairs(20.0, 40, 1).unwrap();
-        assert_eq!(pairs.iter().filter(|p| p.same).count(), 20);
-        for p in &pairs {
-            let (a, b) = (collection.label(p.a), collection.label(p.b));
-            assert!((a.age.unwrap() - b.age.unwrap()).abs() >= 20.0);
-            assert_eq!(a.gender, b.gender);
-            assert_eq!(a.identity == b.identity, p.same);
-        }
-        assert_eq!(pairs, collection.pairs(20.0, 40, 1).unwrap());
-        let error = small(serde_json::json!({ "ages": [30.0] })).open().unwrap().pairs(20.0, 4, 1).unwrap_err();
-        assert!(error.to_string().contains("smaller gap"), "{error}");
     }
 }

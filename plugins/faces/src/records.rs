@@ -15,6 +15,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// The bytes that every record begins with.
+pub const RECORD_MAGIC: [u8; 4] = [0x0a, 0x23, 0xd7, 0xce];
 /// Whole numbers from here on are not all floats: bounds and labels are rounded.
 const ROUNDED: f32 = 16_777_216.0;
 /// No label and no key is as large.

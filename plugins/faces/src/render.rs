@@ -1,7 +1,9 @@
 //! Made faces as files: a folder with a list, verification pairs and a data card, or a contact sheet.
 
 use crate::headings::headed;
+use crate::label::Label;
 use crate::made::{Cache, MadeFaces};
+use crate::pairs;
 use image::RgbImage;
 use mtl_component::{ErrorContext as _, Picture, Result, mistake};
 use mtl_made_faces::{Identity, Sex, render, render_neutral};
@@ -142,9 +144,11 @@ impl Render {
 
     fn folder(&self, faces: &MadeFaces, folder: &Path, progress: Progress<'_>) -> Result<String> {
         is_free(folder)?;
-        let collection = faces.open()?;
+        let collection = faces.collection()?;
+        let labels: Vec<Label> = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
         // Before anything is written: a mistake in the numbers leaves nothing behind.
-        let pairs = if self.pairs > 0 { collection.pairs(self.gap, self.pairs, self.seed as u64)? } else { Vec::new() };
+        let pairs =
+            if self.pairs > 0 { pairs::with_gap(&labels, self.gap, self.pairs, self.seed as u64)? } else { Vec::new() };
         let name = |i: usize| {
             let shot = collection.shots[i];
             let number = collection.people[shot.person].number;
@@ -158,7 +162,7 @@ impl Render {
         }
         let (done, all) = (AtomicU64::new(0), collection.shots.len() as u64);
         (0..collection.shots.len()).into_par_iter().try_for_each(|i| -> Result<()> {
-            let bytes = codec::png(&collection.picture(i)?)?;
+            let bytes = codec::png(&collection.shot(i)?)?;
             let path = folder.join(name(i));
             std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);

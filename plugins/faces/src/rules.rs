@@ -34,19 +34,24 @@ fn age_groups_are_defined(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) 
 
 /// A list that a recipe trains on and measures with.
 fn lists_are_unseen(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) {
+    // The short form, and the source that it stands for.
+    let lists = |table: &str| -> Vec<String> {
+        let keys = [format!("{table}.list"), format!("{table}.source.path")];
+        keys.into_iter().filter(|path| recipe.at(path).is_some_and(|list| list.str().is_some())).collect()
+    };
+    let text = |path: &str| recipe.at(path).and_then(|value| value.str());
     for stream in recipe.section("data").map(|placed| placed.name) {
-        let path = format!("data.{stream}.list");
-        let Some(list) = recipe.at(&path).filter(|list| list.str().is_some()) else { continue };
-        for name in recipe.section("evaluate").map(|placed| placed.name) {
-            let its = format!("evaluate.{name}.list");
-            if recipe.at(&its).is_some_and(|value| value.str() == list.str()) {
-                let message = format!("`evaluate.{name}` measures on the list that `data.{stream}` trains on");
-                found.push(
-                    Diagnostic::warning(&TRAINED_ON_TEST_LIST, message)
-                        .at(&recipe.place(&its), "the same list")
-                        .also(&recipe.place(&path), "trained on")
-                        .help("give it a list of people that training does not see"),
-                );
+        for path in lists(&format!("data.{stream}")) {
+            for name in recipe.section("evaluate").map(|placed| placed.name) {
+                for its in lists(&format!("evaluate.{name}")).iter().filter(|its| text(its) == text(&path)) {
+                    let message = format!("`evaluate.{name}` measures on what `data.{stream}` trains on");
+                    found.push(
+                        Diagnostic::warning(&TRAINED_ON_TEST_LIST, message)
+                            .at(&recipe.place(its), "the same pictures")
+                            .also(&recipe.place(&path), "trained on")
+                            .help("give it pictures of people that training does not see"),
+                    );
+                }
             }
         }
     }
@@ -60,21 +65,27 @@ fn people_are_unseen(recipe: &RecipeView<'_>, found: &mut Vec<Diagnostic>) {
         let (seed, first) = (number("seed")?, number("first")?);
         Some((seed, first, first.saturating_add(number("identities")?)))
     };
-    for stream in recipe.section("data").filter(|placed| placed.registration.name == "synthetic_faces") {
-        let path = format!("data.{}", stream.name);
-        let Some((seed, first, end)) = people(&path) else { continue };
-        for name in recipe.section("evaluate").map(|placed| placed.name) {
-            let made = format!("evaluate.{name}.made");
-            let Some((its_seed, its_first, its_end)) = people(&made) else { continue };
-            let both = its_end.min(end) - its_first.max(first);
-            if seed == its_seed && both > 0 {
-                let message = format!("`evaluate.{name}` measures on {both} of the people that `{path}` trains on");
-                found.push(
-                    Diagnostic::warning(&TRAINED_ON_TEST_PEOPLE, message)
-                        .at(&recipe.place(&made), "these people")
-                        .also(&recipe.place(&path), "the same collection")
-                        .help(format!("begin behind them, with first = {end} or more, or take another seed")),
-                );
+    let places = |table: &str| [format!("{table}.made"), format!("{table}.source")];
+    for stream in recipe.section("data") {
+        let table = format!("data.{}", stream.name);
+        let own = (stream.registration.name == "synthetic_faces").then(|| table.clone());
+        for path in places(&table).into_iter().chain(own) {
+            let Some((seed, first, end)) = people(&path) else { continue };
+            for name in recipe.section("evaluate").map(|placed| placed.name) {
+                for made in places(&format!("evaluate.{name}")) {
+                    let Some((its_seed, its_first, its_end)) = people(&made) else { continue };
+                    let both = its_end.min(end) - its_first.max(first);
+                    if seed == its_seed && both > 0 {
+                        let message =
+                            format!("`evaluate.{name}` measures on {both} of the people that `{table}` trains on");
+                        found.push(
+                            Diagnostic::warning(&TRAINED_ON_TEST_PEOPLE, message)
+                                .at(&recipe.place(&made), "these people")
+                                .also(&recipe.place(&path), "the same collection")
+                                .help(format!("begin behind them, with first = {end} or more, or take another seed")),
+                        );
+                    }
+                }
             }
         }
     }

@@ -1,29 +1,71 @@
-//! Pictures that evaluators look at: files of an annotated list, or made faces.
+//! The pictures that a component reads, from whatever source, and what is known of them.
 
 use crate::label::Label;
 use crate::list;
-use crate::made::{Collection, MadeFaces, Pair};
+use crate::made::MadeFaces;
+use crate::records::RECORD_MAGIC;
+use crate::sources;
 use indexmap::IndexMap;
-use mtl_component::{Draw, ErrorContext as _, Picture, RecipePath, Result, mistake};
-use mtl_standard::codec;
-use std::collections::BTreeMap;
+use mtl_component::{ErrorContext as _, OpenSource, Picture, PictureSource, RecipePath, Result, SourceUse, mistake};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Pictures by number.
-pub enum Pictures {
-    /// Files.
-    Files(Vec<PathBuf>),
-    /// Made faces.
-    Made(Collection),
+/// Pictures by number, and what is known of each.
+#[derive(Clone)]
+pub struct Pictures {
+    /// Where they are from.
+    pub source: OpenSource,
+    /// What is known of each. People whom the source does not tell are all different.
+    pub labels: Vec<Label>,
+    /// The names of the people whom the source tells; the numbers of the others follow.
+    pub people: Vec<String>,
 }
 
 impl Pictures {
+    /// What a source knows of its pictures.
+    ///
+    /// # Errors
+    /// If its columns do not fit its pictures.
+    pub fn of(source: OpenSource) -> Result<Self> {
+        let column = |name: &str| match source.column(name) {
+            Some(column) if column.values.len() != source.len => mistake!(
+                "the source of pictures gives {} values of `{name}` for {} pictures",
+                column.values.len(),
+                source.len
+            ),
+            found => Ok(found),
+        };
+        let (identity, age, gender) = (column("identity")?, column("age")?, column("gender")?);
+        let value = |column: Option<&mtl_component::SourceColumn>, i: usize| {
+            column.map(|column| column.values[i]).filter(|value| !value.is_nan())
+        };
+        let largest = identity.map_or(-1.0, |column| column.values.iter().copied().fold(-1.0, f64::max));
+        let people = identity.and_then(|column| column.names.clone());
+        let people = people.unwrap_or_else(|| (0..=largest as i64).map(|number| number.to_string()).collect());
+        if largest >= people.len() as f64 {
+            mistake!("the source of pictures has {} people, and one with the number {largest}", people.len());
+        }
+        let mut others = people.len() as i64..;
+        let labels = (0..source.len)
+            .map(|i| Label {
+                identity: value(identity, i).map_or_else(|| others.next().unwrap_or_default(), |number| number as i64),
+                age: value(age, i).map(|age| age as f32),
+                gender: value(gender, i).map_or(-1, |gender| gender as i64),
+            })
+            .collect();
+        Ok(Self { source, labels, people })
+    }
+
+    /// Pictures of files, of which nothing else is known.
+    pub fn of_files(files: Vec<PathBuf>) -> Result<Self> {
+        Self::of(sources::folder::of_files(files)?)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Files(files) => files.len(),
-            Self::Made(collection) => collection.shots.len(),
-        }
+        self.source.len
     }
 
     /// Whether there are none.
@@ -31,32 +73,307 @@ impl Pictures {
         self.len() == 0
     }
 
-    /// Their files, if they are files.
-    pub fn files(&self) -> Vec<&Path> {
-        match self {
-            Self::Files(files) => files.iter().map(PathBuf::as_path).collect(),
-            Self::Made(_) => Vec::new(),
-        }
+    /// Their files, as far as they are files.
+    ///
+    /// # Errors
+    /// If the source cannot say it.
+    pub fn files(&self) -> Result<Vec<&Path>> {
+        (0..self.len()).filter_map(|i| self.source.pictures.file(i).transpose()).collect()
     }
 
-    /// One of them in words: its file, or its number.
+    /// One of them in words: its file, or where it is from.
     pub fn name(&self, index: usize) -> String {
-        match self {
-            Self::Files(files) => files[index].display().to_string(),
-            Self::Made(_) => format!("made picture {index}"),
+        match self.source.pictures.file(index) {
+            Ok(Some(file)) => file.display().to_string(),
+            _ => self.source.pictures.place(index).unwrap_or_else(|_| format!("picture {index}")),
         }
     }
 
     /// One of them.
+    ///
+    /// # Errors
+    /// A mistake if it cannot be read.
     pub fn read(&self, index: usize) -> Result<Picture> {
-        match self {
-            Self::Files(files) => match codec::read(&files[index]) {
-                Ok(picture) => Ok(picture),
-                Err(e) => mistake!("{e:#}"),
-            },
-            Self::Made(collection) => collection.picture(index),
+        match self.source.pictures.picture(index) {
+            Ok(picture) => Ok(picture),
+            Err(e) => mistake!("{}: {e:#}", self.name(index)),
         }
     }
+
+    /// These of them, in this order.
+    pub fn only(&self, wanted: &[usize]) -> Self {
+        let column = |column: &mtl_component::SourceColumn| mtl_component::SourceColumn {
+            values: wanted.iter().map(|i| column.values[*i]).collect(),
+            ..column.clone()
+        };
+        let pictures = Chosen { of: self.source.pictures.clone(), wanted: wanted.to_vec() };
+        let source = OpenSource {
+            pictures: Arc::new(pictures),
+            len: wanted.len(),
+            columns: self.source.columns.iter().map(column).collect(),
+            fingerprint: self.source.fingerprint.clone(),
+        };
+        let labels = wanted.iter().map(|i| self.labels[*i]).collect();
+        Self { source, labels, people: self.people.clone() }
+    }
+
+    /// The pictures whose files are not there: where each is named.
+    ///
+    /// # Errors
+    /// If the source cannot say it.
+    pub fn missing(&self) -> Result<Vec<(usize, String)>> {
+        let mut out = Vec::new();
+        for i in 0..self.len() {
+            if let Some(file) = self.source.pictures.file(i)?
+                && !file.is_file()
+            {
+                let text = format!("{}: there is no file {}", self.source.pictures.place(i)?, file.display());
+                out.push((i, text));
+            }
+        }
+        Ok(out)
+    }
+
+    /// The same, if all files are there.
+    ///
+    /// # Errors
+    /// A mistake that names the first of those that are not.
+    pub fn complete(self) -> Result<Self> {
+        list::report(self.missing()?.into_iter().map(|(_, text)| text).collect(), "pictures are missing")?;
+        Ok(self)
+    }
+}
+
+/// Some pictures of a source.
+struct Chosen {
+    of: Arc<dyn PictureSource>,
+    wanted: Vec<usize>,
+}
+
+impl PictureSource for Chosen {
+    fn picture(&self, index: usize) -> Result<Picture> {
+        self.of.picture(self.wanted[index])
+    }
+
+    fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>> {
+        self.of.encoded(self.wanted[index])
+    }
+
+    fn variant(&self, index: usize, column: &str, value: f64) -> Result<Option<Picture>> {
+        self.of.variant(self.wanted[index], column, value)
+    }
+
+    fn place(&self, index: usize) -> Result<String> {
+        self.of.place(self.wanted[index])
+    }
+
+    fn name(&self, index: usize) -> Result<String> {
+        self.of.name(self.wanted[index])
+    }
+
+    fn file(&self, index: usize) -> Result<Option<&Path>> {
+        self.of.file(self.wanted[index])
+    }
+}
+
+/// The keys of a component that stand for a source: short forms of `source = { … }`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given<'a> {
+    /// An annotated list.
+    pub list: Option<&'a RecipePath>,
+    /// The folder that its file names start from.
+    pub root: Option<&'a RecipePath>,
+    /// Records, or those of the list.
+    pub records: Option<&'a RecipePath>,
+    /// A folder of pictures.
+    pub folder: Option<&'a RecipePath>,
+    /// A verification set.
+    pub bin: Option<&'a RecipePath>,
+    /// Made faces.
+    pub made: Option<&'a MadeFaces>,
+}
+
+impl Given<'_> {
+    /// The keys that name a source each.
+    fn named(&self) -> Vec<&'static str> {
+        let keys = [
+            ("list", self.list.is_some()),
+            // With a list these are its pictures, and no source of their own.
+            ("records", self.records.is_some() && self.list.is_none()),
+            ("folder", self.folder.is_some()),
+            ("bin", self.bin.is_some()),
+            ("made", self.made.is_some()),
+        ];
+        keys.into_iter().filter_map(|(key, is_given)| is_given.then_some(key)).collect()
+    }
+
+    /// How a component with these keys uses a source; `keys` are those that it has.
+    pub fn usage(&self, keys: &'static str) -> SourceUse {
+        self.named().first().map_or(SourceUse::Needed(keys), |key| SourceUse::Own(key))
+    }
+
+    /// What is wrong between them.
+    pub fn problems(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let [first, second, ..] = self.named()[..] {
+            out.push(format!("`{first}` and `{second}` are two sources: give one, and --unset the other"));
+        }
+        if self.root.is_some() && self.list.is_none() {
+            out.push("`root` is where the names of a `list` start, and there is none".into());
+        }
+        out.extend(self.made.map(MadeFaces::problems).unwrap_or_default());
+        out
+    }
+
+    /// The files that they name.
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.list, self.records, self.folder, self.bin].into_iter().flatten().map(|path| path.0.clone()).collect()
+    }
+
+    /// Opens the source that they name, or takes the one that was given beside them.
+    ///
+    /// # Errors
+    /// A mistake if there is none, or it cannot be opened.
+    pub fn open(&self, beside: Option<&OpenSource>) -> Result<Pictures> {
+        fn path<'p>(given: Option<&'p RecipePath>) -> Option<&'p Path> {
+            given.map(|path| path.0.as_path())
+        }
+        let source = if let Some(beside) = beside {
+            beside.clone()
+        } else if let Some(list) = self.list {
+            sources::list::open(list, path(self.root), path(self.records))?
+        } else if let Some(records) = self.records {
+            sources::records::open(records)?
+        } else if let Some(folder) = self.folder {
+            sources::folder::open(folder)?
+        } else if let Some(bin) = self.bin {
+            sources::bin::open(bin, None)?
+        } else if let Some(made) = self.made {
+            mtl_component::PictureSourceConfig::open(made)?
+        } else {
+            mistake!("no pictures are given: name a `source`, or a key that stands for one, such as `list`")
+        };
+        Pictures::of(source)
+    }
+}
+
+/// The keys of [`with_pictures`].
+pub const KEYS: &str = "`list`, `records`, `folder`, `bin` or `made` faces";
+
+/// A configuration with the keys that stand for a source of pictures: `list`, `root`, `records`, `folder`, `bin` and `made`.
+/// `given` gives them together.
+#[macro_export]
+macro_rules! with_pictures {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($body:tt)* }) => {
+        $(#[$meta])*
+        $visibility struct $name {
+            /// The annotated list: lines of `id filename age gender`.
+            #[serde(default)]
+            list: Option<$crate::RecipePath>,
+            /// The folder that its file names start from; without it the folder of the list.
+            #[serde(default)]
+            root: Option<$crate::RecipePath>,
+            /// A record file of insightface, such as `train.rec`, or its folder: with a list the pictures that its names
+            /// tell by label and key, such as `000012/00000345.jpg`, and without one all of them.
+            #[serde(default)]
+            #[schemars(example = "faces/train.rec")]
+            records: Option<$crate::RecipePath>,
+            /// A folder of people, each a folder of pictures.
+            #[serde(default)]
+            folder: Option<$crate::RecipePath>,
+            /// A verification set of insightface, such as `agedb_30.bin`.
+            #[serde(default)]
+            bin: Option<$crate::RecipePath>,
+            /// Made faces.
+            #[serde(default)]
+            made: Option<$crate::made::MadeFaces>,
+            $($body)*
+        }
+
+        impl $name {
+            /// The keys that stand for a source.
+            fn given(&self) -> $crate::source::Given<'_> {
+                $crate::source::Given {
+                    list: self.list.as_ref(),
+                    root: self.root.as_ref(),
+                    records: self.records.as_ref(),
+                    folder: self.folder.as_ref(),
+                    bin: self.bin.as_ref(),
+                    made: self.made.as_ref(),
+                }
+            }
+        }
+    };
+}
+
+/// What a path holds, told by its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Records of pictures, or a folder with a record file.
+    Records,
+    /// A verification set.
+    Bin,
+    /// A file of MATLAB.
+    Mat,
+    /// A folder.
+    Folder,
+    /// A picture.
+    Picture,
+    /// Something else, such as a text.
+    Other,
+}
+
+impl Holds {
+    /// Looks into a path.
+    ///
+    /// # Errors
+    /// A mistake if it is not there, or cannot be opened.
+    pub fn of(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let entries = path.read_dir().with_context(|| format!("reading {}", path.display()))?;
+            let is_rec = |path: PathBuf| path.extension().is_some_and(|ending| ending == "rec");
+            let packed = entries.filter_map(|entry| Some(entry.ok()?.path())).any(is_rec);
+            return Ok(if packed { Self::Records } else { Self::Folder });
+        }
+        let kind = match path.metadata() {
+            Ok(kind) => kind,
+            Err(e) => mistake!("cannot open {}: {e}", path.display()),
+        };
+        if !kind.is_file() {
+            mistake!("{} is neither a file nor a folder", path.display());
+        }
+        let mut start = Vec::new();
+        let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        file.by_ref().take(16).read_to_end(&mut start).with_context(|| format!("reading {}", path.display()))?;
+        Ok(match start.as_slice() {
+            start if start.starts_with(&RECORD_MAGIC) => Self::Records,
+            [0x80, 2..=5, ..] => Self::Bin,
+            start if mtl_standard::mat::is_mat(start) => Self::Mat,
+            [0xff, 0xd8, ..] | [0x89, b'P', b'N', b'G', ..] | [b'B', b'M', ..] | [b'R', b'I', b'F', b'F', ..] => {
+                Self::Picture
+            }
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Opens what lies at a path: records, a verification set, a folder, a picture, or an annotated list.
+///
+/// # Errors
+/// A mistake if it is none of them, or cannot be opened.
+pub fn at(path: &Path, root: Option<&Path>, records: Option<&Path>) -> Result<Pictures> {
+    let source = match Holds::of(path)? {
+        Holds::Records => sources::records::open(path)?,
+        Holds::Bin => sources::bin::open(path, None)?,
+        Holds::Folder => sources::folder::open(path)?,
+        Holds::Picture => sources::folder::of_files(vec![path.to_owned()])?,
+        Holds::Mat => mistake!(
+            "{} is a file of MATLAB, which tells of pictures and holds none: see `mtlrun data convert`",
+            path.display()
+        ),
+        Holds::Other => sources::list::open(path, root, records)?,
+    };
+    Pictures::of(source)
 }
 
 /// A picture of each of the first `count` people: of the first person the first, of the second the second, and so on
@@ -65,44 +382,6 @@ pub fn one_per_identity(labels: &[Label], count: usize) -> Vec<usize> {
     let mut people: IndexMap<i64, Vec<usize>> = IndexMap::new();
     labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
     people.values().take(count).enumerate().map(|(n, pictures)| pictures[n % pictures.len()]).collect()
-}
-
-/// `count` pairs of pictures, of one person and of two people of the same gender in turn.
-///
-/// # Errors
-/// A mistake if there are no such pairs.
-pub fn pairs(labels: &[Label], count: usize, seed: u64) -> Result<Vec<Pair>> {
-    let mut draw = Draw::new(&[seed, 0x7a12]);
-    let mut people: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
-    let several: Vec<&Vec<usize>> = people.values().filter(|p| p.len() > 1).collect();
-    let mut genders: BTreeMap<i64, Vec<&Vec<usize>>> = BTreeMap::new();
-    people.values().for_each(|p| genders.entry(labels[p[0]].gender).or_default().push(p));
-    let alike: Vec<&Vec<&Vec<usize>>> = genders.values().filter(|g| g.len() > 1).collect();
-    if several.is_empty() || alike.is_empty() {
-        mistake!(
-            "real pairs need a person with two pictures and two people of one gender, found {} pictures of {} people",
-            labels.len(),
-            people.len()
-        );
-    }
-    let mut below = |n: usize| draw.below(n as u64) as usize;
-    let mut out = Vec::with_capacity(count);
-    for i in 0..count {
-        let same = i.is_multiple_of(2);
-        let (first, second) = if same {
-            let person = several[below(several.len())];
-            (person, person)
-        } else {
-            let group = alike[below(alike.len())];
-            let at = below(group.len());
-            (group[at], group[(at + 1 + below(group.len() - 1)) % group.len()])
-        };
-        let at = below(first.len());
-        let other = if same { (at + 1 + below(first.len() - 1)) % first.len() } else { below(second.len()) };
-        out.push(Pair { a: first[at], b: second[other], same });
-    }
-    Ok(out)
 }
 
 /// The files among the given paths, and the pictures in the folders among them, sorted by name in each.
@@ -154,70 +433,33 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong when not exactly one of a list, named by its key, and `made` faces is given, or with the latter.
-pub fn problems(key: &str, list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Vec<String> {
-    match (list, made) {
-        (None, None) => vec![format!("it needs `{key}`, or `made` faces")],
-        (Some(_), Some(_)) => vec![format!("`{key}` and `made` are two sources: give one, and --unset the other")],
-        (_, made) => made.map(MadeFaces::problems).unwrap_or_default(),
-    }
-}
-
-/// A text that changes when a list, or the `made` faces in its place, change.
-pub fn fingerprint(list: Option<&RecipePath>, made: Option<&MadeFaces>) -> Result<String> {
-    match (made, list) {
-        (Some(made), _) => Ok(made.description()),
-        (None, Some(path)) => list::fingerprint(&[path]),
-        (None, None) => Ok(String::new()),
-    }
-}
-
-/// The pictures of an annotated list or of made faces with what is known of them; identities are numbered.
-pub fn labelled(
-    list: Option<&RecipePath>,
-    given: Option<&RecipePath>,
-    made: Option<&MadeFaces>,
-) -> Result<(Pictures, Vec<Label>)> {
-    if let Some(made) = made {
-        let collection = made.open()?;
-        let labels = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
-        return Ok((Pictures::Made(collection), labels));
-    }
-    let Some(path) = list else { mistake!("no pictures are given: name a `list` or `made` faces") };
-    let root = &list::root(path, given.map(|g| g.0.as_path()));
-    let faces = list::read(path, root)?;
-    list::report(list::missing(&faces, path), "pictures are missing")?;
-    let (_, labels) = list::labels(&faces);
-    let place = |i: usize| format!("{}:{}", path.display(), faces[i].line);
-    list::contradictions(&faces, &|i| labels[i].identity, &place, false)?;
-    Ok((Pictures::Files(faces.into_iter().map(|f| f.file).collect()), labels))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn labels() -> Vec<Label> {
-        let label = |identity, age, gender| Label { identity, age: Some(age), gender };
-        vec![label(4, 20.0, 1), label(4, 30.0, 1), label(7, 20.0, 0), label(7, 50.0, 0), label(9, 20.0, 1)]
-    }
-
     #[test]
     fn people_give_their_pictures_in_turn() {
-        assert_eq!(one_per_identity(&labels(), 2), [0, 3]);
-        assert_eq!(one_per_identity(&labels(), 9), [0, 3, 4]);
+        let label = |identity, age, gender| Label { identity, age: Some(age), gender };
+        let labels = [label(4, 20.0, 1), label(4, 30.0, 1), label(7, 20.0, 0), label(7, 50.0, 0), label(9, 20.0, 1)];
+        assert_eq!(one_per_identity(&labels, 2), [0, 3]);
+        assert_eq!(one_per_identity(&labels, 9), [0, 3, 4]);
     }
 
     #[test]
-    fn real_pairs_are_of_one_person_and_of_two_of_a_gender() {
-        let labels = labels();
-        let pairs = pairs(&labels, 40, 1).unwrap();
-        for (i, p) in pairs.iter().enumerate() {
-            let (a, b) = (&labels[p.a], &labels[p.b]);
-            assert!(p.a != p.b && p.same == (i % 2 == 0) && (a.identity == b.identity) == p.same);
-            assert_eq!(a.gender, b.gender);
-        }
-        let error = super::pairs(&labels[1..2], 4, 1).unwrap_err();
-        assert!(error.to_string().contains("1 pictures of 1 people"), "{error}");
+    fn whom_the_source_does_not_tell_is_another_person() {
+        let files = vec!["a.jpg".into(), "b.jpg".into()];
+        let pictures = Pictures::of_files(files).unwrap();
+        assert_eq!(pictures.labels.iter().map(|label| label.identity).collect::<Vec<_>>(), [0, 1]);
+        assert!(pictures.people.is_empty());
+        assert!(pictures.complete().err().unwrap().to_string().contains("there is no file a.jpg"));
+    }
+
+    #[test]
+    fn two_sources_are_one_too_many() {
+        let path = RecipePath("x".into());
+        let both = Given { list: Some(&path), folder: Some(&path), ..Given::default() };
+        assert!(both.problems()[0].contains("`list` and `folder` are two sources"));
+        let joined = Given { list: Some(&path), records: Some(&path), ..Given::default() };
+        assert_eq!((joined.problems(), joined.usage(KEYS)), (Vec::new(), SourceUse::Own("list")));
     }
 }

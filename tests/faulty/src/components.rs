@@ -3,9 +3,9 @@
 use mtl_component::{
     Better, Call, Cases, Column, DType, Dataset, DatasetConfig, Description, Diagnostic, Draw, Evaluator,
     EvaluatorConfig, EvaluatorDescription, Field, Hook, HookConfig, HookEvent, Inference, Init, Layout, Metric,
-    MetricConfig, Module, ModuleConfig, Open, OpenDataset, Optimizer, OptimizerConfig, OptimizerDescription, Params,
-    Picture, Ports, RecipeView, Report, Result, Role, RunInfo, SampleOut, Sampler, SamplerConfig, Scheduler,
-    SchedulerDescription, Sizes, Transform, TransformConfig, TransformDescription, Update, bail, mistake, register,
+    MetricConfig, Module, ModuleConfig, Open, OpenDataset, OpenEvaluator, OpenSource, Optimizer, OptimizerConfig, OptimizerDescription, Params,
+    Picture, PictureSource, PictureSourceConfig, Ports, RecipeView, Report, Result, Role, RunInfo, SampleOut, Sampler,
+    SamplerConfig, Scheduler, SchedulerDescription, Sizes, SourceColumn, SourceDescription, Transform, TransformConfig, TransformDescription, Update, bail, mistake, register,
     rule, single,
 };
 use schemars::JsonSchema;
@@ -192,6 +192,31 @@ impl Dataset for Made {
     }
 }
 
+impl PictureSourceConfig for Faulty {
+    fn describe(&self) -> Result<SourceDescription> {
+        self.at("describe");
+        Ok(SourceDescription::default())
+    }
+
+    fn open(&self) -> Result<OpenSource> {
+        self.at("open");
+        let identity = SourceColumn { name: "identity".into(), values: (0..24).map(|i| f64::from(i % 4)).collect(), names: None };
+        Ok(OpenSource::new(Arc::new(Made(self.clone())), 24, "faulty".into()).with(identity))
+    }
+}
+
+impl PictureSource for Made {
+    fn picture(&self, _: usize) -> Result<Picture> {
+        self.0.at("picture");
+        Picture::new(16, 16, vec![0; 16 * 16 * 3])
+    }
+
+    fn file(&self, _: usize) -> Result<Option<&Path>> {
+        self.0.at("file");
+        Ok(None)
+    }
+}
+
 impl TransformConfig for Faulty {
     fn describe(&self) -> Result<TransformDescription> {
         self.at("describe");
@@ -273,7 +298,7 @@ impl EvaluatorConfig for Faulty {
         Ok(EvaluatorDescription { metrics, ..EvaluatorDescription::default() })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
+    fn open(&self, _: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
         made(self, "open")
     }
 
@@ -383,6 +408,7 @@ rule!("faulty", [], judge);
 register!(Module("decomposition"), "faulty", Faulty);
 register!(Loss, "detached", Detached);
 register!(Dataset, "faulty", Faulty);
+register!(Source, "faulty", Faulty);
 register!(Transform, "faulty", Faulty);
 register!(Sampler, "faulty", Faulty);
 register!(Optimizer, "faulty", Faulty);

@@ -22,7 +22,8 @@ macro_rules! examples {
 }
 
 examples! {
-    Decomposition "decomposition" Head "head" Function "function" Loss "loss" Dataset "dataset" Transform "transform"
+    Decomposition "decomposition" Head "head" Function "function" Loss "loss" Dataset "dataset" Source "source"
+    Transform "transform"
     Sampler "sampler" Optimizer "optimizer" Scheduler "scheduler" Metric "metric" Evaluator "evaluator" Hook "hook"
 }
 

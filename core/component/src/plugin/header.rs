@@ -4,7 +4,7 @@ use crate::cases::Cases;
 use crate::context::{Context, World};
 use crate::data::{Column, Field as DataField, Open, OpenDataset, SampleOut, TransformDescription};
 use crate::draw::Draw;
-use crate::evaluator::{EvaluatorDescription, Report};
+use crate::evaluator::{EvaluatorDescription, OpenEvaluator, Report};
 use crate::hook::{HookEvent, RunInfo};
 use crate::host::Host;
 use crate::metric::Metric;
@@ -18,12 +18,13 @@ use crate::registration::Registration;
 use crate::rename::RenameTable;
 use crate::rule::{RecipeView, Rule};
 use crate::scheduler::SchedulerDescription;
+use crate::source::{OpenSource, SourceColumn, SourceDescription};
 use mtl_recipe::{ConfigValue, DecodeError, Diagnostic, Error};
 use std::any::TypeId;
 use tch::Tensor;
 
 /// The level of the boundary. It rises with every change of what crosses it: a trait, a type, the header.
-pub const API_LEVEL: u32 = 3;
+pub const API_LEVEL: u32 = 4;
 
 /// The section of an ELF file that holds the header.
 pub const SECTION: &str = ".mtlplugin";
@@ -31,7 +32,7 @@ pub const SECTION: &str = ".mtlplugin";
 const MAGIC: [u8; 8] = *b"MTLPLUG\n";
 
 /// Places in the table of layouts, two numbers for each type.
-const LAYOUT: usize = 96;
+const LAYOUT: usize = 112;
 
 macro_rules! crossing {
     ($($type:ty),* $(,)?) => {
@@ -48,7 +49,7 @@ crossing! {
     Description, Ports, Port, Sizes, Params, Entry, Context, World, Call<'static>, RecipeView<'static>,
     Open<'static>, OpenDataset, DataField, Column, SampleOut<'static>, Draw, Picture, TransformDescription,
     OptimizerDescription, Update<'static>, SchedulerDescription, EvaluatorDescription, Report, Cases, Metric,
-    RunInfo<'static>, HookEvent<'static>, Box<dyn Module>, Box<dyn ModuleConfig>,
+    OpenEvaluator, OpenSource, SourceColumn, SourceDescription, RunInfo<'static>, HookEvent<'static>, Box<dyn Module>, Box<dyn ModuleConfig>,
 }
 
 /// Types of other crates that cross. Each identity is the same only for the same version, features, dependencies,

@@ -35,7 +35,8 @@ pub fn open(recipe: &Recipe) -> Result<OpenedData> {
         let slot = &data.slot;
         let opening = || format!("opening `data.{name}` ({})", slot.registration.name);
         let transforms = transforms(data, true).with_context(opening)?;
-        let open = Open { dims: &dims, transforms };
+        let source = data.source.as_ref().map(|slot| slot.config.open()).transpose().with_context(opening)?;
+        let open = Open { dims: &dims, transforms, source };
         let opened = slot.config.open(&open).with_context(opening)?;
         if opened.len == 0 {
             mistake!("`data.{name}` holds no sample");

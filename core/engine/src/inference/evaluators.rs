@@ -2,7 +2,7 @@
 
 use crate::recipe::{EvaluateEntry, Recipe};
 use indexmap::IndexMap;
-use mtl_component::{Better, Evaluator, Inference, Lent, Report, Result, bail, mistake};
+use mtl_component::{Better, Evaluator, Inference, Lent, OpenEvaluator, Report, Result, bail, mistake};
 use mtl_recipe::Context;
 use std::path::Path;
 
@@ -30,8 +30,10 @@ impl<'r> Evaluators<'r> {
                     file.display()
                 ),
                 None => {
-                    let evaluator = slot.config.open();
                     let opening = || format!("opening `evaluate.{name}` ({})", slot.registration.name);
+                    let source = entry.source.as_ref().map(|source| source.config.open()).transpose();
+                    let given = OpenEvaluator { source: source.with_context(opening)? };
+                    let evaluator = slot.config.open(&given);
                     open.insert(name.as_str(), (entry, evaluator.with_context(opening)?));
                 }
             }

@@ -3,13 +3,13 @@
 use super::sections::*;
 use super::{
     Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PLUGINS, PhaseEntry, SECTIONS,
-    Slot, is_name,
+    Slot, SourceEntry, is_name,
 };
 use crate::ids;
 use indexmap::IndexMap;
 use mtl_component::{
-    ComponentKind, Description, EvaluatorConfig, HookConfig, Made, MetricConfig, ModuleConfig, Registration, Registry,
-    SamplerConfig, Scheduler, TransformConfig,
+    ComponentKind, Description, EvaluatorConfig, HookConfig, Made, MetricConfig, ModuleConfig, PictureSourceConfig,
+    Registration, Registry, SamplerConfig, Scheduler, SourceUse, TransformConfig,
 };
 use mtl_recipe::ids as language;
 use mtl_recipe::{
@@ -17,6 +17,7 @@ use mtl_recipe::{
     nearest, schema_of, suggestion,
 };
 use serde::de::DeserializeOwned;
+use std::path::PathBuf;
 
 /// Most tables of a section: the checks and the plan of a step look at each pair of nodes.
 const MOST_TABLES: usize = 1000;
@@ -290,10 +291,12 @@ impl Checker<'_> {
 
     pub(super) fn evaluator(&mut self, name: &str, node: &mut ConfigValue) -> Option<EvaluateEntry> {
         let what = format!("evaluate.{name}");
-        let nested = &["metrics"];
+        let nested = &["source", "metrics"];
         let slot = self.slot::<EvaluateSlot, dyn EvaluatorConfig>(ComponentKind::Evaluator, node, &what, nested)?;
         let description = slot.config.describe();
-        let description = self.described(slot.registration, description, |d| &d.problems, &node.origin, &what)?;
+        let mut description = self.described(slot.registration, description, |d| &d.problems, &node.origin, &what)?;
+        let (source, files) = self.source(node, description.source, &what)?;
+        description.files.extend(files);
         let metrics = self.list::<dyn MetricConfig>(ComponentKind::Metric, node, "metrics", &what)?;
         let mut described = Vec::new();
         for (i, metric) in metrics.iter().enumerate() {
@@ -308,7 +311,7 @@ impl Checker<'_> {
             described.push(own);
         }
         let metrics = metrics.into_iter().zip(described).collect();
-        Some(EvaluateEntry { slot, description, metrics })
+        Some(EvaluateEntry { slot, description, source, metrics })
     }
 
     pub(super) fn hook(&mut self, name: &str, node: &mut ConfigValue) -> Option<HookEntry> {
@@ -342,14 +345,39 @@ impl Checker<'_> {
         made.into_iter().collect()
     }
 
+    /// The source of pictures that a table names, and the files that it needs; none if it cannot be made, or stands where
+    /// none belongs.
+    fn source(
+        &mut self,
+        node: &mut ConfigValue,
+        wanted: SourceUse,
+        what: &str,
+    ) -> Option<(Option<SourceEntry>, Vec<PathBuf>)> {
+        let origin = node.origin.clone();
+        let entry = node.table_mut()?.get_mut("source");
+        let place = entry.as_ref().map_or(origin, |entry| entry.key.clone());
+        if let Some(problem) = wanted.problem(entry.is_some()) {
+            let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
+            self.out.push(if entry.is_none() { d.incomplete() } else { d }.at(&place, ""));
+            return None;
+        }
+        let Some(entry) = entry else { return Some((None, Vec::new())) };
+        let what = format!("{what}.source");
+        let slot = self.slot::<Named, dyn PictureSourceConfig>(ComponentKind::Source, &mut entry.node, &what, &[])?;
+        let description = slot.config.describe();
+        let description = self.described(slot.registration, description, |d| &d.problems, &slot.origin, &what)?;
+        Some((Some(slot), description.files))
+    }
+
     pub(super) fn data(&mut self, name: &str, node: &mut ConfigValue) -> Option<Data> {
         let what = format!("data.{name}");
-        let nested = &["sampler", "transforms"];
+        let nested = &["source", "sampler", "transforms"];
         let slot = self.slot(ComponentKind::Dataset, node, &what, nested)?;
         let Slot { ref config, registration, .. } = slot;
         let description = mtl_component::DatasetConfig::describe(&**config);
         let description =
             self.described(registration, description, |d: &Description| &d.problems, &node.origin, &what)?;
+        let (source, _) = self.source(node, description.source, &what)?;
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -370,7 +398,7 @@ impl Checker<'_> {
             described.push(self.described(t.registration, t.config.describe(), |_| &[], &t.origin, &what)?);
         }
         let transforms = transforms.into_iter().zip(described).collect();
-        Some(Data { slot, description, sampler: sampler?, transforms })
+        Some(Data { slot, description, source, sampler: sampler?, transforms })
     }
 
     pub(super) fn node(&mut self, name: &str, node: &mut ConfigValue) -> Option<GraphEntry> {

@@ -160,6 +160,11 @@ fn schema_at(recipe: &Recipe, path: &str) -> Option<Json> {
             component(ComponentKind::Sampler, recipe.root.at(&format!("data.{name}.sampler"))),
             rest,
         ),
+        ("data" | "evaluate", [name, "source", rest @ ..]) => within(
+            schema_of::<Named>(),
+            component(ComponentKind::Source, recipe.root.at(&format!("{section}.{name}.source"))),
+            rest,
+        ),
         ("data", [name, rest @ ..]) => {
             within(schema_of::<DataSlot>(), recipe.data.get(*name).map(|d| own(d.slot.registration)), rest)
         }

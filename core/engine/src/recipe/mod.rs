@@ -18,8 +18,8 @@ use checker::Checker;
 use indexmap::IndexMap;
 use mtl_component::{
     DatasetConfig, Description, EvaluatorConfig, EvaluatorDescription, HookConfig, Metric, MetricConfig, ModuleConfig,
-    Normalization, OptimizerConfig, OptimizerDescription, Placed, RecipeView, Registration, Registry, SamplerConfig,
-    Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
+    Normalization, OptimizerConfig, OptimizerDescription, PictureSourceConfig, Placed, RecipeView, Registration,
+    Registry, SamplerConfig, Scheduler, SchedulerDescription, TransformConfig, TransformDescription,
 };
 use mtl_recipe::{
     ConfigValue, Diagnostic, Diagnostics, Entry, Merged, Origin, Override, Parsed, Severity, Sources, Unset, Value,
@@ -49,6 +49,8 @@ pub struct Data {
     pub description: Description,
     /// The order of samples.
     pub sampler: Slot<Named, dyn SamplerConfig>,
+    /// The pictures that it reads, where they are named beside it.
+    pub source: Option<SourceEntry>,
     /// What is done to each picture, in order.
     pub transforms: Vec<(TransformEntry, TransformDescription)>,
 }
@@ -113,9 +115,14 @@ pub struct EvaluateEntry {
     pub slot: Slot<EvaluateSlot, dyn EvaluatorConfig>,
     /// What it says of itself.
     pub description: EvaluatorDescription,
+    /// The pictures that it reads, where they are named beside it.
+    pub source: Option<SourceEntry>,
     /// Metrics that are computed from its cases.
     pub metrics: Vec<(Slot<Named, dyn MetricConfig>, Metric)>,
 }
+
+/// A source of pictures.
+pub type SourceEntry = Slot<Named, dyn PictureSourceConfig>;
 
 /// A transform of a data stream.
 pub type TransformEntry = Slot<Named, dyn TransformConfig>;
@@ -536,12 +543,12 @@ mod tests {
         };
         for kind in ComponentKind::ALL {
             let slot = match kind {
-                ComponentKind::Dataset => keys(schema_of::<DataSlot>(), &["sampler", "transforms"]),
+                ComponentKind::Dataset => keys(schema_of::<DataSlot>(), &["source", "sampler", "transforms"]),
                 ComponentKind::Module => keys(schema_of::<ModelSlot>(), &[]),
                 ComponentKind::Function => keys(schema_of::<NodeSlot>(), &[]),
                 ComponentKind::Loss => keys(schema_of::<LossSlot>(), &[]),
                 ComponentKind::Optimizer => keys(schema_of::<OptimizerSlot>(), &[]),
-                ComponentKind::Evaluator => keys(schema_of::<EvaluateSlot>(), &["metrics"]),
+                ComponentKind::Evaluator => keys(schema_of::<EvaluateSlot>(), &["source", "metrics"]),
                 _ => keys(schema_of::<Named>(), &[]),
             };
             let mut table: Vec<&str> = kind.slot_keys().to_vec();

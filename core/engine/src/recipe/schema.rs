@@ -169,16 +169,20 @@ impl Emitter<'_> {
         };
         let common = match kind {
             ComponentKind::Dataset => {
+                self.define(ComponentKind::Source);
                 self.define(ComponentKind::Sampler);
                 self.define(ComponentKind::Transform);
                 let mut common = self.keys::<DataSlot>();
+                common.insert("source".into(), json!({ "$ref": "#/definitions/source" }));
                 common.insert("sampler".into(), json!({ "$ref": "#/definitions/sampler" }));
                 common.insert("transforms".into(), array_of(ComponentKind::Transform));
                 common
             }
             ComponentKind::Evaluator => {
+                self.define(ComponentKind::Source);
                 self.define(ComponentKind::Metric);
                 let mut common = self.keys::<EvaluateSlot>();
+                common.insert("source".into(), json!({ "$ref": "#/definitions/source" }));
                 let mut metrics = array_of(ComponentKind::Metric);
                 metrics["description"] = "Further metrics, computed from the cases that the evaluator measures.".into();
                 common.insert("metrics".into(), metrics);
@@ -188,7 +192,8 @@ impl Emitter<'_> {
             ComponentKind::Loss => self.keys::<LossSlot>(),
             ComponentKind::Optimizer => self.keys::<OptimizerSlot>(),
             ComponentKind::Function => return self.node(name, components),
-            ComponentKind::Sampler
+            ComponentKind::Source
+            | ComponentKind::Sampler
             | ComponentKind::Transform
             | ComponentKind::Scheduler
             | ComponentKind::Metric

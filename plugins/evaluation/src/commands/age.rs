@@ -9,7 +9,7 @@ use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::RunFolder;
 use mtl_faces::age_groups;
 use mtl_faces::headings::headed;
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::source::{self, Holds, Pictures};
 use mtl_recipe::Override;
 use mtl_recipe::files::write_atomically;
 use mtl_standard::codec::png;
@@ -24,9 +24,13 @@ use tch::Tensor;
 pub struct Age {
     /// The run folder.
     run: PathBuf,
-    /// Aligned face crops, or folders of them.
+    /// Aligned face crops, folders of them, or one of: an annotated list; a record file of insightface or its folder; a
+    /// verification set (.bin).
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
+    /// At most so many of the pictures.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// `groups`, ages such as 20,40,60, or a range such as 0..80.
     #[arg(long, default_value = "groups")]
     to: String,
@@ -90,7 +94,8 @@ impl Age {
         }
         // Mistakes in the command line show before the model is opened.
         let years = self.years(form)?;
-        let files = source::files(&self.pictures)?;
+        let inputs = self.inputs()?;
+        let files: Vec<PathBuf> = inputs.files()?.into_iter().map(Path::to_owned).collect();
         let wires = AgeingWires {
             image: self.image.clone(),
             group: self.group.clone(),
@@ -128,8 +133,7 @@ impl Age {
         };
         let columns = wanted.len() + 1;
         let shape = model.sample_shape(&self.image)?;
-        let pictures = Pictures::Files(files.clone());
-        let reading = Reading::new(&pictures, self.skip);
+        let reading = Reading::new(&inputs, self.skip);
         let resized = AtomicBool::new(false);
         let read = |i: usize| {
             let picture = reading.read(i)?;
@@ -138,7 +142,7 @@ impl Age {
                 tracing::info!(
                     "{} is {}x{} and is resized to {}x{}, as are others of another size: the network wants aligned crops \
                      of that size",
-                    pictures.name(i),
+                    inputs.name(i),
                     picture.width,
                     picture.height,
                     shape[2],
@@ -147,10 +151,10 @@ impl Age {
             }
             Ok(picture)
         };
-        let rows = wires.strips(&model, files.len(), &read, &wanted)?;
+        let rows = wires.strips(&model, inputs.len(), &read, &wanted)?;
         let kept = reading.kept()?;
         let rows: Vec<Tensor> = kept.iter().map(|i| rows[*i].shallow_clone()).collect();
-        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i].clone()).collect();
+        let files: Vec<PathBuf> = kept.iter().map(|i| PathBuf::from(inputs.name(*i))).collect();
         let seen = self.seen(&model, &rows)?;
         let headings: Vec<String> = std::iter::once("input".to_owned()).chain(names.iter().cloned()).collect();
         let grid = |rows: &[Tensor]| {
@@ -169,6 +173,21 @@ impl Age {
             Form::Folder => self.strips(&files, &rows, &grid)?,
         };
         self.summary(&files, &names, seen.as_deref(), &written, run.step)
+    }
+
+    /// The pictures among the inputs and in their folders, or those of one list, record file or verification set.
+    fn inputs(&self) -> Result<Pictures> {
+        let pictures = match &self.pictures[..] {
+            [one] if matches!(Holds::of(one)?, Holds::Records | Holds::Bin | Holds::Mat) => {
+                source::at(one, None, None)?
+            }
+            [one] if Holds::of(one)? == Holds::Other && !source::is_picture(one) => source::at(one, None, None)?,
+            several => Pictures::of_files(source::files(several)?)?,
+        };
+        match self.limit {
+            Some(limit) if limit < pictures.len() => Ok(pictures.only(&(0..limit).collect::<Vec<_>>())),
+            _ => Ok(pictures),
+        }
     }
 
     /// Refuses to write over an input.

@@ -7,10 +7,10 @@ use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::{RunFolder, is_made};
 use mtl_engine::weights;
 use mtl_faces::list;
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::source::{self, Holds, Pictures};
 use mtl_recipe::Override;
 use mtl_recipe::files::{read_text, write_atomically};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -19,7 +19,8 @@ use tch::Tensor;
 pub struct Embed {
     /// The run folder.
     run: PathBuf,
-    /// Pictures, folders of them, or one list: annotated (`id filename age gender`), or a file on each line.
+    /// Pictures, folders of them, or one of: a list, annotated (`id filename age gender`) or with a file on each line; a
+    /// record file of insightface or its folder; a verification set (.bin).
     #[arg(required = true)]
     input: Vec<PathBuf>,
     /// The result: .safetensors (with the file names beside it, .files.txt) or .csv.
@@ -28,6 +29,9 @@ pub struct Embed {
     /// The folder that file names in a list start from; without it the folder of the list.
     #[arg(long)]
     root: Option<PathBuf>,
+    /// A record file that holds the pictures of an annotated list, or its folder.
+    #[arg(long)]
+    records: Option<PathBuf>,
     /// last, best, or a step.
     #[arg(long, default_value = "last")]
     checkpoint: Which,
@@ -96,8 +100,8 @@ impl Embed {
         {
             mistake!("{} is a file of a run: name another with --out", self.out.display());
         }
-        let files = self.files()?;
-        let pictures = Pictures::Files(files.clone());
+        let pictures = self.pictures()?;
+        let names: Vec<String> = (0..pictures.len()).map(|i| pictures.name(i)).collect();
         let run = open_run(registry, &self.run, &self.checkpoint, overrides)?;
         configure(&run.recipe)?;
         let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(progress);
@@ -110,16 +114,16 @@ impl Embed {
         let kept = reading.kept()?;
         let index = Tensor::f_from_slice(&kept.iter().map(|i| *i as i64).collect::<Vec<_>>())?;
         let of_kept = |column: Tensor| -> Result<Tensor> {
-            Ok(if kept.len() == files.len() { column } else { column.f_index_select(0, &index)? })
+            Ok(if kept.len() == names.len() { column } else { column.f_index_select(0, &index)? })
         };
-        let files: Vec<PathBuf> = kept.iter().map(|i| files[*i].clone()).collect();
+        let names: Vec<String> = kept.iter().map(|i| names[*i].clone()).collect();
         let mut columns = columns.into_iter().map(of_kept);
         let mut next = || columns.next().context("an output is missing")?;
         let embedding = next()?;
         let age = age.then(&mut next).transpose()?;
-        let group = groups.then(&mut next).transpose()?.map(|logits| numbers(&logits, &files)).transpose()?;
+        let group = groups.then(&mut next).transpose()?.map(|logits| numbers(&logits, &names)).transpose()?;
         if csv {
-            self.write_csv(&files, &embedding, age.as_ref(), group.as_ref())?;
+            self.write_csv(&names, &embedding, age.as_ref(), group.as_ref())?;
         } else {
             let mut tensors = vec![("embedding".to_owned(), embedding)];
             tensors.extend(age.map(|t| ("age".to_owned(), t)));
@@ -127,13 +131,13 @@ impl Embed {
             weights::write(&self.out, &tensors)?;
             // One name a line, whatever the name holds.
             let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-            let line = |file: &PathBuf| file.to_string_lossy().chars().map(plain).collect::<String>();
-            let names: Vec<String> = files.iter().map(line).collect();
+            let line = |name: &String| name.chars().map(plain).collect::<String>();
+            let names: Vec<String> = names.iter().map(line).collect();
             let beside = self.out.with_extension("files.txt");
             write_atomically(&beside, format!("{}\n", names.join("\n")).as_bytes())?;
         }
-        let plural = if files.len() == 1 { "" } else { "s" };
-        Ok(format!("{} picture{plural}, checkpoint of step {}: {}", files.len(), run.step, self.out.display()))
+        let plural = if kept.len() == 1 { "" } else { "s" };
+        Ok(format!("{} picture{plural}, checkpoint of step {}: {}", kept.len(), run.step, self.out.display()))
     }
 
     /// The wanted outputs, the first of which is the embedding.
@@ -172,7 +176,7 @@ impl Embed {
 
     fn write_csv(
         &self,
-        files: &[PathBuf],
+        names: &[String],
         embedding: &Tensor,
         age: Option<&Tensor>,
         group: Option<&Tensor>,
@@ -180,58 +184,60 @@ impl Embed {
         let width = embedding.size()[1] as usize;
         let flat = Vec::<f32>::try_from(&embedding.f_contiguous()?.f_reshape([-1])?)?;
         let mut out = csv::Writer::from_writer(Vec::new());
-        let names = (0..width).map(|i| format!("e{i}"));
-        out.write_record(["file", "age", "group"].into_iter().map(str::to_owned).chain(names))?;
-        for (i, (file, row)) in files.iter().zip(flat.chunks_exact(width)).enumerate() {
+        let columns = (0..width).map(|i| format!("e{i}"));
+        out.write_record(["file", "age", "group"].into_iter().map(str::to_owned).chain(columns))?;
+        for (i, (name, row)) in names.iter().zip(flat.chunks_exact(width)).enumerate() {
             let age = age.map(|t| t.f_double_value(&[i as i64])).transpose()?.map(|age| age.to_string());
             let group = group.map(|t| t.f_int64_value(&[i as i64])).transpose()?.map(|group| group.to_string());
-            let labels = [file.display().to_string(), age.unwrap_or_default(), group.unwrap_or_default()];
+            let labels = [name.clone(), age.unwrap_or_default(), group.unwrap_or_default()];
             out.write_record(labels.into_iter().chain(row.iter().map(f32::to_string)))?;
         }
         write_atomically(&self.out, &out.into_inner()?)
     }
 
-    /// The pictures among the inputs and in their folders, or those of a list.
-    fn files(&self) -> Result<Vec<PathBuf>> {
-        let list = match &self.input[..] {
-            [one] if one.is_file() && !source::is_picture(one) => one,
-            paths => return source::files(paths),
+    /// The pictures among the inputs and in their folders, or those of one list, record file or verification set.
+    fn pictures(&self) -> Result<Pictures> {
+        let root = self.root.as_deref();
+        let one = match &self.input[..] {
+            [one] => one,
+            several => return Pictures::of_files(source::files(several)?),
         };
-        let root = list::root(list, self.root.as_deref());
+        let pictures = match Holds::of(one)? {
+            Holds::Records | Holds::Bin | Holds::Mat => source::at(one, None, None)?,
+            Holds::Other if !source::is_picture(one) => self.listed(one, root)?,
+            _ => Pictures::of_files(source::files(std::slice::from_ref(one))?)?,
+        };
+        if self.skip { Ok(pictures) } else { pictures.complete() }
+    }
+
+    /// The pictures of a list, annotated or with a file on each line, which may lie in records.
+    fn listed(&self, list: &Path, root: Option<&Path>) -> Result<Pictures> {
         let text = match read_text(list, list::MAX_BYTES) {
             Ok(text) => text,
             Err(e) => mistake!(
-                "{} is neither a picture by its name ({}) nor a list: {e}",
-                list.display(),
-                source::ENDINGS.map(|ending| format!(".{ending}")).join(", ")
+                "{} is neither a picture, a record file nor a verification set, and no list: {e}",
+                list.display()
             ),
         };
         let counts = |l: &&str| !l.is_empty() && !l.starts_with('#');
         let first = text.lines().map(str::trim).find(counts).unwrap_or_default();
         if list::is_annotated(first) {
-            let faces = list::read(list, &root)?;
-            if !self.skip {
-                list::report(list::missing(&faces, list), "pictures are missing")?;
-            }
-            return Ok(faces.into_iter().map(|f| f.file).collect());
+            return source::at(list, root, self.records.as_deref());
         }
+        let root = list::root(list, root);
         let files: Vec<PathBuf> = text.lines().map(str::trim).filter(counts).map(|l| root.join(l)).collect();
         if files.is_empty() {
             mistake!("the list {} is empty", list.display());
         }
-        let absent = files.iter().filter(|f| !f.is_file()).map(|f| format!("there is no file {}", f.display()));
-        if !self.skip {
-            list::report(absent.collect(), "pictures are missing")?;
-        }
-        Ok(files)
+        Pictures::of_files(files)
     }
 }
 
 /// The group with the largest of each row of logits, the first of equals.
-fn numbers(logits: &Tensor, files: &[PathBuf]) -> Result<Tensor> {
-    let row = |(row, file): (&Vec<f32>, &PathBuf)| -> Result<i64> {
-        Ok(largest(row).with_context(|| format!("the age group of {}", file.display()))? as i64)
+fn numbers(logits: &Tensor, names: &[String]) -> Result<Tensor> {
+    let row = |(row, name): (&Vec<f32>, &String)| -> Result<i64> {
+        Ok(largest(row).with_context(|| format!("the age group of {name}"))? as i64)
     };
-    let groups = rows(logits)?.iter().zip(files).map(row).collect::<Result<Vec<i64>>>()?;
+    let groups = rows(logits)?.iter().zip(names).map(row).collect::<Result<Vec<i64>>>()?;
     Ok(Tensor::f_from_slice(&groups)?)
 }

@@ -2,51 +2,45 @@ use crate::defaults;
 use crate::protocol;
 use crate::embedding::rows;
 use mtl_component::{
-    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath, Report, ReportTable, Result,
+    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator, Report, ReportTable, Result,
     mistake, register,
 };
 use mtl_faces::age_groups;
-use mtl_faces::made::MadeFaces;
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::source::{KEYS, Pictures};
+use mtl_faces::with_pictures;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::Path;
 
-/// Age estimation on an annotated list or on made faces: mean absolute error in years, and the accuracy of the age
-/// group.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Age {
-    /// The list; pictures whose age is not known do not count.
-    #[serde(default)]
-    list: Option<RecipePath>,
-    /// Made faces in place of a list.
-    #[serde(default)]
-    made: Option<MadeFaces>,
-    /// The folder that file names start from; without it the folder of the list.
-    #[serde(default)]
-    root: Option<RecipePath>,
-    /// The data port that pictures are fed to.
-    #[serde(default = "defaults::image")]
-    image: String,
-    /// The output that is the age in years.
-    #[serde(default = "defaults::age")]
-    age: String,
-    /// The output with the logits of the age groups.
-    #[serde(default = "defaults::groups")]
-    groups: String,
-    /// Pictures in one pass.
-    #[serde(default = "defaults::batch")]
-    #[schemars(range(min = 1, max = 65536))]
-    batch_size: usize,
+with_pictures! {
+    /// Age estimation: mean absolute error in years, and the accuracy of the age group. Pictures whose age is not known do
+    /// not count.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Age {
+        /// The data port that pictures are fed to.
+        #[serde(default = "defaults::image")]
+        image: String,
+        /// The output that is the age in years.
+        #[serde(default = "defaults::age")]
+        age: String,
+        /// The output with the logits of the age groups.
+        #[serde(default = "defaults::groups")]
+        groups: String,
+        /// Pictures in one pass.
+        #[serde(default = "defaults::batch")]
+        #[schemars(range(min = 1, max = 65536))]
+        batch_size: usize,
+    }
 }
 
 impl EvaluatorConfig for Age {
     fn describe(&self) -> Result<EvaluatorDescription> {
         Ok(EvaluatorDescription {
             wires: vec![("image", self.image.clone()), ("age", self.age.clone()), ("groups", self.groups.clone())],
-            problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
-            files: self.list.iter().map(|l| l.0.clone()).collect(),
+            problems: self.given().problems(),
+            source: self.given().usage(KEYS),
+            files: self.given().files(),
             metrics: vec![
                 Metric::new("mae", Better::Smaller).unit("years"),
                 Metric::new("group_accuracy", Better::Larger),
@@ -55,14 +49,15 @@ impl EvaluatorConfig for Age {
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        let pictures = self.given().open(open.source.as_ref())?.complete()?;
+        let labels = &pictures.labels;
         let known: Vec<(usize, f32)> = labels.iter().enumerate().filter_map(|(i, l)| Some((i, l.age?))).collect();
         if known.is_empty() {
             mistake!("no picture has a known age");
         }
         let people = labels.iter().map(|label| label.identity).collect();
-        Ok(Box::new(Ages { config: self.clone(), pictures, known, people }))
+        Ok(Box::new(Ages { config: self.clone(), known, people, pictures }))
     }
 
     fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
@@ -91,7 +86,7 @@ struct Ages {
 
 impl Evaluator for Ages {
     fn files(&self) -> Result<Vec<&Path>> {
-        Ok(self.pictures.files())
+        self.pictures.files()
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
@@ -115,7 +110,7 @@ impl Evaluator for Ages {
         let exact = protocol::group_accuracy(&found_groups, &target_groups, 0)?;
         let near = protocol::group_accuracy(&found_groups, &target_groups, 1)?;
         let cases = Cases {
-            of: source::fingerprint(config.list.as_ref(), config.made.as_ref())?,
+            of: self.pictures.source.fingerprint.clone(),
             columns: [
                 ("person".to_owned(), known.iter().map(|(i, _)| self.people[*i] as f64).collect()),
                 ("error".to_owned(), ages.iter().zip(&target).map(|(a, b)| (a - b).abs()).collect()),

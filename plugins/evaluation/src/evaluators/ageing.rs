@@ -4,55 +4,48 @@ use crate::likeness::{psnr, rank_correlation, ssim};
 use crate::protocol::{self, Course, FlipTest, GAP_EDGES, cosine, gap_label};
 use mtl_component::picture::pixels;
 use mtl_component::{
-    Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, Picture,
-    ReadPicture, RecipePath, Report, ReportCurve, ReportTable, Result, mistake, register,
+    Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator,
+    Picture, ReadPicture, RecipePath, Report, ReportCurve, ReportTable, Result, SourceUse, mistake, register,
 };
 use mtl_faces::age_groups;
-use mtl_faces::label::Label;
-use mtl_faces::made::{MadeFaces, Pair};
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::pairs::{self, Pair};
+use mtl_faces::source::{self, KEYS, Pictures};
+use mtl_faces::with_pictures;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::Path;
 use tch::Kind;
 
-/// Aged faces before judges: an age estimator says how old they look, a recogniser whether they are still the same
-/// person. The judges are other runs, which the generator was not trained against.
-///
-/// The recogniser's threshold is set on real pairs, at a given rate of false accepts. On made faces the aged picture
-/// is compared with the true one of that person, age and capture as well, next to what doing nothing would give.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Ageing {
-    /// The annotated list.
-    #[serde(default)]
-    list: Option<RecipePath>,
-    /// The folder that file names start from; without it the folder of the list.
-    #[serde(default)]
-    root: Option<RecipePath>,
-    /// Made faces in place of a list.
-    #[serde(default)]
-    made: Option<MadeFaces>,
-    /// Faces that are aged: pictures of as many people.
-    #[serde(default = "twenty")]
-    #[schemars(range(min = 1, max = 100_000))]
-    faces: usize,
-    /// The run that judges ages.
-    estimator: Estimator,
-    /// The run that judges identity.
-    recogniser: Recogniser,
-    /// Rate of false accepts among real pairs of different people at the threshold of identity.
-    #[serde(default = "far")]
-    #[schemars(range(min = 1e-6, max = 0.5))]
-    far: f64,
-    /// Real pairs that set the threshold.
-    #[serde(default = "pairs")]
-    #[schemars(range(min = 4, max = 1_000_000))]
-    pairs: usize,
-    /// The wires of ageing.
-    #[serde(default)]
-    ager: AgeingWires,
+with_pictures! {
+    /// Aged faces before judges: an age estimator says how old they look, a recogniser whether they are still the same
+    /// person. The judges are other runs, which the generator was not trained against.
+    ///
+    /// The recogniser's threshold is set on real pairs, at a given rate of false accepts. On made faces the aged picture
+    /// is compared with the true one of that person, age and capture as well, next to what doing nothing would give.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Ageing {
+        /// Faces that are aged: pictures of as many people.
+        #[serde(default = "twenty")]
+        #[schemars(range(min = 1, max = 100_000))]
+        faces: usize,
+        /// The run that judges ages.
+        estimator: Estimator,
+        /// The run that judges identity.
+        recogniser: Recogniser,
+        /// Rate of false accepts among real pairs of different people at the threshold of identity.
+        #[serde(default = "far")]
+        #[schemars(range(min = 1e-6, max = 0.5))]
+        far: f64,
+        /// Real pairs that set the threshold.
+        #[serde(default = "pairs")]
+        #[schemars(range(min = 4, max = 1_000_000))]
+        pairs: usize,
+        /// The wires of ageing.
+        #[serde(default)]
+        ager: AgeingWires,
+    }
 }
 
 /// A run that judges ages.
@@ -154,21 +147,25 @@ const JUDGED: [(&str, &str, Better); 9] = [
 
 impl EvaluatorConfig for Ageing {
     fn describe(&self) -> Result<EvaluatorDescription> {
-        let list = self.list.iter().map(|l| l.0.clone());
         let metric = |(name, unit, better): &(&str, &'static str, Better)| Metric::new(*name, *better).unit(unit);
-        let truth = Truth::FIGURES.iter().filter(|_| self.made.is_some());
-        let truth = truth.chain(REFERENCES.iter().filter(|_| self.list.is_some()));
+        // Made faces have true pictures, others may have real ones near an age; what a `source` has is known later.
+        let usage = self.given().usage(KEYS);
+        let truth = Truth::FIGURES.iter().filter(|_| matches!(usage, SourceUse::Own("made") | SourceUse::Needed(_)));
+        let truth = truth.chain(REFERENCES.iter().filter(|_| usage != SourceUse::Own("made")));
+        let files = self.given().files().into_iter();
         Ok(EvaluatorDescription {
             wires: self.ager.wires(),
-            problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
-            files: list.chain([self.estimator.run.0.clone(), self.recogniser.run.0.clone()]).collect(),
+            problems: self.given().problems(),
+            source: usage,
+            files: files.chain([self.estimator.run.0.clone(), self.recogniser.run.0.clone()]).collect(),
             metrics: JUDGED.iter().chain(truth).map(metric).collect(),
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
-        let pairs = source::pairs(&labels, self.pairs, 1)?;
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        let pictures = self.given().open(open.source.as_ref())?.complete()?;
+        let labels = &pictures.labels;
+        let pairs = pairs::of_any_age(labels, self.pairs, 1)?;
         let different = pairs.iter().filter(|pair| !pair.same).count() as f64;
         const MOST: f64 = 1e6;
         let wanted = |accepted: f64| match (2.0 * accepted / self.far).ceil() {
@@ -190,7 +187,7 @@ impl EvaluatorConfig for Ageing {
                 wanted(FEWEST)
             );
         }
-        Ok(Box::new(Aged { config: self.clone(), pictures, labels, pairs }))
+        Ok(Box::new(Aged { config: self.clone(), pictures, pairs }))
     }
 }
 
@@ -198,14 +195,13 @@ impl EvaluatorConfig for Ageing {
 struct Aged {
     config: Ageing,
     pictures: Pictures,
-    labels: Vec<Label>,
     /// The real pairs that set the threshold of identity.
     pairs: Vec<Pair>,
 }
 
 impl Evaluator for Aged {
     fn files(&self) -> Result<Vec<&Path>> {
-        Ok(self.pictures.files())
+        self.pictures.files()
     }
 
     fn check(&self, model: &dyn Inference) -> Result<()> {
@@ -214,11 +210,11 @@ impl Evaluator for Aged {
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        let Self { config, pictures, labels, pairs } = self;
+        let Self { config, pictures, pairs } = self;
         let edges = age_groups::of_run(model)?;
         let (centres, names) = (age_groups::centres(edges), age_groups::names(edges));
         let groups = centres.len();
-        let faces = source::one_per_identity(labels, config.faces);
+        let faces = source::one_per_identity(&pictures.labels, config.faces);
         let (estimator, recogniser) = self.judges(model, groups)?;
         let (estimator, recogniser) = (&*estimator, &*recogniser);
         let teachers: Vec<String> = [&config.estimator.run, &config.recogniser.run]
@@ -276,7 +272,7 @@ impl Evaluator for Aged {
                 metrics.push((name, mean(&mut truth.iter().map(|t| t.0[k]))));
             }
         }
-        if config.list.is_some() {
+        if truth.is_none() {
             let found = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
             // Where no person has a picture near a wanted age there is nothing to compare with.
             let known = REFERENCES.iter().map(|(name, ..)| *name).zip(found).filter(|(_, value)| value.is_finite());
@@ -442,7 +438,7 @@ impl Aged {
         centres: &[f32],
     ) -> Vec<Vec<Cell>> {
         let row = |gap: f32| GAP_EDGES.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
-        let age = |picture: usize| self.labels[picture].age;
+        let age = |picture: usize| self.pictures.labels[picture].age;
         let mut real: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); GAP_EDGES.len()];
         for (pair, found) in self.pairs.iter().zip(real_cosines) {
             let Some(gap) = age(pair.a).zip(age(pair.b)).map(|(a, b)| (a - b).abs()) else { continue };
@@ -486,13 +482,14 @@ impl Aged {
     ) -> Result<[f64; 2]> {
         let groups = centres.len();
         let mut of_person: HashMap<i64, Vec<usize>> = HashMap::new();
-        self.labels.iter().enumerate().for_each(|(i, label)| of_person.entry(label.identity).or_default().push(i));
+        let labels = &self.pictures.labels;
+        labels.iter().enumerate().for_each(|(i, label)| of_person.entry(label.identity).or_default().push(i));
         let near = |i: usize| {
             let (face, wanted) = (faces[i / groups], centres[i % groups]);
             let fits = |other: &usize| {
-                *other != face && self.labels[*other].age.is_some_and(|age| (age - wanted).abs() <= NEAR)
+                *other != face && labels[*other].age.is_some_and(|age| (age - wanted).abs() <= NEAR)
             };
-            of_person[&self.labels[face].identity].iter().copied().filter(fits).collect::<Vec<usize>>()
+            of_person[&labels[face].identity].iter().copied().filter(fits).collect::<Vec<usize>>()
         };
         let references: Vec<Vec<usize>> = (0..looks.len()).map(near).collect();
         let mut used: Vec<usize> = references.iter().flatten().copied().collect();
@@ -530,17 +527,17 @@ impl Aged {
         looks: &[Vec<f32>],
         centres: &[f32],
     ) -> Result<Option<Vec<Truth>>> {
-        let Pictures::Made(collection) = &self.pictures else { return Ok(None) };
         let recogniser = &self.config.recogniser;
         let groups = centres.len();
         let resized = |mut picture: Picture| -> Result<Picture> {
             picture.resize(aged[0].width, aged[0].height)?;
             Ok(picture)
         };
-        let truth: Vec<Picture> = (0..aged.len())
-            .map(|i| resized(collection.at_age(faces[i / groups], centres[i % groups])?))
-            .collect::<Result<_>>()?;
-        let sources: Vec<Picture> = faces.iter().map(|f| resized(collection.picture(*f)?)).collect::<Result<_>>()?;
+        let source = &self.pictures.source.pictures;
+        let at_age = |i: usize| source.variant(faces[i / groups], "age", centres[i % groups].into())?.map(resized).transpose();
+        let truth: Option<Vec<Picture>> = (0..aged.len()).map(|i| at_age(i).transpose()).collect::<Option<Result<_>>>().transpose()?;
+        let Some(truth) = truth else { return Ok(None) };
+        let sources: Vec<Picture> = faces.iter().map(|f| resized(self.pictures.read(*f)?)).collect::<Result<_>>()?;
         let true_looks = recogniser.judge(judge, truth.len(), &|i| Ok(truth[i].clone()))?;
         let source_looks = recogniser.judge(judge, sources.len(), &|i| Ok(sources[i].clone()))?;
         (0..aged.len())

@@ -1,36 +1,29 @@
 use crate::ageing_wires::{AgeingWires, TargetAge};
 use mtl_component::picture::sheet;
 use mtl_component::{
-    Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, RecipePath, Report, Result, register,
+    Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, OpenEvaluator, Report, Result, register,
 };
 use mtl_faces::age_groups;
 use mtl_faces::headings::headed;
-use mtl_faces::made::MadeFaces;
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::source::{self, KEYS, Pictures};
+use mtl_faces::with_pictures;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
 
-/// A picture of faces at every age group: each row is a face, each column a group, the first column the input.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct AgeingGrid {
-    /// The annotated list.
-    #[serde(default)]
-    list: Option<RecipePath>,
-    /// The folder that file names start from; without it the folder of the list.
-    #[serde(default)]
-    root: Option<RecipePath>,
-    /// Made faces in place of a list.
-    #[serde(default)]
-    made: Option<MadeFaces>,
-    /// Rows: pictures of as many people.
-    #[serde(default = "eight")]
-    #[schemars(range(min = 1, max = 1000))]
-    faces: usize,
-    /// The wires of ageing.
-    #[serde(default)]
-    ager: AgeingWires,
+with_pictures! {
+    /// A picture of faces at every age group: each row is a face, each column a group, the first column the input.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct AgeingGrid {
+        /// Rows: pictures of as many people.
+        #[serde(default = "eight")]
+        #[schemars(range(min = 1, max = 1000))]
+        faces: usize,
+        /// The wires of ageing.
+        #[serde(default)]
+        ager: AgeingWires,
+    }
 }
 
 fn eight() -> usize {
@@ -41,15 +34,17 @@ impl EvaluatorConfig for AgeingGrid {
     fn describe(&self) -> Result<EvaluatorDescription> {
         Ok(EvaluatorDescription {
             wires: self.ager.wires(),
-            problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
-            files: self.list.iter().map(|l| l.0.clone()).collect(),
+            problems: self.given().problems(),
+            source: self.given().usage(KEYS),
+            files: self.given().files(),
             metrics: Vec::new(),
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
-        let shown = source::one_per_identity(&labels, self.faces);
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        let pictures = self.given().open(open.source.as_ref())?.complete()?;
+        let labels = &pictures.labels;
+        let shown = source::one_per_identity(labels, self.faces);
         Ok(Box::new(Grid { wires: self.ager.clone(), pictures, shown }))
     }
 }

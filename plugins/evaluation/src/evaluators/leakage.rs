@@ -1,51 +1,44 @@
 use crate::defaults;
 use crate::embedding::rows;
 use mtl_component::{
-    Better, Cases, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
+    Better, Cases, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator,
     Report, Result, ScalarOps, mistake, register,
 };
-use mtl_faces::made::MadeFaces;
-use mtl_faces::label::Label;
-use mtl_faces::source::{self, Pictures};
 use mtl_faces::age_groups;
+use mtl_faces::label::Label;
+use mtl_faces::source::{KEYS, Pictures};
+use mtl_faces::with_pictures;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// How much of the age is left in the identity features, and how much of the identity in the age features: linear
-/// probes on frozen features (Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
-/// probes").
-///
-/// The age probe is a ridge regression fitted on half of the people and tested on the others: R2 of the age, and
-/// accuracy of its age group against that of the commonest group. The identity probe is a ridge regression on
-/// one-hot identities, fitted on half of everyone's pictures and tested on the others. The penalty is chosen within
-/// the fitted part.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Leakage {
-    /// The annotated list.
-    #[serde(default)]
-    list: Option<RecipePath>,
-    /// The folder that file names start from; without it the folder of the list.
-    #[serde(default)]
-    root: Option<RecipePath>,
-    /// Made faces in place of a list.
-    #[serde(default)]
-    made: Option<MadeFaces>,
-    /// The data port that pictures are fed to.
-    #[serde(default = "defaults::image")]
-    image: String,
-    /// The identity features; maps `[batch, channels, height, width]` are averaged over their places.
-    #[serde(default = "defaults::embedding")]
-    identity_features: String,
-    /// The age features; without them only the identity features are probed.
-    #[serde(default)]
-    age_features: Option<String>,
-    /// Pictures in one pass.
-    #[serde(default = "defaults::batch")]
-    #[schemars(range(min = 1, max = 65536))]
-    batch_size: usize,
+with_pictures! {
+    /// How much of the age is left in the identity features, and how much of the identity in the age features: linear
+    /// probes on frozen features (Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
+    /// probes").
+    ///
+    /// The age probe is a ridge regression fitted on half of the people and tested on the others: R2 of the age, and
+    /// accuracy of its age group against that of the commonest group. The identity probe is a ridge regression on
+    /// one-hot identities, fitted on half of everyone's pictures and tested on the others. The penalty is chosen within
+    /// the fitted part.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Leakage {
+        /// The data port that pictures are fed to.
+        #[serde(default = "defaults::image")]
+        image: String,
+        /// The identity features; maps `[batch, channels, height, width]` are averaged over their places.
+        #[serde(default = "defaults::embedding")]
+        identity_features: String,
+        /// The age features; without them only the identity features are probed.
+        #[serde(default)]
+        age_features: Option<String>,
+        /// Pictures in one pass.
+        #[serde(default = "defaults::batch")]
+        #[schemars(range(min = 1, max = 65536))]
+        batch_size: usize,
+    }
 }
 
 /// The features that are probed, by the keys that name them.
@@ -68,19 +61,21 @@ impl EvaluatorConfig for Leakage {
         }
         Ok(EvaluatorDescription {
             wires,
-            problems: source::problems("list", self.list.as_ref(), self.made.as_ref()),
-            files: self.list.iter().map(|l| l.0.clone()).collect(),
+            problems: self.given().problems(),
+            source: self.given().usage(KEYS),
+            files: self.given().files(),
             metrics,
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        let (pictures, labels) = source::labelled(self.list.as_ref(), self.root.as_ref(), self.made.as_ref())?;
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        let pictures = self.given().open(open.source.as_ref())?.complete()?;
+        let labels = &pictures.labels;
         let known: Vec<&Label> = labels.iter().filter(|label| label.age.is_some()).collect();
         let people: Vec<i64> = known.iter().map(|label| label.identity).collect();
         let ages: Vec<f64> = known.iter().filter_map(|label| label.age).map(f64::from).collect();
         ages_differ(&ages, &people)?;
-        Ok(Box::new(Probes { config: self.clone(), pictures, labels }))
+        Ok(Box::new(Probes { config: self.clone(), pictures }))
     }
 
     fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
@@ -93,16 +88,15 @@ impl EvaluatorConfig for Leakage {
 struct Probes {
     config: Leakage,
     pictures: Pictures,
-    labels: Vec<Label>,
 }
 
 impl Evaluator for Probes {
     fn files(&self) -> Result<Vec<&Path>> {
-        Ok(self.pictures.files())
+        self.pictures.files()
     }
 
     fn evaluate(&self, model: &dyn Inference) -> Result<Report> {
-        let (config, labels) = (&self.config, &self.labels);
+        let (config, labels) = (&self.config, &self.pictures.labels);
         let edges = age_groups::of_run(model)?;
         let known: Vec<usize> = (0..labels.len()).filter(|i| labels[*i].age.is_some()).collect();
         let mut wanted = vec![config.identity_features.as_str()];
@@ -119,7 +113,7 @@ impl Evaluator for Probes {
         let ages: Vec<f64> = known.iter().map(|i| f64::from(labels[*i].age.unwrap_or_default())).collect();
         let people: Vec<i64> = known.iter().map(|i| labels[*i].identity).collect();
         let mut metrics = indexmap::IndexMap::new();
-        let mut cases = Cases { of: source::fingerprint(config.list.as_ref(), config.made.as_ref())?, ..Cases::default() };
+        let mut cases = Cases { of: self.pictures.source.fingerprint.clone(), ..Cases::default() };
         for (what, features) in FEATURES.iter().zip(&features) {
             if let Some(i) = features.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
                 mistake!(

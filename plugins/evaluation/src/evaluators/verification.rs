@@ -3,29 +3,45 @@ use crate::embedding::Embedding;
 use crate::pairs::{self, Listed};
 use crate::protocol::{self, Convention, FlipTest, FoldChoice, INDEPENDENT, PairReport, Reading, ReportSettings, Rule};
 use mtl_component::{
-    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, RecipePath,
-    Report, ReportCurve, ReportTable, Result, mistake, register,
+    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator, OpenSource, RecipePath,
+    Report, ReportCurve, ReportTable, Result, SourceUse, mistake, register,
 };
 use mtl_faces::label::Label;
 use mtl_faces::list;
-use mtl_faces::made::{MadeFaces, Pair};
-use mtl_faces::source::{self, Pictures};
+use mtl_faces::made::MadeFaces;
+use mtl_faces::pairs::Pair;
+use mtl_faces::source::{Given, Pictures};
+use mtl_faces::sources::bin;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-/// Face verification on a list of pairs: k-fold accuracy, AUC, EER, false non-match rates at false match rates, and
+/// Face verification on pairs of pictures: k-fold accuracy, AUC, EER, false non-match rates at false match rates, and
 /// accuracy and AUC by age gap.
 ///
-/// The pairs are a list, whose lines are `a b 1` (same person) or `a b -1`, separated by tabs or blanks, or are drawn from
-/// made faces. FNMR and FMR are the terms of ISO/IEC 19795-1; papers call 1 - FNMR also TAR, and FMR also FAR.
+/// The pairs are a list, whose lines are `a b 1` (same person) or `a b -1`, separated by tabs or blanks, or a published list
+/// of LFW, RFW, CALFW, CPLFW or AgeDB; or a verification set of insightface; or are drawn from pictures whose people are
+/// known. FNMR and FMR are the terms of ISO/IEC 19795-1; papers call 1 - FNMR also TAR, and FMR also FAR.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Verification {
-    /// The list of pairs.
+    /// The list of pairs. Its pictures are files, or those of `records`, a `folder` or a `source` of these names.
     #[serde(default)]
     pairs: Option<RecipePath>,
+    /// A verification set of insightface, such as `agedb_30.bin`, with its own pairs.
+    #[serde(default)]
+    bin: Option<RecipePath>,
+    /// A list of the pairs of `bin` in its order, which names their pictures and people; AgeDB's protocol,
+    /// `04_FINAL_protocol_30_years.mat`, tells ages as well.
+    #[serde(default)]
+    names: Option<RecipePath>,
+    /// A record file of insightface, or its folder: the pictures of `pairs`, or those that pairs are drawn from.
+    #[serde(default)]
+    records: Option<RecipePath>,
+    /// A folder of people, each a folder of pictures: the pictures of `pairs`, or those that pairs are drawn from.
+    #[serde(default)]
+    folder: Option<RecipePath>,
     /// Made faces that pairs are drawn from: the same person or two of one sex, the ages at least `gap` apart.
     #[serde(default)]
     made: Option<MadeFaces>,
@@ -108,6 +124,52 @@ struct Pairs {
     pictures: Pictures,
     pairs: Vec<Pair>,
     labels: Option<Vec<Option<Label>>>,
+    /// A text that changes when the pairs change.
+    of: String,
+}
+
+/// Pairs whose names are those of a source's pictures.
+fn of_names(path: &Path, pictures: Pictures) -> Result<Pairs> {
+    let entries = pairs::entries(path)?;
+    let wanted: HashSet<PathBuf> =
+        entries.iter().flat_map(|entry| [&entry.a, &entry.b]).map(|name| list::tidy(Path::new(name))).collect();
+    let mut known: HashMap<PathBuf, usize> = HashMap::new();
+    for i in 0..pictures.len() {
+        let name = list::tidy(Path::new(&pictures.source.pictures.name(i)?));
+        if wanted.contains(&name) {
+            known.insert(name, i);
+        }
+    }
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for entry in &entries {
+        let mut find = |name: &str| {
+            let index = known.get(&list::tidy(Path::new(name))).copied();
+            if index.is_none() {
+                faults.push(format!(
+                    "{}:{}: the source has no picture {name}; its names are such as {}",
+                    path.display(),
+                    entry.line,
+                    pictures.source.pictures.name(0).unwrap_or_default()
+                ));
+            }
+            index
+        };
+        if let (Some(a), Some(b)) = (find(&entry.a), find(&entry.b)) {
+            found.push(Pair { a, b, same: entry.same });
+        }
+    }
+    list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
+    // Pictures that no pair needs are not looked at.
+    let mut used: Vec<usize> = found.iter().flat_map(|pair| [pair.a, pair.b]).collect();
+    used.sort_unstable();
+    used.dedup();
+    let place = |i: usize| used.binary_search(&i).unwrap_or_default();
+    let pairs = found.iter().map(|pair| Pair { a: place(pair.a), b: place(pair.b), same: pair.same }).collect();
+    let of = format!("{}; {}", list::fingerprint(&[path])?, pictures.source.fingerprint);
+    let knows = pictures.source.column("identity").is_some();
+    let pictures = pictures.only(&used);
+    let labels = knows.then(|| pictures.labels.iter().copied().map(Some).collect());
+    Ok(Pairs { pairs, labels, of, pictures })
 }
 
 impl Pairs {
@@ -133,12 +195,44 @@ impl Pairs {
     }
 }
 
+/// The keys that a source of pictures may stand for.
+const KEYS: &str = "`pairs`, `bin`, or `records`, a `folder` or `made` faces to draw pairs from";
+
 impl Verification {
     /// Which pairs, for messages.
     fn of(&self) -> String {
-        match &self.pairs {
-            Some(path) => format!("the pairs {}", path.display()),
-            None => "the pairs of made faces".to_owned(),
+        match (&self.pairs, &self.bin, &self.made) {
+            (Some(path), ..) => format!("the pairs {}", path.display()),
+            (_, Some(path), _) => format!("the verification set {}", path.display()),
+            (_, _, Some(_)) => "the pairs of made faces".to_owned(),
+            _ => "the pairs of the source".to_owned(),
+        }
+    }
+
+    /// The pictures that a key names, but for those of a verification set and of made faces.
+    fn pictures(&self) -> Given<'_> {
+        Given { records: self.records.as_ref(), folder: self.folder.as_ref(), ..Given::default() }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let given = Given { bin: self.bin.as_ref(), made: self.made.as_ref(), ..self.pictures() };
+        let mut out = given.problems();
+        for (key, is_given) in [("bin", self.bin.is_some()), ("made", self.made.is_some())] {
+            if is_given && self.pairs.is_some() {
+                out.push(format!("`pairs` and `{key}` are two sources: give one, and --unset the other"));
+            }
+        }
+        if self.names.is_some() && self.bin.is_none() {
+            out.push("`names` is a list of the pairs of `bin`, and there is none".into());
+        }
+        out
+    }
+
+    fn usage(&self) -> SourceUse {
+        let given = Given { bin: self.bin.as_ref(), made: self.made.as_ref(), ..self.pictures() };
+        match given.usage(KEYS) {
+            SourceUse::Needed(_) if self.pairs.is_some() => SourceUse::Optional,
+            usage => usage,
         }
     }
 
@@ -152,54 +246,91 @@ impl Verification {
         }
     }
 
-    fn pairs(&self) -> Result<Pairs> {
-        if let Some(made) = &self.made {
-            let collection = made.open()?;
-            let pairs = collection.pairs(self.gap, self.count, made.seed as u64)?;
-            let labels = (0..collection.shots.len()).map(|i| Some(collection.label(i))).collect();
-            return Ok(Pairs { pictures: Pictures::Made(collection), pairs, labels: Some(labels) });
-        }
-        let Some(path) = &self.pairs else { mistake!("no pairs are given: name a list as `pairs`, or `made` faces") };
-        let Listed { files, pairs, people } = pairs::read(path, &list::root(path, self.root.as_deref()))?;
-        let named = |people: Vec<i64>| {
-            people.into_iter().map(|identity| Some(Label { identity, age: None, gender: -1 })).collect()
+    fn pairs(&self, beside: Option<&OpenSource>) -> Result<Pairs> {
+        let no_pictures = self.records.is_none() && self.folder.is_none() && beside.is_none();
+        let data = match &self.pairs {
+            Some(path) if no_pictures => self.of_files(path)?,
+            Some(path) => of_names(path, self.pictures().open(beside)?)?,
+            None => self.of_source(beside)?,
         };
         let labels = match &self.list {
-            Some(list) => Some(self.labels(list, &files)?),
-            None => people.map(named),
+            Some(list) => Some(self.labels(list, &data.pictures)?),
+            None => data.labels,
         };
-        let data = Pairs { pictures: Pictures::Files(files), pairs, labels };
+        let data = Pairs { labels, ..data };
         self.agrees(&data)?;
         Ok(data)
     }
 
+    /// Pairs of files.
+    fn of_files(&self, path: &Path) -> Result<Pairs> {
+        let root = list::root(path, self.root.as_ref().map(|root| root.0.as_path()));
+        let Listed { files, pairs, people } = pairs::read(path, &root)?;
+        let label = |(identity, age)| Some(Label { identity, age, gender: -1 });
+        let labels = people.map(|people| people.into_iter().map(label).collect());
+        let of = list::fingerprint(&[path])?;
+        Ok(Pairs { pictures: Pictures::of_files(files)?, pairs, labels, of })
+    }
+
+    /// The pairs that a source has, or that are drawn from it.
+    fn of_source(&self, beside: Option<&OpenSource>) -> Result<Pairs> {
+        let (pictures, seed) = match (&self.bin, &self.made) {
+            (Some(bin), _) => {
+                (Pictures::of(bin::open(bin, self.names.as_ref().map(|names| names.0.as_path()))?)?, 1)
+            }
+            (_, Some(made)) => (Given { made: Some(made), ..Given::default() }.open(None)?, made.seed as u64),
+            _ => (self.pictures().open(beside)?.complete()?, 1),
+        };
+        let mut of = pictures.source.fingerprint.clone();
+        let known = |name: &str| pictures.source.column(name).is_some();
+        if let Some(same) = pictures.source.column(bin::SAME) {
+            // Two pictures in turn are a pair.
+            let pair = |(i, same): (usize, &[f64])| Pair { a: 2 * i, b: 2 * i + 1, same: same[0] == 1.0 };
+            let pairs = same.values.chunks(2).enumerate().map(pair).collect();
+            let labels = known("identity").then(|| pictures.labels.iter().copied().map(Some).collect());
+            return Ok(Pairs { pairs, labels, of, pictures });
+        }
+        if !known("identity") {
+            mistake!("it is not known whom the pictures show, such as {}: give their `pairs`", pictures.name(0));
+        }
+        let pairs = mtl_faces::pairs::with_gap(&pictures.labels, self.gap, self.count, seed)?;
+        of.push_str(&format!("; {} pairs, gap {}", self.count, self.gap));
+        let labels = Some(pictures.labels.iter().copied().map(Some).collect());
+        Ok(Pairs { pairs, labels, of, pictures })
+    }
+
     /// What the list knows of each picture.
-    fn labels(&self, path: &Path, files: &[PathBuf]) -> Result<Vec<Option<Label>>> {
-        let faces = list::read(path, &list::root(path, self.root.as_deref()))?;
-        let (_, labels) = list::labels(&faces);
-        let place = |i: usize| format!("{}:{}", path.display(), faces[i].line);
-        list::contradictions(&faces, &|i| labels[i].identity, &place, false)?;
-        let by_file: HashMap<PathBuf, Label> =
-            faces.iter().map(|face| list::tidy(&face.file)).zip(labels.iter().copied()).collect();
-        let found: Vec<Option<Label>> = files.iter().map(|file| by_file.get(&list::tidy(file)).copied()).collect();
+    fn labels(&self, path: &Path, pictures: &Pictures) -> Result<Vec<Option<Label>>> {
+        let root = list::root(path, self.root.as_ref().map(|root| root.0.as_path()));
+        let listed = Pictures::of(mtl_faces::sources::list::open(path, Some(&root), None)?)?;
+        let by_file: HashMap<PathBuf, Label> = listed.files()?.into_iter().map(list::tidy).zip(listed.labels.iter().copied()).collect();
+        let find = |i: usize| -> Result<Option<Label>> {
+            Ok(match pictures.source.pictures.file(i)? {
+                Some(file) => by_file.get(&list::tidy(file)),
+                // What is no file has the name of one.
+                None => by_file.get(&list::tidy(&root.join(pictures.source.pictures.name(i)?))),
+            }
+            .copied())
+        };
+        let found: Vec<Option<Label>> = (0..pictures.len()).map(find).collect::<Result<_>>()?;
         let known = found.iter().flatten().count();
         if known == 0 {
             mistake!(
                 "the list {} names none of the {} pictures of {}, such as {}: its names are relative to {}. Set \
                  `root` to the folder that the names of both are relative to, or name another list",
                 path.display(),
-                files.len(),
+                pictures.len(),
                 self.of(),
-                files.first().map(|file| file.display().to_string()).unwrap_or_default(),
-                faces.first().and_then(|face| face.file.parent()).unwrap_or(Path::new("")).display()
+                pictures.source.pictures.name(0)?,
+                root.display()
             );
         }
-        if known < files.len() {
+        if known < pictures.len() {
             tracing::warn!(
                 "the list {} names {known} of the {} pictures of {}: ages of the others are not known, and intervals treat \
                  pairs as independent",
                 path.display(),
-                files.len(),
+                pictures.len(),
                 self.of()
             );
         }
@@ -238,20 +369,25 @@ impl EvaluatorConfig for Verification {
             let older = Metric::new(format!("tar_at_far_{}", reading.target), Better::Larger);
             metrics.push(older.complement_of(reading.metric()));
         }
-        let mut problems = source::problems("pairs", self.pairs.as_ref(), self.made.as_ref());
+        let mut problems = self.problems();
         if self.fold_count.is_some() && matches!(self.folds, FoldChoice::Count(_)) {
             problems.push("`fold_count` is the number of folds of a named order, and `folds` is a number itself".into());
         }
         Ok(EvaluatorDescription {
             wires: vec![("image", self.image.clone()), ("embedding", self.embedding.clone())],
             problems,
-            files: self.pairs.iter().chain(&self.list).map(|l| l.0.clone()).collect(),
+            files: [&self.pairs, &self.bin, &self.names, &self.records, &self.folder, &self.list]
+                .into_iter()
+                .flatten()
+                .map(|path| path.0.clone())
+                .collect(),
             metrics,
+            source: self.usage(),
         })
     }
 
-    fn open(&self) -> Result<Box<dyn Evaluator>> {
-        let data = self.pairs()?;
+    fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
+        let data = self.pairs(open.source.as_ref())?;
         // Both kinds of pairs, and folds that mix them: what the protocol needs is found before training.
         let same = data.same();
         let made_up: Vec<f64> = same.iter().map(|same| if *same { 0.5 } else { 1.5 }).collect();
@@ -337,10 +473,9 @@ impl OpenPairs {
 
     fn cases(&self, distances: Vec<f64>, found: &PairReport) -> Result<Cases> {
         let (config, data) = (&self.config, &self.data);
-        let drawn = config.made.as_ref().map(|_| format!("; {} pairs, gap {}", config.count, config.gap));
-        let mut of = source::fingerprint(config.pairs.as_ref(), config.made.as_ref())? + &drawn.unwrap_or_default();
+        let mut of = data.of.clone();
         if let Some(list) = config.list.as_ref().filter(|_| config.made.is_none()) {
-            of.push_str(&format!("; people and ages of {}", source::fingerprint(Some(list), None)?));
+            of.push_str(&format!("; people and ages of {}", list::fingerprint(&[list])?));
         }
         let flags = |flags: &[bool]| flags.iter().map(|f| f64::from(u8::from(*f))).collect::<Vec<f64>>();
         let each = |of: &dyn Fn(&Pair) -> Option<f64>| {
@@ -373,7 +508,7 @@ impl OpenPairs {
 
 impl Evaluator for OpenPairs {
     fn files(&self) -> Result<Vec<&Path>> {
-        Ok(self.data.pictures.files())
+        self.data.pictures.files()
     }
 
     fn unresolved(&self) -> Result<Vec<(String, String)>> {

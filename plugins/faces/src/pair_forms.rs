@@ -5,12 +5,19 @@
 //! | plain | `a b 1` (one person), `a b -1` or `a b 0` | as they stand |
 //! | LFW, RFW | `name i j` and `name i other j`, for `name/name_0001.jpg`; LFW's first line is `folds number` or `number` | as they stand |
 //! | CALFW, CPLFW | two lines a pair, `file k`: k from 1 is the fold of a pair of one person, 0 is of two | pairs of two people are dealt out in order, equally many to each fold |
+//! | AgeDB | a file of MATLAB, `splits`: of each fold the names and ages of pairs, and labels of 1 and -1 | as they stand |
 
-use mtl_faces::list;
+use crate::list;
+use mtl_component::files::read_text;
+use mtl_component::{Result, mistake};
+use mtl_standard::mat::{self, Mat};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 /// A pair as a list writes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
     /// One picture.
     pub a: String,
     /// The other.
@@ -21,13 +28,70 @@ pub(crate) struct Entry {
     pub line: usize,
     /// The names of the people, where the form tells them.
     pub people: Option<[String; 2]>,
+    /// Their ages in years, where the form tells them.
+    pub ages: Option<[f32; 2]>,
 }
 
 /// A fault, and the line where it is, if it is in one.
-pub(crate) type Fault = (Option<usize>, String);
+pub type Fault = (Option<usize>, String);
+
+/// The pairs of a file, in the order of their folds, and what is wrong with it.
+///
+/// # Errors
+/// A mistake if it cannot be read at all.
+pub fn read(path: &Path) -> Result<(Vec<Entry>, Vec<Fault>)> {
+    let mut start = [0; 8];
+    let is_mat = File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && mat::is_mat(&start);
+    if is_mat {
+        let variables = mat::read(path)?;
+        return match variables.get("splits").map(agedb) {
+            Some(Some(entries)) => Ok((entries, Vec::new())),
+            _ => mistake!(
+                "{} is a file of MATLAB, and not AgeDB's protocol: expected `splits`, cells of names and ages with labels \
+                 of 1 and -1, found {}",
+                path.display(),
+                variables.keys().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+            ),
+        };
+    }
+    match read_text(path, list::MAX_BYTES) {
+        Ok(text) => Ok(parse(&text)),
+        Err(e) => mistake!("cannot read the pairs {}: {e}", path.display()),
+    }
+}
+
+/// The pairs of AgeDB's protocol. The person is what stands before the first `_` of a name.
+fn agedb(splits: &Mat) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for split in splits.cells()? {
+        let Mat::Structures(fields) = split else { return None };
+        let mut parts = fields.values().map(|values| values.first());
+        let (pictures, labels) = (parts.next()??.cells()?, parts.next()??.numbers()?);
+        if pictures.len() != 2 * labels.len() {
+            return None;
+        }
+        for (pair, label) in pictures.chunks_exact(2).zip(labels) {
+            let picture = |of: &Mat| -> Option<(String, f32)> {
+                Some((of.field("name")?.text()?.to_owned(), *of.field("age")?.numbers()?.first()? as f32))
+            };
+            let (a, b) = (picture(&pair[0])?, picture(&pair[1])?);
+            let person = |name: &str| name.split('_').next().unwrap_or_default().to_owned();
+            let file = |name: String| if name.contains('.') { name } else { format!("{name}.jpg") };
+            entries.push(Entry {
+                people: Some([person(&a.0), person(&b.0)]),
+                ages: Some([a.1, b.1]),
+                a: file(a.0),
+                b: file(b.0),
+                same: *label == 1.0,
+                line: entries.len() + 1,
+            });
+        }
+    }
+    (!entries.is_empty()).then_some(entries)
+}
 
 /// The pairs of a list, in the order of their folds, and what is wrong with it.
-pub(crate) fn parse(text: &str) -> (Vec<Entry>, Vec<Fault>) {
+pub fn parse(text: &str) -> (Vec<Entry>, Vec<Fault>) {
     let lines: Vec<(usize, &str)> =
         text.lines().enumerate().map(|(n, line)| (n + 1, line)).filter(|(_, line)| counts(line)).collect();
     let rows: Vec<(usize, Vec<&str>)> = lines.iter().map(|(n, line)| (*n, line.split_whitespace().collect())).collect();
@@ -75,7 +139,7 @@ fn plain(lines: &[(usize, &str)]) -> (Vec<Entry>, Vec<Fault>) {
             ));
             continue;
         }
-        entries.push(Entry { a: a.to_owned(), b: b.to_owned(), same, line: *number, people: None });
+        entries.push(Entry { a: a.to_owned(), b: b.to_owned(), same, line: *number, people: None, ages: None });
     }
     (entries, faults)
 }
@@ -102,7 +166,7 @@ fn lfw(header: Option<&[&str]>, rows: &[(usize, Vec<&str>)]) -> (Vec<Entry>, Vec
         };
         let file = |(name, number): (&str, u32)| format!("{name}/{name}_{number:04}.jpg");
         let people = Some([one.0.to_owned(), other.0.to_owned()]);
-        entries.push(Entry { a: file(one), b: file(other), same: row.len() == 3, line: *line, people });
+        entries.push(Entry { a: file(one), b: file(other), same: row.len() == 3, line: *line, people, ages: None });
     }
     // `10 300` are ten folds of 300 pairs of either kind; a number alone is that of one fold.
     let numbers: Vec<usize> = header.unwrap_or_default().iter().filter_map(|field| field.parse().ok()).collect();
@@ -139,7 +203,8 @@ fn calfw(rows: &[(usize, Vec<&str>)]) -> (Vec<Entry>, Vec<Fault>) {
         let both: Option<Vec<(&str, usize)>> = pair.iter().map(|(_, row)| of_calfw(row)).collect();
         match both.as_deref() {
             Some([(a, token), (b, other)]) if token == other => {
-                let entry = Entry { a: (*a).to_owned(), b: (*b).to_owned(), same: *token > 0, line, people: None };
+                let entry =
+                    Entry { a: (*a).to_owned(), b: (*b).to_owned(), same: *token > 0, line, people: None, ages: None };
                 found.push((*token, entry));
             }
             _ => faults.push((
@@ -193,6 +258,19 @@ mod tests {
         assert_eq!(shown(&text.replace("1\t2\n", "2\n")).1, Vec::<String>::new());
         let (_, faults) = shown(&text.replace("1\t2\n", "1\t3\n"));
         assert!(faults[0].contains("promises 6 pairs, and it has 4"), "{faults:?}");
+    }
+
+    #[test]
+    fn the_protocol_of_agedb_tells_people_and_ages() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/mat/agedb_protocol.mat");
+        let (entries, faults) = read(Path::new(path)).unwrap();
+        let ages: Vec<[f32; 2]> = entries.iter().filter_map(|entry| entry.ages).collect();
+        assert_eq!(ages, [[35.0, 5.0], [60.0, 30.0], [20.0, 50.0], [20.0, 50.0]]);
+        assert_eq!(entries.iter().map(|entry| entry.same).collect::<Vec<_>>(), [true, false, true, false]);
+        assert_eq!((entries[0].a.as_str(), faults.len()), ("AdaMarlow_1_35_f_x.jpg", 0));
+        assert_eq!(entries[0].people.as_ref().unwrap()[0], "AdaMarlow");
+        let other = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/mat/cacd_v5.mat");
+        assert!(read(Path::new(other)).unwrap_err().to_string().contains("found `celebrityImageData`"));
     }
 
     #[test]
