@@ -27,18 +27,23 @@ fn ignored(name: &'static str) -> Vec<&'static str> {
 }
 
 /// The readers that are fuzzed; tests/fuzz holds a target for each.
-const FUZZED: [&str; 11] = [
+const FUZZED: [&str; 16] = [
     "cases",
     "checkpoint",
+    "landmarks",
     "list",
+    "mat",
     "override_value",
+    "pairs",
     "pickle",
     "picture",
+    "picture_header",
     "pytorch_weights",
     "recipe",
     "records",
     "run_folder",
     "safetensors",
+    "verification_set",
 ];
 
 /// Half a minute of a fuzz target.
@@ -53,6 +58,8 @@ fn fuzz(target: &'static str) -> Vec<&'static str> {
 /// After the last one, if any has failed.
 pub fn run(root: &Path) -> Result<()> {
     let clients = validators::clients(&cache::root()?)?;
+    let mxnet = validators::mxnet(&cache::root()?)?;
+    let no_mxnet = mxnet.is_none().then(|| "mxnet could not be installed".to_owned());
     let no_clients = clients.is_none().then(|| "the Python packages could not be installed".to_owned());
     let all = [
         Long { name: "kill loops", skipped: None, command: ignored("long::killed_again_and_again") },
@@ -91,6 +98,7 @@ pub fn run(root: &Path) -> Result<()> {
             skipped: no_clients,
             command: ignored("long::other_programs_read_what_a_run_writes"),
         },
+        Long { name: "mxnet", skipped: no_mxnet, command: ignored("long::mxnet_reads_what_is_packed") },
         Long {
             name: "plugins under valgrind",
             skipped: lacks(&["valgrind", "--version"]),
@@ -124,6 +132,7 @@ pub fn run(root: &Path) -> Result<()> {
         let mut child = Command::new(command[0]);
         child.args(&command[1..]).current_dir(root);
         child.envs(clients.as_deref().map(|place| ("MTLRUN_FOREIGN", place)));
+        child.envs(mxnet.as_deref().map(|place| ("MTLRUN_MXNET", place)));
         if !child.status().with_context(|| format!("cannot run {}", command[0]))?.success() {
             failed.push(name);
         }

@@ -24,6 +24,14 @@ pub fn clients(cache: &Path) -> Result<Option<PathBuf>> {
     environment(cache, "clients", &CLIENTS)
 }
 
+/// What writes and reads record files; an old program, which needs an environment and a NumPy of its own.
+const MXNET: [&str; 2] = ["mxnet==1.9.1", "numpy==1.23.5"];
+
+/// As [`ensure`], for mxnet. It has no wheels for Python 3.12 and newer.
+pub fn mxnet(cache: &Path) -> Result<Option<PathBuf>> {
+    environment(cache, "mxnet", &MXNET)
+}
+
 fn environment(cache: &Path, name: &str, packages: &[&str]) -> Result<Option<PathBuf>> {
     let place = cache.join(format!("{name}-{}", packages.join("-").replace("==", "-")));
     let _lock = Lock::acquire(cache)?;
