@@ -130,6 +130,64 @@ print(json.dumps({"scalars": scalars, "images": len(events.Tags()["images"]), "g
     }
 }
 
+/// mxnet reads what is packed as insightface does: the block of identities, the labels, the pictures; pickle the set.
+#[test]
+#[ignore = "needs mxnet: cargo xtask test --long"]
+fn mxnet_reads_what_is_packed() {
+    const SCRIPT: &str = r#"
+import hashlib, json, numbers, pickle, sys
+import mxnet as mx
+folder, pairs = sys.argv[1:]
+records = mx.recordio.MXIndexedRecordIO(folder + "/train.idx", folder + "/train.rec", "r")
+header, _ = mx.recordio.unpack(records.read_idx(0))
+# As the dataset of arcface_torch finds its pictures.
+keys = list(range(1, int(header.label[0]))) if header.flag > 0 else list(records.keys)
+found = []
+for key in keys:
+    header, picture = mx.recordio.unpack(records.read_idx(key))
+    label = header.label if isinstance(header.label, numbers.Number) else header.label[0]
+    shape = mx.image.imdecode(picture).shape
+    found.append([int(label), hashlib.sha256(picture).hexdigest(), shape[0]])
+with open(pairs, "rb") as file:
+    bins, same = pickle.load(file, encoding="bytes")
+print(json.dumps({"records": found, "pairs": [hashlib.sha256(b).hexdigest() for b in bins], "same": same}))
+"#;
+    use sha2::{Digest, Sha256};
+    let place = std::env::var_os("MTLRUN_MXNET").expect("the folder of its environment");
+    let faces = Faces::new(5, 4);
+    let dir = TempDir::new().unwrap();
+    let digest = |name: &str| hex::encode(Sha256::digest(std::fs::read(faces.path(name)).unwrap()));
+    let set = dir.path().join("pairs.bin");
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    crate::support::told(&["data", "pack", "--pairs", &text(&faces.path("pairs.txt")), "--out", &text(&set)]);
+    for layout in ["insightface", "shuffled"] {
+        let out = dir.path().join(layout);
+        let list = text(&faces.path("list.txt"));
+        crate::support::told(&["data", "pack", &list, "--layout", layout, "--out", &text(&out)]);
+        let python = std::path::Path::new(&place).join("bin/python");
+        let output = std::process::Command::new(python).args(["-c", SCRIPT]).arg(&out).arg(&set).output().unwrap();
+        assert!(output.status.success(), "{}", outcome(&output).1);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut wanted = Vec::new();
+        for (i, k) in (0..5).flat_map(|i| (0..4).map(move |k| (i, k))) {
+            wanted.push(serde_json::json!([i, digest(&format!("{i}_{k}.jpg")), 20]));
+        }
+        let mut records = found["records"].as_array().unwrap().clone();
+        if layout == "shuffled" {
+            assert_ne!(records, wanted);
+            let sorted = |of: &mut Vec<serde_json::Value>| of.sort_by_key(|record| record[1].to_string());
+            sorted(&mut records);
+            sorted(&mut wanted);
+        }
+        assert_eq!(records, wanted, "{layout}");
+        let pairs = std::fs::read_to_string(faces.path("pairs.txt")).unwrap();
+        let lines: Vec<Vec<&str>> = pairs.lines().map(|line| line.split(' ').collect()).collect();
+        let files: Vec<String> = lines.iter().flat_map(|line| [digest(line[0]), digest(line[1])]).collect();
+        assert_eq!(found["pairs"], serde_json::json!(files));
+        assert_eq!(found["same"], serde_json::json!(lines.iter().map(|line| line[2] == "1").collect::<Vec<_>>()));
+    }
+}
+
 /// The system calls that change what is on the disk, and how many of each go by between two that a kill is tried at.
 const CALLS: [(&str, usize); 9] = [
     ("rename", 1),

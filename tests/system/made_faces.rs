@@ -24,7 +24,7 @@ fn a_rendered_folder_is_a_data_set() {
         assert_eq!(std::fs::read(one.join(file)).unwrap(), std::fs::read(two.join(file)).unwrap(), "{file}");
     }
     assert_eq!(std::fs::read_to_string(one.join("pairs.txt")).unwrap().lines().count(), 12);
-    assert!(std::fs::read_to_string(one.join("README.md")).unwrap().contains("are not evidence about real people"));
+    assert!(std::fs::read_to_string(one.join("card.md")).unwrap().contains("evidence about real people"));
     assert_eq!(image::open(&sheet).unwrap().width(), 3 * 16);
 
     let run = dir.path().join("run");

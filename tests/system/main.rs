@@ -4,6 +4,7 @@ mod ageing;
 mod bad_input;
 mod commands;
 mod cuda;
+mod data;
 mod earlier;
 mod evaluation;
 mod hostile;

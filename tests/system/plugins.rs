@@ -326,7 +326,7 @@ fn one_other_byte_in_any_field_of_the_header_is_refused_before_any_code_runs() {
             Meaning::Magic => &["does not begin as a header"],
             Meaning::Size => &["the header of the plugin", "bytes, and that of this program"],
             Meaning::Api => {
-                &["was built for level 2 of the boundary, and this program has level 3", "mtlrun plugin build"]
+                &["was built for level 5 of the boundary, and this program has level 4", "mtlrun plugin build"]
             }
             Meaning::Text("compiler") => &["built with another compiler: 0.", "and this program with 1."],
             Meaning::Text("target") => {

@@ -1,9 +1,9 @@
 //! The command line.
 
+use crate::data::Data;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtl_engine::inference::Which;
 use mtl_evaluation::commands::{Age, Embed};
-use mtl_faces::{Extract, Inspect, Pack, Render};
 use mtl_recipe::Override;
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 done, 1 a failure, 2 a mistake in the recipe, the data or the command line,\n\
-    3 left at a second signal without saving, 129, 130 and 143 stopped by a signal with the state saved.")]
+    3 left at a second signal without saving, or found by `data audit --strict`, 129, 130 and 143 stopped by a signal with the state saved.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -64,7 +64,7 @@ pub enum Command {
     Compare(Compare),
     /// Train a recorded run again and compare its numbers bit by bit
     Reproduce(Reproduce),
-    /// Make data sets
+    /// Inspect, convert, align, split, audit and pack data sets
     #[command(arg_required_else_help = true)]
     Data {
         #[command(subcommand)]
@@ -82,19 +82,6 @@ pub enum Command {
     Completions(Completions),
     /// Show what this machine and this build can do
     Doctor,
-}
-
-/// Commands for data sets.
-#[derive(Debug, Subcommand)]
-pub enum Data {
-    /// Render made faces: a folder with a list, verification pairs and a data card, or a contact sheet
-    Render(Render),
-    /// Pack the pictures of a list into a record file, as mxnet and insightface read it
-    Pack(Pack),
-    /// Write the pictures of a record file into files named by label and key, with a list
-    Extract(Extract),
-    /// Say what record files, lists and folders hold
-    Inspect(Inspect),
 }
 
 /// Commands for plugins.

@@ -3,7 +3,6 @@
 use crate::arguments::{Check, Eval, Explain, GraphArgs, List, Schema, Show, Summary, Trace, Train};
 use crate::messages;
 use crate::progress::{Progress, pictures};
-use indicatif::ProgressBar;
 use mtl_component::{Dim, Registration, Registry, Report, Result, mistake};
 use mtl_engine::data;
 use mtl_engine::device;
@@ -19,7 +18,6 @@ use mtl_engine::recipe::{EvaluateEntry, Recipe, family_schema, is_name, plugins_
 use mtl_engine::runs::{Existing, ReportFolder, RunFolder, environment};
 use mtl_engine::trace::{TraceOptions, trace as run_trace};
 use mtl_engine::train::{Observer, TrainOptions, train as run_train};
-use mtl_faces::{Extract, Inspect, Pack, Render};
 use mtl_recipe::files::write_atomically;
 use mtl_recipe::{Context, Diagnostics, Error, Override, difference, suggestion, to_toml};
 use std::path::Path;
@@ -465,40 +463,4 @@ fn measured(entry: &EvaluateEntry, report: &Report) -> String {
         out.push_str(&format!("  {topic:<26} {note}\n"));
     }
     out
-}
-
-/// Renders made faces.
-pub fn render(args: &Render) -> Result<u8> {
-    let made = counted(|progress| args.run(progress))?;
-    println!("{}", made.join("\n"));
-    Ok(0)
-}
-
-/// Packs the pictures of a list.
-pub fn pack(args: &Pack) -> Result<u8> {
-    println!("{}", counted(|progress| args.run(progress))?);
-    Ok(0)
-}
-
-/// Writes the pictures of a record file into files.
-pub fn extract(args: &Extract) -> Result<u8> {
-    println!("{}", counted(|progress| args.run(progress))?);
-    Ok(0)
-}
-
-/// Says what data holds.
-pub fn inspect(args: &Inspect) -> Result<u8> {
-    println!("{}", args.run()?);
-    Ok(0)
-}
-
-/// Shows how much of some work on pictures is done.
-fn counted<T>(work: impl FnOnce(mtl_faces::Progress<'_>) -> Result<T>) -> Result<T> {
-    let bar = ProgressBar::new(0);
-    let done = work(&|done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    done
 }

@@ -5,6 +5,7 @@ mod children;
 mod commands;
 mod compare;
 mod curves;
+mod data;
 mod doctor;
 mod figures;
 mod launch;
@@ -22,7 +23,7 @@ use mtl_recognition as _;
 use mtl_standard as _;
 use mtl_synthesis as _;
 
-use arguments::{Cli, Command, Data};
+use arguments::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use mtl_component::{Result, mistake};
 use mtl_recipe::{guarded, nearest, record_panics, suggestion};
@@ -70,10 +71,7 @@ fn run() -> Result<u8> {
         Command::Runs(args) => compare::runs(&args),
         Command::Compare(args) => compare::compare(&registry, &args),
         Command::Reproduce(args) => reproduce::reproduce(&registry, &args),
-        Command::Data { command: Data::Render(args) } => commands::render(&args),
-        Command::Data { command: Data::Pack(args) } => commands::pack(&args),
-        Command::Data { command: Data::Extract(args) } => commands::extract(&args),
-        Command::Data { command: Data::Inspect(args) } => commands::inspect(&args),
+        Command::Data { command } => data::run(&registry, &command),
         Command::Plugin { command } => plugins::run(&registry, &command, &cli.plugins),
         Command::Diagnostics => listing::diagnostics(&registry),
         Command::Completions(args) => {

@@ -48,6 +48,11 @@ pub fn cuda_headers(folder: &Path) -> Result<Vec<PathBuf>> {
     download(folder, &CUDA_HEADERS, "200 MB")
 }
 
+/// As [`wheels`], for the package that holds the weights of a detector.
+pub fn detector(folder: &Path) -> Result<Vec<PathBuf>> {
+    download(folder, &["facenet-pytorch==2.6.0"], "2 MB")
+}
+
 fn download(folder: &Path, names: &[&str], size: &str) -> Result<Vec<PathBuf>> {
     println!("Fetching {} with pip (about {size})", names.join(", "));
     let (destination, temporary) = (folder.join("wheels"), folder.join("pip"));

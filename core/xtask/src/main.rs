@@ -6,6 +6,7 @@ mod cache;
 mod checks;
 mod cuda;
 mod cycles;
+mod detector;
 mod fault;
 mod fetch;
 mod layout;
@@ -41,6 +42,9 @@ enum Chore {
         /// Also build the part for several GPUs and CUDA graphs, of headers that are fetched; no GPU is needed
         #[arg(long)]
         cuda: bool,
+        /// Also fetch the weights of a face detector, for `mtlrun data align`
+        #[arg(long, value_enum, value_name = "NAME")]
+        detector: Option<detector::Detector>,
     },
     /// Set up, then check formatting, lints, cycles, tests and documentation, stopping at the first failure
     Test {
@@ -71,10 +75,13 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<()> {
     let root = repository_root()?;
     match chore {
-        Chore::Setup { verify, cuda } => {
+        Chore::Setup { verify, cuda, detector } => {
             setup::run(&root, verify)?;
             if cuda {
                 cuda::build(&root)?;
+            }
+            if let Some(detector) = detector {
+                detector::fetch(detector)?;
             }
             println!("Next: cargo build --release, then target/release/mtlrun doctor");
             Ok(())

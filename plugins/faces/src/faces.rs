@@ -3,7 +3,7 @@ use crate::list::{self, Said};
 use crate::source::{Given, KEYS, Pictures};
 use crate::with_pictures;
 use mtl_component::{
-    Column, Dataset, DatasetConfig, Description, Draw, Open, OpenDataset, Picture, RecipePath, Result, SampleOut,
+    Code, Column, Dataset, DatasetConfig, Description, Draw, Open, OpenDataset, Picture, RecipePath, Result, SampleOut,
     Transform, bail, mistake, register,
 };
 use schemars::JsonSchema;
@@ -283,6 +283,8 @@ impl Samples {
         loop {
             match self.read(at) {
                 Ok(picture) => return Ok((at, picture, skipped)),
+                // A fault of the source's code, and not of the picture.
+                Err(e) if e.code() == Code::Panic => return Err(e.context(self.place(at)?)),
                 Err(e) if !self.skip => {
                     mistake!("{}: {e:#}. Mend or remove it, or set on_bad_image = \"skip\"", self.place(at)?)
                 }

@@ -3,28 +3,33 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod age_groups;
-mod extract;
+pub mod alignment;
+pub mod card;
+mod commands;
 mod faces;
+pub mod facts;
+pub mod file_names;
 pub mod headings;
-mod inspect;
 pub mod label;
+mod label_cache;
+pub mod landmarks;
 pub mod list;
 pub mod made;
-mod pack;
 pub mod pair_forms;
 pub mod pairs;
+pub mod perceptual_hash;
+pub mod picture_files;
 pub mod records;
-mod render;
 mod rules;
 pub mod source;
 pub mod sources;
 mod synthetic_faces;
+pub mod tiles;
 pub mod verification_set;
 
-pub use extract::Extract;
-pub use inspect::Inspect;
-pub use pack::Pack;
-pub use render::{Progress, Render};
+pub use commands::{
+    Convert, DescribeCard, DrawPairs, Extract, Inspect, Pack, Progress, Render, Split, is_free, text_of,
+};
 
 /// Used by [`with_pictures!`](crate::with_pictures).
 pub use mtl_component::RecipePath;

@@ -1,7 +1,7 @@
 //! The SCAF and LCAF list: a picture on each line, `id filename age gender`, separated by spaces or tabs.
 //!
 //! The identity is a number or a name, the file is relative to a root folder, the age is in years, the gender is
-//! 1 for male and 0 for female. An age or a gender that is not known is `-`. A file name may hold blanks: the identity is
+//! 1 for male and 0 for female. What is not known is `-`. A file name may hold blanks: the identity is
 //! the first field, the age and the gender are the last two, and the file is what stands between.
 
 use crate::label::Label;
@@ -14,6 +14,8 @@ use std::path::{Component, Path, PathBuf};
 pub const MAX_AGE: f32 = 120.0;
 /// The largest list that is read.
 pub const MAX_BYTES: u64 = 4 << 30;
+/// What stands in the place of an identity, an age or a gender that is not known.
+pub const UNKNOWN: &str = "-";
 /// How many faulty lines an error shows.
 const SHOWN: usize = 10;
 
@@ -131,7 +133,7 @@ pub fn contradictions<'a>(
                 place(i)?
             ));
         }
-        if here.label.gender >= 0 {
+        if here.label.gender >= 0 && here.label.identity >= 0 {
             let (known, before) = *gender_of.entry(here.label.identity).or_insert((i, here));
             if counts(&before) && before.label.gender != here.label.gender {
                 genders.push(format!(
@@ -299,7 +301,7 @@ fn start(text: &str) -> String {
 
 /// The identities in the order of their labels: numbers by value if all are numbers, else names by letter.
 pub fn identities<'f>(faces: impl IntoIterator<Item = &'f Face>) -> Vec<String> {
-    ordered(faces.into_iter().map(|face| face.identity.as_str()).collect())
+    ordered(faces.into_iter().map(|face| face.identity.as_str()).filter(|name| *name != UNKNOWN).collect())
 }
 
 fn ordered(mut names: Vec<&str>) -> Vec<String> {
@@ -314,11 +316,12 @@ fn ordered(mut names: Vec<&str>) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// The identities, and what is known of each picture with its identity's number.
+/// The identities, and what is known of each picture with its identity's number, -1 where it is not known.
 pub fn labels(faces: &[Face]) -> (Vec<String>, Vec<Label>) {
     let people = identities(faces);
     let numbers: HashMap<&str, i64> = people.iter().map(String::as_str).zip(0..).collect();
-    let label = |face: &Face| Label { identity: numbers[face.identity.as_str()], age: face.age, gender: face.gender };
+    let number = |face: &Face| numbers.get(face.identity.as_str()).copied().unwrap_or(-1);
+    let label = |face: &Face| Label { identity: number(face), age: face.age, gender: face.gender };
     let labels = faces.iter().map(label).collect();
     (people, labels)
 }
@@ -342,6 +345,13 @@ pub fn together(sources: &[&[String]], shared: bool) -> (Vec<String>, Vec<Vec<i6
         names.extend(people.iter().map(own));
     }
     (names, all)
+}
+
+/// A line of a list, with its end. Tabs separate, so that names may hold blanks.
+pub fn line(person: &str, file: &str, label: &Label) -> String {
+    let age = label.age.map_or(UNKNOWN.to_owned(), |age| age.to_string());
+    let gender = if label.gender < 0 { UNKNOWN.to_owned() } else { label.gender.to_string() };
+    format!("{person}\t{file}\t{age}\t{gender}\n")
 }
 
 /// The folder that the names in a list start from: the one given, or that of the list.

@@ -41,7 +41,10 @@ pub type Fault = (Option<usize>, String);
 /// A mistake if it cannot be read at all.
 pub fn read(path: &Path) -> Result<(Vec<Entry>, Vec<Fault>)> {
     let mut start = [0; 8];
-    let is_mat = File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && mat::is_mat(&start);
+    // Opening a pipe would wait for somebody to write into it.
+    let is_mat = path.is_file()
+        && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+        && mat::is_mat(&start);
     if is_mat {
         let variables = mat::read(path)?;
         return match variables.get("splits").map(agedb) {
@@ -90,20 +93,47 @@ fn agedb(splits: &Mat) -> Option<Vec<Entry>> {
     (!entries.is_empty()).then_some(entries)
 }
 
-/// The pairs of a list, in the order of their folds, and what is wrong with it.
-pub fn parse(text: &str) -> (Vec<Entry>, Vec<Fault>) {
+/// The form that the lines of a list are of.
+pub fn form(text: &str) -> &'static str {
+    match shape(text) {
+        Shape::Lfw(..) => "LFW or RFW",
+        Shape::Calfw(_) => "CALFW or CPLFW",
+        Shape::Plain(_) => "`a b 1`",
+    }
+}
+
+/// The lines of a list by their form.
+enum Shape<'t> {
+    /// The numbers of the first line, if it has some, and the others.
+    Lfw(Option<Vec<&'t str>>, Vec<(usize, Vec<&'t str>)>),
+    Calfw(Vec<(usize, Vec<&'t str>)>),
+    Plain(Vec<(usize, &'t str)>),
+}
+
+fn shape(text: &str) -> Shape<'_> {
     let lines: Vec<(usize, &str)> =
         text.lines().enumerate().map(|(n, line)| (n + 1, line)).filter(|(_, line)| counts(line)).collect();
-    let rows: Vec<(usize, Vec<&str>)> = lines.iter().map(|(n, line)| (*n, line.split_whitespace().collect())).collect();
+    let mut rows: Vec<(usize, Vec<&str>)> =
+        lines.iter().map(|(n, line)| (*n, line.split_whitespace().collect())).collect();
     let header = rows.first().is_some_and(|(_, row)| row.len() <= 2 && row.iter().all(|field| is_number(field)));
     let body = if header { &rows[1..] } else { &rows[..] };
     if !body.is_empty() && body.iter().take(20).all(|(_, row)| of_lfw(row).is_some()) {
-        return lfw(header.then(|| rows[0].1.as_slice()), body);
+        let header = header.then(|| rows.remove(0).1);
+        return Shape::Lfw(header, rows);
     }
     if rows.len() > 1 && rows.iter().take(20).all(|(_, row)| of_calfw(row).is_some()) {
-        return calfw(&rows);
+        return Shape::Calfw(rows);
     }
-    plain(&lines)
+    Shape::Plain(lines)
+}
+
+/// The pairs of a list, in the order of their folds, and what is wrong with it.
+pub fn parse(text: &str) -> (Vec<Entry>, Vec<Fault>) {
+    match shape(text) {
+        Shape::Lfw(header, rows) => lfw(header.as_deref(), &rows),
+        Shape::Calfw(rows) => calfw(&rows),
+        Shape::Plain(lines) => plain(&lines),
+    }
 }
 
 fn counts(line: &str) -> bool {

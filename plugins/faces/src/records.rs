@@ -8,7 +8,8 @@
 //! In a block, the labels of record 0 are the first and last key of the identities' records, each of which has the range
 //! `[first, last)` of its pictures' keys as labels.
 
-use mtl_component::{ErrorContext as _, Picture, Result, mistake};
+use crate::label_cache;
+use mtl_component::{Error, ErrorContext as _, Picture, Result, mistake};
 use mtl_standard::codec;
 use mtl_standard::records::{Header, Records};
 use std::cell::RefCell;
@@ -50,6 +51,23 @@ impl FaceRecords {
             mistake!("{} holds no record", records.path().display());
         }
         Ok(Self { records })
+    }
+
+    /// Opens a file that is damaged or was cut: the records before the damage, numbered as they follow each other, and what is
+    /// wrong behind them.
+    ///
+    /// # Errors
+    /// A mistake if there is none, or nothing of it can be read.
+    pub fn before_damage(path: &Path) -> Result<(Self, Option<Error>)> {
+        let (records, error) = Records::before_damage(&file_of(path)?)?;
+        if records.is_empty() {
+            mistake!(
+                "nothing of {} can be read: {}",
+                path.display(),
+                error.map_or(String::new(), |e| format!("{e:#}"))
+            );
+        }
+        Ok((Self { records }, error))
     }
 
     /// The file.
@@ -128,7 +146,15 @@ impl FaceRecords {
     pub fn images(&self) -> Result<Vec<Image>> {
         let found = match self.block()? {
             Some(people) => self.of_block(&people)?,
-            None => self.of_headers()?,
+            None => match label_cache::kept(self.path(), self.len()) {
+                Some(kept) => kept.into_iter().map(|(key, label)| Image { key, label }).collect(),
+                None => {
+                    let images = self.of_headers()?;
+                    let found: Vec<(i64, i64)> = images.iter().map(|image| (image.key, image.label)).collect();
+                    label_cache::keep(self.path(), self.len(), &found);
+                    images
+                }
+            },
         };
         if found.is_empty() {
             mistake!("{} holds no picture", self.path().display());

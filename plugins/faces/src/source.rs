@@ -6,7 +6,9 @@ use crate::made::MadeFaces;
 use crate::records::RECORD_MAGIC;
 use crate::sources;
 use indexmap::IndexMap;
-use mtl_component::{ErrorContext as _, OpenSource, Picture, PictureSource, RecipePath, Result, SourceUse, mistake};
+use mtl_component::{
+    Code, ErrorContext as _, OpenSource, Picture, PictureSource, RecipePath, Result, SourceUse, mistake,
+};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -96,6 +98,8 @@ impl Pictures {
     pub fn read(&self, index: usize) -> Result<Picture> {
         match self.source.pictures.picture(index) {
             Ok(picture) => Ok(picture),
+            // A fault of the source's code, and not of the picture.
+            Err(e) if e.code() == Code::Panic => Err(e.context(self.name(index))),
             Err(e) => mistake!("{}: {e:#}", self.name(index)),
         }
     }
@@ -115,6 +119,22 @@ impl Pictures {
         };
         let labels = wanted.iter().map(|i| self.labels[*i]).collect();
         Self { source, labels, people: self.people.clone() }
+    }
+
+    /// One of them as it is, of whatever shape: without a word on what becomes of it in training.
+    ///
+    /// # Errors
+    /// A mistake if it cannot be read.
+    pub fn decoded(&self, index: usize) -> Result<Picture> {
+        let bytes = match self.source.pictures.encoded(index) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return self.read(index),
+            Err(e) => mistake!("{}: {e:#}", self.name(index)),
+        };
+        match mtl_standard::codec::decode(&bytes) {
+            Ok(picture) => Ok(picture),
+            Err(e) => mistake!("{} is no picture: {e:#}", self.name(index)),
+        }
     }
 
     /// The pictures whose files are not there: where each is named.
@@ -235,7 +255,7 @@ impl Given<'_> {
     /// # Errors
     /// A mistake if there is none, or it cannot be opened.
     pub fn open(&self, beside: Option<&OpenSource>) -> Result<Pictures> {
-        fn path<'p>(given: Option<&'p RecipePath>) -> Option<&'p Path> {
+        fn path(given: Option<&RecipePath>) -> Option<&Path> {
             given.map(|path| path.0.as_path())
         }
         let source = if let Some(beside) = beside {
@@ -257,7 +277,7 @@ impl Given<'_> {
     }
 }
 
-/// The keys of [`with_pictures`].
+/// The keys of [`with_pictures!`](crate::with_pictures).
 pub const KEYS: &str = "`list`, `records`, `folder`, `bin` or `made` faces";
 
 /// A configuration with the keys that stand for a source of pictures: `list`, `root`, `records`, `folder`, `bin` and `made`.
@@ -382,55 +402,6 @@ pub fn one_per_identity(labels: &[Label], count: usize) -> Vec<usize> {
     let mut people: IndexMap<i64, Vec<usize>> = IndexMap::new();
     labels.iter().enumerate().for_each(|(i, l)| people.entry(l.identity).or_default().push(i));
     people.values().take(count).enumerate().map(|(n, pictures)| pictures[n % pictures.len()]).collect()
-}
-
-/// The files among the given paths, and the pictures in the folders among them, sorted by name in each.
-///
-/// # Errors
-/// A mistake for a path that is not there, and for a folder without pictures.
-pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut out = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let mut found = Vec::new();
-            walk(path, &mut found)?;
-            if found.is_empty() {
-                mistake!("{} holds no picture ({})", path.display(), ENDINGS.map(|e| format!(".{e}")).join(", "));
-            }
-            found.sort();
-            out.extend(found);
-        } else if path.is_file() {
-            out.push(path.clone());
-        } else {
-            mistake!("there is no picture or folder {}", path.display());
-        }
-    }
-    Ok(out)
-}
-
-/// The endings of pictures that are looked for in folders.
-pub const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
-
-/// Whether a file is a picture by its name.
-pub fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
-    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
-}
-
-fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        // Hidden files are not meant, such as those that macOS lays beside each file of an archive.
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX") {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, out)?;
-        } else if is_picture(&path) {
-            out.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

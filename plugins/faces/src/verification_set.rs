@@ -44,14 +44,15 @@ impl VerificationSet {
     /// # Errors
     /// A mistake that names the byte, or the pair and its picture, and what is wrong there.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) => mistake!("cannot open the verification set {}: {e}", path.display()),
-        };
-        let kind = file.metadata()?;
-        if !kind.is_file() {
+        // Opening a pipe would wait for somebody to write into it.
+        if path.exists() && !path.is_file() {
             mistake!("the verification set {} is no file", path.display());
         }
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+        let (kind, file) = match opened {
+            Ok(opened) => opened,
+            Err(e) => mistake!("cannot open the verification set {}: {e}", path.display()),
+        };
         if kind.len() > MAX_BYTES {
             mistake!("the verification set {} has {} bytes, expected at most {MAX_BYTES}", path.display(), kind.len());
         }

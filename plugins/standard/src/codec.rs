@@ -1,5 +1,6 @@
 //! Picture files: JPEG, PNG, BMP and WebP.
 
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageReader, Limits, RgbImage};
@@ -47,6 +48,22 @@ pub fn read(path: &Path) -> Result<Picture> {
         });
     }
     Ok(picture)
+}
+
+/// The bytes of a JPEG file of that quality, 1 to 100.
+///
+/// # Errors
+/// If the picture is too large for the format.
+pub fn jpeg(picture: &Picture, quality: u8) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    JpegEncoder::new_with_quality(&mut bytes, quality).write_image(
+        &picture.data,
+        width,
+        height,
+        ExtendedColorType::Rgb8,
+    )?;
+    Ok(bytes)
 }
 
 /// Decodes the bytes of an image file.

@@ -8,6 +8,7 @@
 pub mod codec;
 pub mod mat;
 pub mod order;
+pub mod picture_header;
 pub mod records;
 
 mod functions {

@@ -1,11 +1,14 @@
 """Writes the files of this folder with real PyTorch: the tests read them. Made with torch 2.11.0."""
 
+import argparse
 import collections
+import datetime
 import os
 import pickle
 import sys
 import zipfile
 
+import numpy
 import torch
 
 folder = os.path.dirname(os.path.abspath(__file__))
@@ -58,6 +61,25 @@ checkpoint = {
     "state_dict": parallel,
 }
 torch.save(checkpoint, path("checkpoint.pth"))
+
+
+# What lies beside the tensors is of argparse, NumPy and a class of the script's own.
+class Hparams(dict):
+    pass
+
+
+hparams = Hparams(margin=0.5)
+hparams.note = "attributes"
+beside = {
+    "args": argparse.Namespace(lr=0.1, out=None, milestones=[8, 14]),
+    "best": numpy.float64(0.97),
+    "when": datetime.datetime(2021, 3, 4),
+    "hyper_parameters": hparams,
+    "state_dict": net.state_dict(),
+}
+torch.save(beside, path("beside.ckpt"))
+torch.save(net, path("whole.pt"))
+torch.jit.save(torch.jit.script(net), path("script.pt"))
 
 
 class Evil:

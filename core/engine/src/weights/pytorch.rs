@@ -169,6 +169,20 @@ mod tests {
         }
     }
 
+    /// A command line, numbers of NumPy, dates and objects of a script's own beside the weights; a whole model; TorchScript.
+    #[test]
+    fn weights_are_found_beside_and_within_other_objects() {
+        let module = read(&file("module.pt")).unwrap();
+        for name in ["beside.ckpt", "whole.pt", "script.pt"] {
+            let found = read(&file(name)).unwrap();
+            assert_eq!(found.keys().collect::<Vec<_>>(), module.keys().collect::<Vec<_>>(), "{name}");
+            // They were written after a step, which the running means and the count of batches have seen.
+            for key in ["0.weight", "0.bias", "1.weight", "1.bias"] {
+                assert_eq!(values(&found[key]), values(&module[key]), "{name}: {key}");
+            }
+        }
+    }
+
     #[test]
     fn a_pickle_that_calls_a_program_is_refused_and_named() {
         let error = read(&file("evil.pth")).unwrap_err();

@@ -9,6 +9,7 @@ use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::RunFolder;
 use mtl_faces::age_groups;
 use mtl_faces::headings::headed;
+use mtl_faces::picture_files;
 use mtl_faces::source::{self, Holds, Pictures};
 use mtl_recipe::Override;
 use mtl_recipe::files::write_atomically;
@@ -177,12 +178,24 @@ impl Age {
 
     /// The pictures among the inputs and in their folders, or those of one list, record file or verification set.
     fn inputs(&self) -> Result<Pictures> {
-        let pictures = match &self.pictures[..] {
-            [one] if matches!(Holds::of(one)?, Holds::Records | Holds::Bin | Holds::Mat) => {
-                source::at(one, None, None)?
+        let one = |path: &PathBuf| -> Result<Option<Pictures>> {
+            if !path.exists() {
+                return Ok(None);
             }
-            [one] if Holds::of(one)? == Holds::Other && !source::is_picture(one) => source::at(one, None, None)?,
-            several => Pictures::of_files(source::files(several)?)?,
+            let by_name = picture_files::is_picture(path);
+            Ok(match Holds::of(path)? {
+                Holds::Records | Holds::Bin | Holds::Mat => Some(source::at(path, None, None)?),
+                Holds::Other if !by_name => Some(source::at(path, None, None)?),
+                _ => None,
+            })
+        };
+        let pictures = match &self.pictures[..] {
+            [path] => one(path)?,
+            _ => None,
+        };
+        let pictures = match pictures {
+            Some(pictures) => pictures,
+            None => Pictures::of_files(picture_files::files(&self.pictures)?)?,
         };
         match self.limit {
             Some(limit) if limit < pictures.len() => Ok(pictures.only(&(0..limit).collect::<Vec<_>>())),

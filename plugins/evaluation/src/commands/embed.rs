@@ -7,6 +7,7 @@ use mtl_engine::inference::{Judges, ModelInference, Progress, Which, open_run};
 use mtl_engine::runs::{RunFolder, is_made};
 use mtl_engine::weights;
 use mtl_faces::list;
+use mtl_faces::picture_files;
 use mtl_faces::source::{self, Holds, Pictures};
 use mtl_recipe::Override;
 use mtl_recipe::files::{read_text, write_atomically};
@@ -200,12 +201,15 @@ impl Embed {
         let root = self.root.as_deref();
         let one = match &self.input[..] {
             [one] => one,
-            several => return Pictures::of_files(source::files(several)?),
+            several => return Pictures::of_files(picture_files::files(several)?),
         };
+        if !one.exists() {
+            return Pictures::of_files(picture_files::files(std::slice::from_ref(one))?);
+        }
         let pictures = match Holds::of(one)? {
             Holds::Records | Holds::Bin | Holds::Mat => source::at(one, None, None)?,
-            Holds::Other if !source::is_picture(one) => self.listed(one, root)?,
-            _ => Pictures::of_files(source::files(std::slice::from_ref(one))?)?,
+            Holds::Other if !picture_files::is_picture(one) => self.listed(one, root)?,
+            _ => Pictures::of_files(picture_files::files(std::slice::from_ref(one))?)?,
         };
         if self.skip { Ok(pictures) } else { pictures.complete() }
     }

@@ -2,7 +2,7 @@
 
 use super::columns;
 use crate::label::Label;
-use crate::source::files;
+use crate::picture_files::files;
 use mtl_component::files::read_bounded;
 use mtl_component::{
     ErrorContext as _, OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription,

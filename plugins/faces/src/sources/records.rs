@@ -38,6 +38,14 @@ impl PictureSourceConfig for Records {
 pub fn open(path: &Path) -> Result<OpenSource> {
     let packed = FaceRecords::open(path)?;
     let images = packed.images()?;
+    of(packed, images)
+}
+
+/// The source of these pictures of records.
+///
+/// # Errors
+/// None today.
+pub fn of(packed: FaceRecords, images: Vec<Image>) -> Result<OpenSource> {
     let mut people: Vec<i64> = images.iter().map(|image| image.label).collect();
     people.sort_unstable();
     people.dedup();

@@ -17,7 +17,7 @@ mod writer;
 pub use header::Header;
 pub use writer::RecordWriter;
 
-use mtl_component::{ErrorContext as _, Result, bail, mistake};
+use mtl_component::{Error, ErrorContext as _, Result, bail, mistake};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -52,6 +52,17 @@ impl Records {
     /// # Errors
     /// A mistake if the file or its index cannot be used.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut records = Self::opened(path)?;
+        let beside = path.with_extension("idx");
+        records.index = match beside.is_file() {
+            true => index::read(&beside, path, records.bytes)?,
+            false => records.walked()?,
+        };
+        Ok(records)
+    }
+
+    /// The file without its index.
+    fn opened(path: &Path) -> Result<Self> {
         // Opening a pipe would wait for somebody to write into it.
         if path.exists() && !path.is_file() {
             mistake!("{} is no file of records", path.display());
@@ -61,19 +72,34 @@ impl Records {
             Ok(opened) => opened,
             Err(e) => mistake!("cannot open the records {}: {e}", path.display()),
         };
-        let mut records = Self {
+        Ok(Self {
             path: path.to_owned(),
             file,
             bytes: metadata.len(),
             index: Vec::new(),
             guess: AtomicUsize::new(8 << 10),
+        })
+    }
+
+    /// Opens a file that is damaged or was cut: the records before the damage, numbered from 0 as they follow each other, and
+    /// what is wrong behind them.
+    ///
+    /// # Errors
+    /// A mistake if it cannot be opened at all.
+    pub fn before_damage(path: &Path) -> Result<(Self, Option<Error>)> {
+        let mut records = Self::opened(path)?;
+        let (mut found, error) = records.walk();
+        // The last one may be the one that was cut.
+        let cut = |records: &Self, at: u64| records.record_at(at, &mut Vec::new()).err();
+        let error = match found.last().and_then(|(_, at)| cut(&records, *at)) {
+            Some(last) => {
+                found.pop();
+                Some(error.unwrap_or(last))
+            }
+            None => error,
         };
-        let beside = path.with_extension("idx");
-        records.index = match beside.is_file() {
-            true => index::read(&beside, path, records.bytes)?,
-            false => records.walked()?,
-        };
-        Ok(records)
+        records.index = found;
+        Ok((records, error))
     }
 
     /// The file.
@@ -246,19 +272,31 @@ impl Records {
 
     /// The offsets of all records in the order of the file.
     fn walked(&self) -> Result<Vec<(i64, u64)>> {
+        let (found, error) = self.walk();
+        match error {
+            Some(error) => {
+                Err(error
+                    .context(format!("walking through {}, which has no index (.idx) beside it", self.path.display())))
+            }
+            None => Ok(found),
+        }
+    }
+
+    /// The same as far as the file is whole, and what is wrong there.
+    fn walk(&self) -> (Vec<(i64, u64)>, Option<Error>) {
         let (mut found, mut at, mut inside) = (Vec::new(), 0u64, false);
         while at < self.bytes {
-            let part = self.head_at(at);
-            let (kind, length) = part.with_context(|| {
-                format!("walking through {}, which has no index (.idx) beside it", self.path.display())
-            })?;
+            let (kind, length) = match self.head_at(at) {
+                Ok(head) => head,
+                Err(error) => return (found, Some(error)),
+            };
             if !inside {
                 found.push((found.len() as i64, at));
             }
             inside = kind == 1 || kind == 2;
             at = (at + 8 + length as u64).next_multiple_of(4);
         }
-        Ok(found)
+        (found, None)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Made faces as files: a folder with a list, verification pairs and a data card, or a contact sheet.
 
+use crate::card::{Card, Step};
 use crate::headings::headed;
 use crate::label::Label;
 use crate::made::{Cache, MadeFaces};
@@ -56,7 +57,7 @@ pub struct Render {
 ///
 /// # Errors
 /// A mistake if it holds something.
-pub(crate) fn is_free(folder: &Path) -> Result<()> {
+pub fn is_free(folder: &Path) -> Result<()> {
     if folder.exists() && !folder.is_dir() {
         mistake!("{} is a file: --out names a folder", folder.display());
     }
@@ -179,7 +180,7 @@ impl Render {
         if !pairs.is_empty() {
             write_atomically(&folder.join("pairs.txt"), text.as_bytes())?;
         }
-        write_atomically(&folder.join("README.md"), self.card(&collection.people).as_bytes())?;
+        self.card(&collection.people, &labels).write(folder)?;
         // The list comes last: with it the folder is whole.
         write_atomically(&folder.join("list.txt"), list.as_bytes())?;
         Ok(format!(
@@ -192,36 +193,11 @@ impl Render {
     }
 
     /// What the pictures are and what they are not.
-    fn card(&self, people: &[Identity]) -> String {
+    fn card(&self, people: &[Identity], labels: &[Label]) -> Card {
         let men = people.iter().filter(|p| p.sex == Sex::Male).count();
         let ages: Vec<String> = self.ages.iter().map(f32::to_string).collect();
-        format!(
-            "# Made faces\n\n\
-             {} pictures of {} people ({men} male, {} female) at the ages {}, {} captures each, {} x {} pixels, \
-             seed {}, people {} to {}, renderer version {}. Made again, byte for byte, by\n\n    mtlrun data render \
-             --identities {} --first {} --ages {} --captures {} --size {} --seed {} --gap {} --pairs {} --out DIR\n\n\
-             `list.txt` holds lines `id filename age gender` (1 male, 0 female). `pairs.txt` holds lines `a b 1` (same \
-             person) and `a b -1`, the ages at least {} years apart and, for two people, of one sex.\n\n\
-             Every picture is a function of (seed, person, age, capture). Pose, light, expression, background, camera \
-             and noise depend on person and capture only: one capture at two ages differs by age alone. Pictures are \
-             aligned to the five points of ArcFace's template.\n\n\
-             ## What they are not\n\n\
-             The faces do not depict real people: the head is a model under CC0 1.0 (MakeHuman, MPFB2) with drawn \
-             features. They are not evidence about real people: how the model's heads, skins and sexes differ, and how they age here, is \
-             drawn by hand and covers neither the variety of people nor the ways in which they age. Accuracy on them \
-             says how well a method recovers the factors of this renderer, and nothing about how well it works on \
-             photographs or how fairly it treats anyone.\n",
-            people.len() * self.ages.len() * self.captures as usize,
-            people.len(),
-            people.len() - men,
-            ages.join(", "),
-            self.captures,
-            self.size,
-            self.size,
-            self.seed,
-            self.first,
-            self.first + self.identities - 1,
-            mtl_made_faces::VERSION,
+        let command = format!(
+            "mtlrun data render --identities {} --first {} --ages {} --captures {} --size {} --seed {} --gap {} --pairs {} --out DIR",
             self.identities,
             self.first,
             ages.join(","),
@@ -229,8 +205,39 @@ impl Render {
             self.size,
             self.seed,
             self.gap,
-            self.pairs,
-            self.gap,
-        )
+            self.pairs
+        );
+        let step = Step::new(command)
+            .found("pictures", labels.len())
+            .found("people", format!("{} ({men} male, {} female), {} to {}", people.len(), people.len() - men, self.first, self.first + self.identities - 1))
+            .found("renderer", format!("version {}, seed {}", mtl_made_faces::VERSION, self.seed))
+            .found("the same again", "byte for byte, by this command")
+            .found("pairs", format!("{}, the ages at least {} years apart and, for two people, of one sex", self.pairs, self.gap))
+            .found(
+                "captures",
+                "pose, light, expression, background, camera and noise depend on person and capture only: one capture at two \
+                 ages differs by age alone",
+            )
+            .found("alignment", "the five points of ArcFace's template");
+        Card {
+            name: Some("Made faces".into()),
+            origin: Some("rendered by this program; the head is a model under CC0 1.0 (MakeHuman, MPFB2) with drawn features".into()),
+            licence: Some("that of this program (MIT or Apache-2.0); the model of the head is under CC0 1.0".into()),
+            ages_known_by: Some("the renderer: exact".into()),
+            attributes_known_by: Some("the renderer: exact".into()),
+            consent: Some("the faces do not depict real people".into()),
+            faults: vec![
+                "how the model's heads, skins and sexes differ, and how they age here, is drawn by hand and covers neither the \
+                 variety of people nor the ways in which they age"
+                    .into(),
+            ],
+            not_for: vec![
+                "evidence about real people: accuracy on them says how well a method recovers the factors of this renderer, and \
+                 nothing about how well it works on photographs or how fairly it treats anyone"
+                    .into(),
+            ],
+            steps: vec![step],
+            ..Card::default()
+        }
     }
 }

@@ -1,0 +1,34 @@
+//! Detectors by their names.
+
+use crate::detector::Detector;
+use crate::mtcnn::Mtcnn;
+use mtl_component::{Result, mistake};
+use std::path::{Path, PathBuf};
+
+/// Opens a detector by its name, with weights in a folder, or where the set-up has put them.
+///
+/// # Errors
+/// A mistake if there is no such detector, or its weights are not there.
+pub fn detector(name: &str, weights: Option<&Path>) -> Result<Box<dyn Detector>> {
+    if name != "mtcnn" {
+        mistake!("there is no detector `{name}`: expected mtcnn");
+    }
+    let folder = match weights {
+        Some(folder) => folder.to_owned(),
+        None => match fetched(name) {
+            Some(folder) if folder.is_dir() => folder,
+            _ => mistake!(
+                "the weights of the detector {name} are not here: fetch them by `cargo xtask setup --detector {name}`, or name \
+                 the folder that holds them by --detector-weights"
+            ),
+        },
+    };
+    Ok(Box::new(Mtcnn::open(&folder)?))
+}
+
+/// Where the set-up puts the weights of a detector: `$XDG_CACHE_HOME/mtlrun/detectors`, or below `~/.cache`.
+fn fetched(name: &str) -> Option<PathBuf> {
+    let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("mtlrun/detectors").join(name))
+}

@@ -1,0 +1,53 @@
+//! Files of pictures, and those in folders.
+
+use mtl_component::{ErrorContext as _, Result, mistake};
+use std::path::{Path, PathBuf};
+
+/// The files among the given paths, and the pictures in the folders among them, sorted by name in each.
+///
+/// # Errors
+/// A mistake for a path that is not there, and for a folder without pictures.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut found = Vec::new();
+            walk(path, &mut found)?;
+            if found.is_empty() {
+                mistake!("{} holds no picture ({})", path.display(), ENDINGS.map(|e| format!(".{e}")).join(", "));
+            }
+            found.sort();
+            out.extend(found);
+        } else if path.is_file() {
+            out.push(path.clone());
+        } else {
+            mistake!("there is no picture or folder {}", path.display());
+        }
+    }
+    Ok(out)
+}
+
+/// The endings of pictures that are looked for in folders.
+pub const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+
+/// Whether a file is a picture by its name.
+pub fn is_picture(path: &Path) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+}
+
+fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        // Hidden files are not meant, such as those that macOS lays beside each file of an archive.
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX") {
+            continue;
+        }
+        if path.is_dir() {
+            walk(&path, out)?;
+        } else if is_picture(&path) {
+            out.push(path);
+        }
+    }
+    Ok(())
+}
