@@ -77,7 +77,7 @@ impl Facts {
         let known = pictures.people.len();
         let mut each = vec![0usize; known];
         let mut spans: BTreeMap<i64, (f32, f32)> = BTreeMap::new();
-        let (mut ages, mut decades, mut sex) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut ages, mut decades, mut sexes) = (Vec::new(), BTreeMap::new(), [0usize; 3]);
         for label in &pictures.labels {
             if let Some(count) = each.get_mut(label.identity as usize) {
                 *count += 1;
@@ -89,9 +89,10 @@ impl Facts {
                 let span = spans.entry(label.identity).or_insert((age, age));
                 *span = (span.0.min(age), span.1.max(age));
             }
-            let name = ["female", "male"].get(label.gender as usize).copied().unwrap_or("unknown");
-            *sex.entry(name.to_owned()).or_insert(0) += 1;
+            sexes[usize::try_from(label.gender).map_or(2, |sex| sex.min(2))] += 1;
         }
+        let sex = ["female", "male", "unknown"].into_iter().zip(sexes).filter(|(_, count)| *count > 0);
+        let sex = sex.map(|(name, count)| (name.to_owned(), count)).collect();
         let people = each.iter().filter(|count| **count > 0).count();
         let age_unknown = pictures.len() - ages.len();
         let mut facts = Self {

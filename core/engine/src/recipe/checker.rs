@@ -295,9 +295,11 @@ impl Checker<'_> {
         let slot = self.slot::<EvaluateSlot, dyn EvaluatorConfig>(ComponentKind::Evaluator, node, &what, nested)?;
         let description = slot.config.describe();
         let mut description = self.described(slot.registration, description, |d| &d.problems, &node.origin, &what)?;
-        let (source, files) = self.source(node, description.source, &what)?;
-        description.files.extend(files);
+        let source = self.source(node, description.source, &what);
         let metrics = self.list::<dyn MetricConfig>(ComponentKind::Metric, node, "metrics", &what)?;
+        // What is wrong with the metrics is told as well.
+        let (source, files) = source?;
+        description.files.extend(files);
         let mut described = Vec::new();
         for (i, metric) in metrics.iter().enumerate() {
             let what = format!("{what}.metrics[{i}]");
@@ -354,18 +356,23 @@ impl Checker<'_> {
         what: &str,
     ) -> Option<(Option<SourceEntry>, Vec<PathBuf>)> {
         let origin = node.origin.clone();
-        let entry = node.table_mut()?.get_mut("source");
-        let place = entry.as_ref().map_or(origin, |entry| entry.key.clone());
-        if let Some(problem) = wanted.problem(entry.is_some()) {
+        let Some(entry) = node.table_mut()?.get_mut("source") else {
+            if let Some(problem) = wanted.problem(false) {
+                let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
+                self.out.push(d.incomplete().at(&origin, ""));
+                return None;
+            }
+            return Some((None, Vec::new()));
+        };
+        let (key, inner) = (entry.key.clone(), format!("{what}.source"));
+        let slot = self.slot::<Named, dyn PictureSourceConfig>(ComponentKind::Source, &mut entry.node, &inner, &[])?;
+        if let Some(problem) = wanted.problem(true) {
             let d = Diagnostic::error(&ids::COMPONENT_PROBLEM, format!("`{what}`: {problem}"));
-            self.out.push(if entry.is_none() { d.incomplete() } else { d }.at(&place, ""));
+            self.out.push(d.at(&key, ""));
             return None;
         }
-        let Some(entry) = entry else { return Some((None, Vec::new())) };
-        let what = format!("{what}.source");
-        let slot = self.slot::<Named, dyn PictureSourceConfig>(ComponentKind::Source, &mut entry.node, &what, &[])?;
         let description = slot.config.describe();
-        let description = self.described(slot.registration, description, |d| &d.problems, &slot.origin, &what)?;
+        let description = self.described(slot.registration, description, |d| &d.problems, &slot.origin, &inner)?;
         Some((Some(slot), description.files))
     }
 
@@ -377,7 +384,7 @@ impl Checker<'_> {
         let description = mtl_component::DatasetConfig::describe(&**config);
         let description =
             self.described(registration, description, |d: &Description| &d.problems, &node.origin, &what)?;
-        let (source, _) = self.source(node, description.source, &what)?;
+        let source = self.source(node, description.source, &what);
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
@@ -398,6 +405,8 @@ impl Checker<'_> {
             described.push(self.described(t.registration, t.config.describe(), |_| &[], &t.origin, &what)?);
         }
         let transforms = transforms.into_iter().zip(described).collect();
+        // What is wrong with the others is told as well.
+        let (source, _) = source?;
         Some(Data { slot, description, source, sampler: sampler?, transforms })
     }
 

@@ -47,9 +47,15 @@ pub fn open(path: &Path) -> Result<OpenSource> {
 /// None today.
 pub fn of(packed: FaceRecords, images: Vec<Image>) -> Result<OpenSource> {
     let mut people: Vec<i64> = images.iter().map(|image| image.label).collect();
+    people.dedup();
     people.sort_unstable();
     people.dedup();
-    let number = |label: &i64| people.binary_search(label).unwrap_or_default() as i64;
+    // Labels that count people are their numbers already.
+    let counted = people.iter().zip(0..).all(|(label, number)| *label == number);
+    let number = |label: &i64| match counted {
+        true => *label,
+        false => people.binary_search(label).unwrap_or_default() as i64,
+    };
     let label = |image: &Image| Label { identity: number(&image.label), age: None, gender: -1 };
     let labels: Vec<Label> = images.iter().map(label).collect();
     let mut digest = Sha256::new();
