@@ -117,31 +117,31 @@ impl Search<'_> {
     }
 
     fn module(&mut self, pairs: &[(Value, Value)], path: &str, depth: usize) -> Result<()> {
-        let pickle = self.pickle;
+        let (pickle, below) = (self.pickle, depth.saturating_sub(1));
         for (key, value) in pairs {
             let Some(name) = pickle.text(*key) else { continue };
             match (name, pickle.object(*value)) {
                 ("_parameters" | "_buffers" | "_modules", Some(Object::Dict(parts))) => {
-                    self.dictionary(parts, path, depth - 1)?;
+                    self.dictionary(parts, path, below)?;
                 }
-                _ => self.collect(*value, &joined(path, name)?, depth - 1)?,
+                _ => self.collect(*value, &joined(path, name)?, below)?,
             }
         }
         Ok(())
     }
 
     fn dictionary(&mut self, pairs: &[(Value, Value)], path: &str, depth: usize) -> Result<()> {
-        let pickle = self.pickle;
+        let (pickle, below) = (self.pickle, depth.saturating_sub(1));
         let named: Vec<(&str, Value)> =
             pairs.iter().filter_map(|(key, value)| Some((pickle.text(*key)?, *value))).collect();
         let dict = |value: Value| matches!(pickle.object(value), Some(Object::Dict(_) | Object::Call(_)));
         if let Some((_, value)) = named.iter().find(|(name, value)| *name == "state_dict" && dict(*value)) {
-            return self.collect(*value, path, depth - 1);
+            return self.collect(*value, path, below);
         }
         let parallel = !named.is_empty() && named.iter().all(|(name, _)| name.starts_with("module."));
         for (name, value) in named {
             let name = if parallel { name.strip_prefix("module.").unwrap_or(name) } else { name };
-            self.collect(value, &joined(path, name)?, depth - 1)?;
+            self.collect(value, &joined(path, name)?, below)?;
         }
         Ok(())
     }

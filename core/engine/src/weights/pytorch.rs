@@ -241,6 +241,9 @@ mod tests {
         keys.extend(b"h\x00h\x00".repeat(n));
         keys.extend(b"u.");
         let claims_much = b"X\xff\xff\xff\xff".to_vec();
+        // Modules within modules in a dictionary, deeper than any that is looked into.
+        let module = &b"c__torch__\nM\n)\x81}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00a"[..];
+        let modules = [b"}X\x01\x00\x00\x00a", &*module.repeat(40), b"N", &b"ssb".repeat(40), b"s."].concat();
         for (what, bytes) in [
             ("nested", nested),
             ("cycle", cycle),
@@ -248,6 +251,7 @@ mod tests {
             ("shapes", shapes),
             ("keys", keys),
             ("claims much", claims_much),
+            ("modules", modules),
         ] {
             let start = Instant::now();
             let found = pickle::tensors(&bytes);
