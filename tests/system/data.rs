@@ -215,11 +215,12 @@ fn tables_and_pairs_of_published_sets_are_converted() {
     let table = dir.path().join("morph.csv");
     let rows = "id_num,picture_num,dob,doa,race,gender,facial_hair,age,age_diff,glasses,photo\n\
                 1,0,1950-01-01,1990-01-01,B,M,0,40,0,0,A/1_0M40.JPG\n1,1,1950-01-01,1991-01-01,B,M,0,41,1,0,A/1_1M41.JPG\n\
-                1,2,1951-01-01,1992-01-01,B,M,0,41,1,0,A/1_2M41.JPG\n2,0,1960-01-01,1990-01-01,W,F,0,old,0,0,A/2_0F30.JPG\n";
+                1,2,1951-01-01,1992-01-01,B,M,0,41,1,0,A/1_2M41.JPG\n1,3,1950-01-01,1991-01-01,B,M,0,43,2,0,A/1_3M43.JPG\n2,0,1960-01-01,1990-01-01,W,F,0,old,0,0,A/2_0F30.JPG\n";
     std::fs::write(&table, rows).unwrap();
     let found = json(&["data", "convert", "morph-csv", text(&table)]);
-    assert_eq!((&found["accepted"], &found["rejected"]), (&2.into(), &2.into()), "{found}");
+    assert_eq!((&found["accepted"], &found["rejected"]), (&2.into(), &3.into()), "{found}");
     let rejected = std::fs::read_to_string(dir.path().join("rejected.txt")).unwrap();
+    assert!(rejected.contains("has the age 43, and another picture of 1991-01-01 the age 41"), "{rejected}");
     assert!(rejected.contains("date of birth 1951-01-01, and most rows of 1 have 1950-01-01"), "{rejected}");
     std::fs::write(&table, "name,age\nx,3\n").unwrap();
     let args = ["data", "convert", "morph-csv", text(&table)];

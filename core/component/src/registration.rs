@@ -36,7 +36,7 @@ pub trait Configuration: DeserializeOwned + JsonSchema + 'static {}
 impl<T: DeserializeOwned + JsonSchema + 'static> Configuration for T {}
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident $name:literal at $place:literal, keys $keys:expr;)*) => {
+    ($($(#[$doc:meta])* $variant:ident $name:literal at $($place:literal)|+, keys $keys:expr;)*) => {
         /// What a component is: where a recipe may name it, and which trait it implements.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum ComponentKind {
@@ -53,8 +53,8 @@ macro_rules! kinds {
             }
 
             /// Where tables that name such components stand in a recipe, with `*` for a name that the recipe gives.
-            pub fn place(self) -> &'static str {
-                match self { $(Self::$variant => $place,)* }
+            pub fn places(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($place),+],)* }
             }
 
             /// The keys of such a table that belong to its place in the recipe and not to the component.
@@ -70,7 +70,7 @@ kinds! {
     Dataset "dataset" at "data.*",
         keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "source", "sampler", "transforms"];
     /// Pictures that a dataset or an evaluator reads.
-    Source "source" at "data.*.source", keys ["component"];
+    Source "source" at "data.*.source" | "evaluate.*.source", keys ["component"];
     /// A change of a picture on its way into a batch.
     Transform "transform" at "data.*.transforms", keys ["component"];
     /// The order of samples.
@@ -96,17 +96,11 @@ kinds! {
 impl ComponentKind {
     /// The kind whose tables stand at that path of keys.
     pub fn at(path: &[String]) -> Option<Self> {
-        let fits = |kind: &&Self| {
-            let place: Vec<&str> = kind.place().split('.').collect();
+        let is = |place: &&str| {
+            let place: Vec<&str> = place.split('.').collect();
             place.len() == path.len() && place.iter().zip(path).all(|(p, key)| *p == "*" || p == key)
         };
-        // Evaluators read sources as data streams do.
-        if let [section, _, key] = path
-            && section == "evaluate"
-            && key == "source"
-        {
-            return Some(Self::Source);
-        }
+        let fits = |kind: &&Self| kind.places().iter().any(is);
         Self::ALL.iter().find(fits).copied()
     }
 }

@@ -280,6 +280,7 @@ mod tests {
         let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(ComponentKind::at(&path("model.backbone")), Some(ComponentKind::Module));
         assert_eq!(ComponentKind::at(&path("phase.gan.optimizer")), Some(ComponentKind::Optimizer));
+        assert_eq!(ComponentKind::at(&path("evaluate.age.source")), Some(ComponentKind::Source));
         assert_eq!(ComponentKind::at(&path("model")), None);
         assert_eq!(ComponentKind::at(&path("run.checkpoint")), None);
     }

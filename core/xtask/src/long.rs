@@ -27,12 +27,14 @@ fn ignored(name: &'static str) -> Vec<&'static str> {
 }
 
 /// The readers that are fuzzed; tests/fuzz holds a target for each.
-const FUZZED: [&str; 16] = [
+const FUZZED: [&str; 18] = [
     "cases",
     "checkpoint",
     "landmarks",
     "list",
+    "lst",
     "mat",
+    "npy",
     "override_value",
     "pairs",
     "pickle",

@@ -3,7 +3,8 @@
 use crate::detector::Detector;
 use crate::mtcnn::Mtcnn;
 use mtl_component::{Result, mistake};
-use std::path::{Path, PathBuf};
+use mtl_faces::picture_files::user_cache;
+use std::path::Path;
 
 /// Opens a detector by its name, with weights in a folder, or where the set-up has put them.
 ///
@@ -15,7 +16,7 @@ pub fn detector(name: &str, weights: Option<&Path>) -> Result<Box<dyn Detector>>
     }
     let folder = match weights {
         Some(folder) => folder.to_owned(),
-        None => match fetched(name) {
+        None => match user_cache("detectors").map(|folder| folder.join(name)) {
             Some(folder) if folder.is_dir() => folder,
             _ => mistake!(
                 "the weights of the detector {name} are not here: fetch them by `cargo xtask setup --detector {name}`, or name \
@@ -24,11 +25,4 @@ pub fn detector(name: &str, weights: Option<&Path>) -> Result<Box<dyn Detector>>
         },
     };
     Ok(Box::new(Mtcnn::open(&folder)?))
-}
-
-/// Where the set-up puts the weights of a detector: `$XDG_CACHE_HOME/mtlrun/detectors`, or below `~/.cache`.
-fn fetched(name: &str) -> Option<PathBuf> {
-    let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join("mtlrun/detectors").join(name))
 }

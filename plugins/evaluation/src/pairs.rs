@@ -1,8 +1,8 @@
 //! Lists of pairs of pictures, of which each picture stands there once.
 
-use mtl_component::{Result, mistake};
+use mtl_component::Result;
 use mtl_faces::list;
-use mtl_faces::pair_forms::{self, Entry};
+use mtl_faces::pair_forms;
 use mtl_faces::pairs::Pair;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,28 +17,12 @@ pub(crate) struct Listed {
     pub people: Option<Vec<(i64, Option<f32>)>>,
 }
 
-/// The pairs of a file of any form, if none of them is faulty.
-///
-/// # Errors
-/// A mistake that names faulty lines.
-pub(crate) fn entries(path: &Path) -> Result<Vec<Entry>> {
-    let (entries, faults) = pair_forms::read(path)?;
-    let place =
-        |line: Option<usize>| line.map_or(path.display().to_string(), |line| format!("{}:{line}", path.display()));
-    let faults = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
-    list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
-    if entries.is_empty() {
-        mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
-    }
-    Ok(entries)
-}
-
 /// Reads a list of any form. Blank lines and lines that start with `#` do not count.
 ///
 /// # Errors
 /// A mistake that names faulty lines, files that are not there, and pairs that are listed as both kinds.
 pub(crate) fn read(path: &Path, root: &Path) -> Result<Listed> {
-    let entries = entries(path)?;
+    let entries = pair_forms::entries(path)?;
     let place = |line: usize| format!("{}:{line}", path.display());
     let mut faults: Vec<String> = Vec::new();
     let (mut files, mut pairs, mut people) = (Vec::new(), Vec::new(), Vec::new());

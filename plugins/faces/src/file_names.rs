@@ -47,6 +47,8 @@ pub struct Told {
     pub age: Option<f32>,
     /// 1 male, 0 female.
     pub sex: Option<i64>,
+    /// The year in which the picture was taken.
+    pub year: Option<i32>,
     /// The side of a pair.
     pub side: Option<usize>,
     /// Whether the name is one of the few that lack a field, which are read all the same.
@@ -98,6 +100,7 @@ impl NameForm {
             person: text("person").map(str::to_owned),
             age,
             sex,
+            year: text("year").and_then(|year| year.parse().ok()),
             side: number("side").map(|side| side as usize),
             is_odd: self == Self::Utkface && (text("race").is_none() || text("odd").is_some() || text("dot").is_none()),
         })

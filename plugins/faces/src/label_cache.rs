@@ -1,6 +1,7 @@
 //! The labels of large record files without a block of identities, kept from one opening to the next: finding them takes a
 //! walk through all headers.
 
+use crate::picture_files::user_cache;
 use mtl_component::Result;
 use mtl_recipe::files::stream_atomically;
 use sha2::{Digest, Sha256};
@@ -15,13 +16,6 @@ const FEWEST: usize = 50_000;
 const MARK: &[u8; 8] = b"mtllabl1";
 /// How much of the record file tells it from others.
 const START: u64 = 4096;
-
-/// The folder of the user's own that labels are kept in.
-fn folder() -> Option<PathBuf> {
-    let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join("mtlrun/labels"))
-}
 
 /// The file for the labels of a record file: by its size, its time and its first bytes, and those of its index.
 fn file_of(folder: &Path, records: &Path) -> Option<PathBuf> {
@@ -47,7 +41,7 @@ pub fn kept(records: &Path, count: usize) -> Option<Vec<(i64, i64)>> {
     if count < FEWEST {
         return None;
     }
-    kept_in(&folder()?, records, count)
+    kept_in(&user_cache("labels")?, records, count)
 }
 
 fn kept_in(folder: &Path, records: &Path, count: usize) -> Option<Vec<(i64, i64)>> {
@@ -67,7 +61,7 @@ fn kept_in(folder: &Path, records: &Path, count: usize) -> Option<Vec<(i64, i64)
 
 /// Keeps keys and labels of the pictures of a record file. What cannot be kept is found again.
 pub fn keep(records: &Path, count: usize, images: &[(i64, i64)]) {
-    if let Some(folder) = folder().filter(|_| count >= FEWEST) {
+    if let Some(folder) = user_cache("labels").filter(|_| count >= FEWEST) {
         keep_in(&folder, records, images);
     }
 }

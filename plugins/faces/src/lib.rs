@@ -14,6 +14,7 @@ pub mod label;
 mod label_cache;
 pub mod landmarks;
 pub mod list;
+pub mod lst;
 pub mod made;
 pub mod pair_forms;
 pub mod pairs;

@@ -254,31 +254,44 @@ fn parse(line: &str, root: &Path, number: usize) -> Result<Face, String> {
         let hint = if line.contains(',') { ": they are separated by tabs or blanks, not by commas" } else { "" };
         return Err(format!("expected 4 fields `id filename age gender`, found {count}: {:?}{hint}", start(line)));
     };
-    let age = match age {
-        "-" => None,
-        text => {
-            let Ok(age) = text.parse::<f32>() else {
-                return Err(format!("expected an age in years or `-`, found {:?}{}", start(text), unknown(text)));
-            };
-            if !(0.0..=MAX_AGE).contains(&age) {
-                return Err(format!("expected an age from 0 to {MAX_AGE}, found {text}{}", unknown(text)));
-            }
-            Some(age)
-        }
+    let (age, gender) = (self::age(age)?, self::gender(gender)?);
+    Ok(Face { identity: identity.to_owned(), file: root.join(file), age, gender, line: number })
+}
+
+/// An age in years as a list has it, or `-`.
+///
+/// # Errors
+/// What was expected and found.
+pub(crate) fn age(text: &str) -> Result<Option<f32>, String> {
+    if text == UNKNOWN {
+        return Ok(None);
+    }
+    let Ok(age) = text.parse::<f32>() else {
+        return Err(format!("expected an age in years or `-`, found {:?}{}", start(text), unknown(text)));
     };
-    let gender = match gender {
-        "0" => 0,
-        "1" => 1,
-        "-" => -1,
+    if !(0.0..=MAX_AGE).contains(&age) {
+        return Err(format!("expected an age from 0 to {MAX_AGE}, found {text}{}", unknown(text)));
+    }
+    Ok(Some(age))
+}
+
+/// A gender as a list has it, or `-`, which is -1.
+///
+/// # Errors
+/// What was expected and found.
+pub(crate) fn gender(text: &str) -> Result<i64, String> {
+    match text {
+        "0" => Ok(0),
+        "1" => Ok(1),
+        UNKNOWN => Ok(-1),
         other => {
             let meant = match other.to_lowercase().as_str() {
                 "m" | "male" | "f" | "female" => ": write 1 for male and 0 for female".to_owned(),
                 _ => unknown(other),
             };
-            return Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {:?}{meant}", start(other)));
+            Err(format!("expected a gender 1 (male), 0 (female) or `-`, found {:?}{meant}", start(other)))
         }
-    };
-    Ok(Face { identity: identity.to_owned(), file: root.join(file), age, gender, line: number })
+    }
 }
 
 /// What is said of the ways in which other lists write that something is not known.

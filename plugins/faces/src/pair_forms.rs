@@ -63,6 +63,22 @@ pub fn read(path: &Path) -> Result<(Vec<Entry>, Vec<Fault>)> {
     }
 }
 
+/// The pairs of a file of which nothing is wrong.
+///
+/// # Errors
+/// A mistake that names the faulty lines, or says that there is no pair.
+pub fn entries(path: &Path) -> Result<Vec<Entry>> {
+    let (entries, faults) = read(path)?;
+    let place =
+        |line: Option<usize>| line.map_or(path.display().to_string(), |line| format!("{}:{line}", path.display()));
+    let faults = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
+    list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
+    if entries.is_empty() {
+        mistake!("the pairs {} are empty: expected lines of `a b 1` or `a b -1`", path.display());
+    }
+    Ok(entries)
+}
+
 /// The pairs of AgeDB's protocol. The person is what stands before the first `_` of a name.
 fn agedb(splits: &Mat) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();

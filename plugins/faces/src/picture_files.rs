@@ -1,4 +1,4 @@
-//! Files of pictures, and those in folders.
+//! Files of pictures, those in folders, and where the user keeps what belongs to them.
 
 use mtl_component::{ErrorContext as _, Result, mistake};
 use std::path::{Path, PathBuf};
@@ -50,4 +50,17 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A folder in words: the current one has no name of its own.
+pub fn folder_text(folder: &Path) -> String {
+    if folder.as_os_str().is_empty() { ".".into() } else { folder.display().to_string() }
+}
+
+/// The user's own folder for things of a kind that can be had again, such as labels and weights of detectors:
+/// `$XDG_CACHE_HOME/mtlrun/KIND`, or below `~/.cache`, as the set-up has it.
+pub fn user_cache(kind: &str) -> Option<PathBuf> {
+    let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("mtlrun").join(kind))
 }

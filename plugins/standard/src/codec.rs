@@ -20,13 +20,13 @@ const MAX_PIXELS: u64 = 1 << 26;
 /// Most scans of a progressive JPEG; cameras and encoders write ten. Each scan costs a pass over all pixels.
 const MAX_SCANS: usize = 100;
 /// The largest file of a picture that is read.
-pub const MAX_BYTES: u64 = 512 << 20;
+const MAX_BYTES: u64 = 512 << 20;
 
 /// Reads a file: JPEG, PNG, BMP or WebP; grey, RGBA and CMYK become RGB, and a rotation that the camera noted is done.
 pub fn read(path: &Path) -> Result<Picture> {
     static TOLD: Once = Once::new();
     static NOT_SQUARE: Once = Once::new();
-    let bytes = read_bounded(path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = read_bytes(path)?;
     let (picture, turned) = decoded(&bytes).with_context(|| format!("{} is not a readable image", path.display()))?;
     if picture.width != picture.height {
         NOT_SQUARE.call_once(|| {
@@ -64,6 +64,14 @@ pub fn jpeg(picture: &Picture, quality: u8) -> Result<Vec<u8>> {
         ExtendedColorType::Rgb8,
     )?;
     Ok(bytes)
+}
+
+/// The bytes of an image file, as they are.
+///
+/// # Errors
+/// If it cannot be read, or is larger than any picture.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    read_bounded(path, MAX_BYTES).with_context(|| format!("reading {}", path.display()))
 }
 
 /// Decodes the bytes of an image file.

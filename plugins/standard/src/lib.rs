@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod mat;
+pub mod npy;
 pub mod order;
 pub mod picture_header;
 pub mod records;

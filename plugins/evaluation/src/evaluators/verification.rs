@@ -9,6 +9,7 @@ use mtl_component::{
 use mtl_faces::label::Label;
 use mtl_faces::list;
 use mtl_faces::made::MadeFaces;
+use mtl_faces::pair_forms;
 use mtl_faces::pairs::Pair;
 use mtl_faces::source::{Given, Pictures};
 use mtl_faces::sources::bin;
@@ -130,7 +131,7 @@ struct Pairs {
 
 /// Pairs whose names are those of a source's pictures.
 fn of_names(path: &Path, pictures: Pictures) -> Result<Pairs> {
-    let entries = pairs::entries(path)?;
+    let entries = pair_forms::entries(path)?;
     let wanted: HashSet<PathBuf> =
         entries.iter().flat_map(|entry| [&entry.a, &entry.b]).map(|name| list::tidy(Path::new(name))).collect();
     let mut known: HashMap<PathBuf, usize> = HashMap::new();
@@ -214,9 +215,13 @@ impl Verification {
         Given { records: self.records.as_ref(), folder: self.folder.as_ref(), ..Given::default() }
     }
 
+    /// The keys that stand for a source.
+    fn given(&self) -> Given<'_> {
+        Given { bin: self.bin.as_ref(), made: self.made.as_ref(), ..self.pictures() }
+    }
+
     fn problems(&self) -> Vec<String> {
-        let given = Given { bin: self.bin.as_ref(), made: self.made.as_ref(), ..self.pictures() };
-        let mut out = given.problems();
+        let mut out = self.given().problems();
         for (key, is_given) in [("bin", self.bin.is_some()), ("made", self.made.is_some())] {
             if is_given && self.pairs.is_some() {
                 out.push(format!("`pairs` and `{key}` are two sources: give one, and --unset the other"));
@@ -229,8 +234,7 @@ impl Verification {
     }
 
     fn usage(&self) -> SourceUse {
-        let given = Given { bin: self.bin.as_ref(), made: self.made.as_ref(), ..self.pictures() };
-        match given.usage(KEYS) {
+        match self.given().usage(KEYS) {
             SourceUse::Needed(_) if self.pairs.is_some() => SourceUse::Optional,
             usage => usage,
         }

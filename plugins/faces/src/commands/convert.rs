@@ -7,13 +7,13 @@ use crate::file_names::{NameForm, Told, age_at};
 use crate::label::Label;
 use crate::landmarks::{self, Landmarks, Nose};
 use crate::list::{self, UNKNOWN};
+use crate::lst::{self, Entry};
 use crate::pair_forms;
-use crate::picture_files;
+use crate::picture_files::{self, folder_text};
 use crate::source::Pictures;
 use crate::sources;
 use jiff::Span;
 use jiff::civil::date;
-use mtl_component::files::read_text;
 use mtl_component::{ErrorContext as _, Result, mistake};
 use mtl_recipe::files::write_atomically;
 use mtl_standard::mat::{self, Mat};
@@ -51,7 +51,7 @@ enum Kind {
     Fgnet,
     /// MORPH, album 2: names such as 040198_0F49.JPG
     Morph,
-    /// MORPH by its table: a csv with id_num, dob, gender, age and photo
+    /// MORPH by its table: a csv with id_num, dob, gender, age and photo, and perhaps doa
     MorphCsv,
     /// CACD: names such as 14_Ben_Corvin_0001.jpg
     Cacd,
@@ -229,13 +229,8 @@ impl Convert {
         files.retain(|file| file.extension().is_some_and(|ending| ending == "txt"));
         files.sort();
         for file in files {
-            let (entries, faults) = pair_forms::read(&file)?;
+            let entries = pair_forms::entries(&file)?;
             let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let place = |line: Option<usize>| line.map_or(name.clone(), |line| format!("{name}:{line}"));
-            list::report(
-                faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect(),
-                "the pairs of ECAF cannot be used",
-            )?;
             found.pairs.insert(format!("pairs_{name}"), text_of_pairs(entries.iter().map(|e| (&*e.a, &*e.b, e.same))));
         }
         Ok(())
@@ -255,39 +250,17 @@ impl Convert {
     }
 
     fn lst(&self) -> Result<Found> {
-        let text = match read_text(&self.source, list::MAX_BYTES) {
-            Ok(text) => text,
-            Err(e) => mistake!("cannot read the list {}: {e}", self.source.display()),
-        };
         let mut found = Found::default();
-        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
-            let is_number = |text: &&str| text.parse::<f64>().is_ok();
-            let row = |person: &str, file: &str| {
-                // Labels are written as floats.
-                let person = person.parse::<f64>().ok().filter(|label| label.fract() == 0.0)?;
-                Some(Row { person: format!("{person}"), file: file.to_owned(), age: None, sex: None })
-            };
-            let made = match &fields[..] {
-                // insightface: whether it is aligned, the file, the label, and perhaps a box and points.
-                [_, file, label] | [_, file, label, _, _, _, _] if !is_number(file) => row(label, file),
-                [_, file, label, rest @ ..] if !is_number(file) && rest.len() == 14 => {
-                    let numbers: Option<Vec<f64>> = rest[4..].iter().map(|text| text.parse().ok()).collect();
-                    let points = numbers.map(|n| std::array::from_fn(|i| [n[i], n[i + 5]]));
-                    found.landmarks.extend(points.map(|points| ((*file).to_owned(), points)));
-                    row(label, file)
-                }
-                // mxnet: a number, labels, the file.
-                [_, label, .., file] if is_number(label) && !is_number(file) => row(label, file),
-                _ => None,
-            };
-            match made {
-                Some(row) => found.rows.push(row),
-                None => found.reject(
-                    format!("line {}", n + 1),
+        for (line, entry) in lst::read(&self.source)? {
+            let Some(Entry { label, file, points }) = entry else {
+                found.reject(
+                    format!("line {line}"),
                     "is none of `aligned path label …` (insightface), `index label path` (mxnet) and `idx path label` (CVLface)",
-                ),
-            }
+                );
+                continue;
+            };
+            found.landmarks.extend(points.map(|points| (file.clone(), points)));
+            found.rows.push(Row { person: label.to_string(), file, age: None, sex: None });
         }
         Ok(found)
     }
@@ -313,21 +286,22 @@ impl Convert {
             ),
         };
         let columns = [column("id_num")?, column("dob")?, column("gender")?, column("age")?, column("photo")?];
+        let taken = column("doa").ok();
         let mut found = Found::default();
-        let mut rows: Vec<(usize, [String; 5])> = Vec::new();
+        let mut rows: Vec<(usize, [String; 5], Option<String>)> = Vec::new();
         for (n, record) in reader.records().enumerate() {
             let place = format!("line {}", n + 2);
             match record {
                 Ok(record) => {
                     let field = |at: usize| record.get(at).unwrap_or_default().trim().to_owned();
-                    rows.push((n + 2, columns.map(field)));
+                    rows.push((n + 2, columns.map(field), taken.map(field).filter(|date| !date.is_empty())));
                 }
                 Err(e) => found.reject(place, format!("cannot be read: {e}")),
             }
         }
         // Some people have several dates of birth: the commonest is kept.
         let mut births: HashMap<&str, BTreeMap<&str, usize>> = HashMap::new();
-        for (_, [id, birth, ..]) in &rows {
+        for (_, [id, birth, ..], _) in &rows {
             *births.entry(id).or_default().entry(birth).or_default() += 1;
         }
         let commonest: HashMap<&str, &str> = births
@@ -336,7 +310,9 @@ impl Convert {
                 Some((*id, *dates.iter().max_by_key(|(date, n)| (**n, std::cmp::Reverse(**date)))?.0))
             })
             .collect();
-        for (line, [id, birth, gender, age, photo]) in &rows {
+        // The first picture of a person on a day tells the age on that day.
+        let mut on_day: HashMap<(&str, &str), f32> = HashMap::new();
+        for (line, [id, birth, gender, age, photo], taken) in &rows {
             let name = if photo.is_empty() { format!("line {line}") } else { photo.clone() };
             let sex = match gender.as_str() {
                 "M" | "m" => Some(1),
@@ -351,6 +327,13 @@ impl Convert {
             } else if photo.is_empty() || id.is_empty() {
                 found.reject(name, "has no picture or no person");
             } else if let Ok(age) = age.parse::<f32>() {
+                if let Some(day) = taken {
+                    let first = *on_day.entry((id, day)).or_insert(age);
+                    if first != age {
+                        found.reject(name, format!("has the age {age}, and another picture of {day} the age {first}"));
+                        continue;
+                    }
+                }
                 found.rows.push(Row { person: id.clone(), file: photo.clone(), age: Some(age), sex });
             } else {
                 found.reject(name, format!("has the age {age:?}"));
@@ -484,7 +467,7 @@ impl Convert {
             all - found.rejected.len(),
             found.rejected.len(),
             files.join(", "),
-            out.display()
+            folder_text(out)
         );
         for (name, value) in &found.notes {
             let _ = write!(text, "\n{name}: {value}");
@@ -499,7 +482,7 @@ impl Convert {
             let _ = write!(
                 text,
                 "\nIts names are relative to {}: name that as `root` beside the list",
-                self.root().display()
+                folder_text(self.root())
             );
         }
         text

@@ -14,6 +14,7 @@ use mtl_component::{ErrorContext as _, Picture, Result, mistake};
 use mtl_recipe::files::write_atomically;
 use mtl_standard::codec;
 use mtl_standard::mat::{self, Mat};
+use mtl_standard::npy;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -165,7 +166,7 @@ impl Inspect {
         facts.insert("labels".into(), format!("{} to {}", labels.0, labels.1).into());
         facts.insert("first_keys".into(), json!(keys));
         let property = property(records.path())?;
-        let pictures = Pictures::of(sources::records::of(records, images)?)?;
+        let pictures = Pictures::of(sources::records::of(records, images, None)?)?;
         if let Some(property) = property {
             let people = property.split(',').next().and_then(|text| text.trim().parse::<usize>().ok());
             let text = if people == Some(pictures.people.len()) {
@@ -202,7 +203,7 @@ impl Inspect {
     /// A text: a list of some kind, or a table.
     fn text(&self, path: &Path) -> Result<Map<String, Value>> {
         let start = read_start(path)?;
-        if start.starts_with(b"\x93NUMPY") {
+        if start.starts_with(&npy::MAGIC) {
             return numpy(&start);
         }
         let text = match read_text(path, list::MAX_BYTES) {
@@ -259,18 +260,18 @@ fn read_start(path: &Path) -> Result<Vec<u8>> {
     use std::io::Read as _;
     let mut start = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    file.take(1 << 12).read_to_end(&mut start).with_context(|| format!("reading {}", path.display()))?;
+    file.take(2 * npy::MAX_HEADER as u64)
+        .read_to_end(&mut start)
+        .with_context(|| format!("reading {}", path.display()))?;
     Ok(start)
 }
 
 /// An array of NumPy: what its header says.
 fn numpy(start: &[u8]) -> Result<Map<String, Value>> {
-    let text = String::from_utf8_lossy(start.get(10..).unwrap_or_default());
-    let header = text.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(header, _)| header);
-    let Some(header) = header else { mistake!("it begins as an array of NumPy, and its header was cut") };
+    let Some(header) = npy::header(start) else { mistake!("it begins as an array of NumPy, and its header was cut") };
     let mut facts = Map::new();
     facts.insert("is".into(), "an array of NumPy".into());
-    facts.insert("header".into(), header.trim().to_owned().into());
+    facts.insert("header".into(), header.into());
     Ok(facts)
 }
 

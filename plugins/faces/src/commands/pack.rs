@@ -178,14 +178,7 @@ impl Pack {
 
     /// A pickle of two lists, of bytes and of flags, in Python's protocol 3.
     fn verification_set(&self, path: &Path, progress: Progress<'_>) -> Result<(serde_json::Value, String)> {
-        let (entries, faults) = pair_forms::read(path)?;
-        let place =
-            |line: Option<usize>| line.map_or(path.display().to_string(), |line| format!("{}:{line}", path.display()));
-        let faults = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
-        list::report(faults, &format!("the pairs {} cannot be used", path.display()))?;
-        if entries.is_empty() {
-            mistake!("the pairs {} are empty", path.display());
-        }
+        let entries = pair_forms::entries(path)?;
         if self.out.is_dir() {
             mistake!("{} is a folder: --out names the file of a verification set", self.out.display());
         }
@@ -196,7 +189,8 @@ impl Pack {
             for (n, entry) in entries.iter().enumerate() {
                 for (side, name) in [&entry.a, &entry.b].into_iter().enumerate() {
                     let file = root.join(name);
-                    let bytes = read_bounded(&file, MAX_BYTES).with_context(|| place(Some(entry.line)))?;
+                    let bytes =
+                        read_bounded(&file, MAX_BYTES).with_context(|| format!("{}:{}", path.display(), entry.line))?;
                     let bytes = self.ready(bytes, &file.display().to_string())?;
                     out.write_all(b"B")?;
                     out.write_all(&(bytes.len() as u32).to_le_bytes())?;

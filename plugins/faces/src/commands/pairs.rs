@@ -221,12 +221,7 @@ impl Drawing<'_> {
             }
             let [a, b] = [0; 2].map(|_: i32| of[self.draw.below(of.len() as u64) as usize]);
             let (a, b) = (a.min(b), a.max(b));
-            if a == b || !self.gap_fits(a, b) || known.contains(&(a, b)) {
-                continue;
-            }
-            known.insert((a, b));
-            if self.are_copies(a, b)? {
-                self.copies += 1;
+            if a == b || !self.gap_fits(a, b) || !self.is_new(a, b, known)? {
                 continue;
             }
             *count.entry(*person).or_default() += 1;
@@ -243,26 +238,29 @@ impl Drawing<'_> {
         known: &mut HashSet<(usize, usize)>,
     ) -> Result<Option<Pair>> {
         let matched = self.asked.different == Different::Matched;
-        let empty = Vec::new();
-        let of = |i: usize| if matched { by_group.get(&self.group(i)).unwrap_or(&empty).as_slice() } else { all };
-        let (first, second) = (of(like.a).to_vec(), of(like.b).to_vec());
+        let of = |group| if matched { by_group.get(&group).map_or(&[][..], Vec::as_slice) } else { all };
+        let (first, second) = (of(self.group(like.a)), of(self.group(like.b)));
         for _ in 0..TRIES {
             let a = first[self.draw.below(first.len() as u64) as usize];
             let b = second[self.draw.below(second.len() as u64) as usize];
             let person = |i: usize| self.pictures.labels[i].identity;
-            let (low, high) = (a.min(b), a.max(b));
             // The gap of a matched pair is that of its groups, and of any other the one that is asked for.
-            if person(a) == person(b) || (!matched && !self.gap_fits(a, b)) || known.contains(&(low, high)) {
-                continue;
-            }
-            known.insert((low, high));
-            if self.are_copies(a, b)? {
-                self.copies += 1;
+            if person(a) == person(b) || (!matched && !self.gap_fits(a, b)) || !self.is_new(a, b, known)? {
                 continue;
             }
             return Ok(Some(Pair { a, b, same: false }));
         }
         Ok(None)
+    }
+
+    /// Whether a pair was not drawn before, and its pictures are not near copies. From then on it was drawn.
+    fn is_new(&mut self, a: usize, b: usize, known: &mut HashSet<(usize, usize)>) -> Result<bool> {
+        if !known.insert((a.min(b), a.max(b))) {
+            return Ok(false);
+        }
+        let copies = self.are_copies(a, b)?;
+        self.copies += usize::from(copies);
+        Ok(!copies)
     }
 
     /// Whether two pictures are near copies: then they tell nothing of who is on them.

@@ -2,10 +2,11 @@
 
 use crate::card::{Card, Step};
 use crate::list;
+use crate::picture_files::folder_text;
 use crate::source::{self, Pictures};
 use mtl_component::{Draw, ErrorContext as _, Result, mistake};
 use mtl_recipe::files::write_atomically;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// What is shared out, and how.
@@ -28,6 +29,10 @@ pub struct Split {
     /// Years between the youngest and the oldest picture from which a person counts as seen over years
     #[arg(long, default_value_t = 20.0, value_name = "YEARS")]
     span: f32,
+    /// Cross-validation: so many parts of the people, each tested once, as train_1.txt and test_1.txt and so on; as many as
+    /// there are people leaves one out at a time, as FG-NET is used
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["test", "gallery"])]
+    folds: Option<usize>,
     /// In place of people: of each person the youngest picture into gallery.txt and the oldest into probe.txt, as MORPH is
     /// used
     #[arg(long, conflicts_with_all = ["test", "stratify"])]
@@ -57,6 +62,9 @@ pub(super) fn share(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
+/// The most folds: each has a list of nearly all pictures.
+const MOST_FOLDS: usize = 100;
+
 /// A person and the numbers of the pictures.
 type Person = (i64, Vec<usize>);
 
@@ -68,19 +76,20 @@ impl Split {
     pub fn run(&self) -> Result<String> {
         let pictures = source::at(&self.list, self.root.as_deref(), None)?;
         let people = people_of(&pictures)?;
-        let sides = if self.gallery { gallery(&pictures, &people)? } else { self.sides(&pictures, &people)? };
+        let sides = if self.gallery { gallery(&pictures, &people)? } else { self.shared(&pictures, &people)? };
         std::fs::create_dir_all(&self.out).with_context(|| format!("making the folder {}", self.out.display()))?;
         let mut made = BTreeMap::new();
         for (name, of) in &sides {
             write_atomically(&self.out.join(name), text_of(&pictures, of)?.as_bytes())?;
-            let count = people.iter().filter(|(_, all)| all.iter().any(|i| of.binary_search(i).is_ok())).count();
-            made.insert(name.to_owned(), serde_json::json!({ "pictures": of.len(), "people": count }));
+            let shown: BTreeSet<i64> = of.iter().map(|i| pictures.labels[*i].identity).collect();
+            made.insert(name.to_owned(), serde_json::json!({ "pictures": of.len(), "people": shown.len() }));
         }
         let step = Step::new(format!("mtlrun data split {}", self.list.display())).read(&self.list)?;
         let how = if self.gallery {
             "the youngest picture of each person, and the oldest".to_owned()
         } else {
-            format!("people, seed {}; no person is on both sides", self.seed)
+            let folds = self.folds.map_or(String::new(), |folds| format!("{folds} folds of "));
+            format!("{folds}people, seed {}; no person is on both sides", self.seed)
         };
         let step = made.iter().fold(step.found("split by", how), |step, (name, of)| step.found(name, of));
         Card::grow(&self.out, step, |_| {})?;
@@ -94,7 +103,35 @@ impl Split {
         Ok(told.join("\n").trim_end().to_owned())
     }
 
-    fn sides(&self, pictures: &Pictures, people: &[Person]) -> Result<Vec<(&'static str, Vec<usize>)>> {
+    /// The lists for training and test: two of them, or two for each fold.
+    fn shared(&self, pictures: &Pictures, people: &[Person]) -> Result<Vec<(String, Vec<usize>)>> {
+        let Some(folds) = self.folds else {
+            let [train, test] = self.sides(pictures, people)?;
+            return Ok(vec![("train.txt".into(), train), ("test.txt".into(), test)]);
+        };
+        let most = people.len().min(MOST_FOLDS);
+        if folds < 2 || folds > most {
+            mistake!("expected 2 to {most} folds of {} people, found {folds}", people.len());
+        }
+        // One person after another of each stratum goes to the next fold.
+        let strata = self.strata(pictures, people);
+        let fold_of: HashMap<i64, usize> =
+            strata.iter().flatten().enumerate().map(|(n, (person, _))| (*person, n % folds)).collect();
+        let mut lists = Vec::new();
+        for fold in 0..folds {
+            let (tested, trained): (Vec<&Person>, Vec<&Person>) =
+                people.iter().partition(|(person, _)| fold_of[person] == fold);
+            for (side, of) in [("train", trained), ("test", tested)] {
+                let mut of: Vec<usize> = of.iter().flat_map(|(_, of)| of.iter().copied()).collect();
+                of.sort_unstable();
+                lists.push((format!("{side}_{}.txt", fold + 1), of));
+            }
+        }
+        Ok(lists)
+    }
+
+    /// The people who are alike in what is shared out evenly, in an order that is drawn.
+    fn strata<'p>(&self, pictures: &Pictures, people: &'p [Person]) -> Vec<Vec<&'p Person>> {
         let stratum = |(_, of): &Person| -> (bool, i64) {
             let ages = of.iter().filter_map(|i| pictures.labels[*i].age);
             let (low, high) = ages.fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), age| (l.min(age), h.max(age)));
@@ -105,13 +142,20 @@ impl Split {
         let mut strata: BTreeMap<(bool, i64), Vec<&Person>> = BTreeMap::new();
         people.iter().for_each(|person| strata.entry(stratum(person)).or_default().push(person));
         let mut draw = Draw::new(&[self.seed, 0x5917]);
-        let (mut train, mut test) = (Vec::new(), Vec::new());
-        // What one stratum has too much by rounding, the next has less.
-        let mut owed = 0.0;
         for people in strata.values_mut() {
             for i in (1..people.len()).rev() {
                 people.swap(i, draw.below(i as u64 + 1) as usize);
             }
+        }
+        strata.into_values().collect()
+    }
+
+    /// The pictures for training and for test.
+    fn sides(&self, pictures: &Pictures, people: &[Person]) -> Result<[Vec<usize>; 2]> {
+        let (mut train, mut test) = (Vec::new(), Vec::new());
+        // What one stratum has too much by rounding, the next has less.
+        let mut owed = 0.0;
+        for people in self.strata(pictures, people) {
             owed += people.len() as f64 * self.test;
             let tested = (owed.round().max(0.0) as usize).min(people.len());
             owed -= tested as f64;
@@ -123,7 +167,7 @@ impl Split {
         }
         train.sort_unstable();
         test.sort_unstable();
-        Ok(vec![("train.txt", train), ("test.txt", test)])
+        Ok([train, test])
     }
 }
 
@@ -143,7 +187,7 @@ pub(super) fn people_of(pictures: &Pictures) -> Result<Vec<Person>> {
 }
 
 /// Of each person with several ages the youngest picture, and the oldest; of equal ages the first by name.
-fn gallery(pictures: &Pictures, people: &[Person]) -> Result<Vec<(&'static str, Vec<usize>)>> {
+fn gallery(pictures: &Pictures, people: &[Person]) -> Result<Vec<(String, Vec<usize>)>> {
     let (mut gallery, mut probe) = (Vec::new(), Vec::new());
     for (_, of) in people {
         let mut known: Vec<(f32, String, usize)> = Vec::new();
@@ -165,7 +209,7 @@ fn gallery(pictures: &Pictures, people: &[Person]) -> Result<Vec<(&'static str, 
     }
     gallery.sort_unstable();
     probe.sort_unstable();
-    Ok(vec![("gallery.txt", gallery), ("probe.txt", probe)])
+    Ok(vec![("gallery.txt".into(), gallery), ("probe.txt".into(), probe)])
 }
 
 /// An annotated list of these pictures.
@@ -191,7 +235,7 @@ pub(super) fn relative(list: &Path, root: Option<&Path>, out: &Path) -> String {
     if root == out {
         return String::new();
     }
-    format!("Its names are relative to {}: name that as `root` beside the list", root.display())
+    format!("Its names are relative to {}: name that as `root` beside the list", folder_text(&root))
 }
 
 #[cfg(test)]
@@ -209,7 +253,7 @@ mod tests {
         }
         let list = dir.path().join("list.txt");
         std::fs::write(&list, text).unwrap();
-        let split = |out: &str, stratify| {
+        let split_by = |out: &str, stratify, folds| {
             let out = dir.path().join(out);
             let split = Split {
                 list: list.clone(),
@@ -218,11 +262,15 @@ mod tests {
                 test: 0.25,
                 stratify,
                 span: 20.0,
+                folds,
                 gallery: false,
                 seed: 3,
                 json: false,
             };
-            split.run().unwrap();
+            split.run().map(|_| out)
+        };
+        let split = |out: &str, stratify| {
+            let out = split_by(out, stratify, None).unwrap();
             ["train.txt", "test.txt"].map(|name| std::fs::read_to_string(out.join(name)).unwrap())
         };
         let [train, test] = split("a", vec![Stratum::AgeSpan, Stratum::Sex]);
@@ -235,5 +283,19 @@ mod tests {
         let spans = people(&test).iter().filter(|person| number(person) % 4 == 0).count();
         assert!((2..=3).contains(&spans), "{spans}");
         assert_eq!(split("b", vec![Stratum::AgeSpan, Stratum::Sex]), [train, test]);
+
+        let folds = split_by("c", vec![Stratum::Sex], Some(3)).unwrap();
+        let read = |name: String| std::fs::read_to_string(folds.join(name)).unwrap();
+        let mut tested = BTreeSet::new();
+        for fold in 1..=3 {
+            let (train, test) = (people(&read(format!("train_{fold}.txt"))), people(&read(format!("test_{fold}.txt"))));
+            assert!(train.is_disjoint(&test) && train.len() + test.len() == 40);
+            let men = test.iter().filter(|person| number(person) % 2 == 1).count();
+            assert!((6..=7).contains(&men) && (13..=14).contains(&test.len()), "{men} of {}", test.len());
+            tested.extend(test);
+        }
+        assert_eq!(tested.len(), 40);
+        let error = split_by("d", vec![], Some(41)).unwrap_err().to_string();
+        assert!(error.contains("expected 2 to 40 folds"), "{error}");
     }
 }

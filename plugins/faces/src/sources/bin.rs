@@ -84,11 +84,7 @@ fn digest(path: &Path) -> Result<String> {
 
 /// The list of the same pairs.
 fn named(set: &VerificationSet, list: &Path) -> Result<Vec<Entry>> {
-    let (entries, faults) = pair_forms::read(list)?;
-    let place =
-        |line: Option<usize>| line.map_or(list.display().to_string(), |line| format!("{}:{line}", list.display()));
-    let faults = faults.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
-    list::report(faults, &format!("the list {} cannot be used", list.display()))?;
+    let entries = pair_forms::entries(list)?;
     if entries.len() != set.same().len() {
         mistake!(
             "{} has {} pairs, and the list {} has {}: it is of another set",

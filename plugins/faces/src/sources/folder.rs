@@ -3,10 +3,8 @@
 use super::columns;
 use crate::label::Label;
 use crate::picture_files::files;
-use mtl_component::files::read_bounded;
 use mtl_component::{
-    ErrorContext as _, OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription,
-    mistake, register,
+    OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription, mistake, register,
 };
 use mtl_standard::codec;
 use schemars::JsonSchema;
@@ -118,8 +116,7 @@ impl PictureSource for Files {
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>> {
-        let file = &self.files[index].1;
-        Ok(Some(read_bounded(file, codec::MAX_BYTES).with_context(|| format!("reading {}", file.display()))?))
+        codec::read_bytes(&self.files[index].1).map(Some)
     }
 
     fn place(&self, index: usize) -> Result<String> {

@@ -3,10 +3,9 @@
 use super::columns;
 use crate::list::{self, Face, Said};
 use crate::records::{FaceRecords, key_of_name};
-use mtl_component::files::read_bounded;
 use mtl_component::{
-    ErrorContext as _, OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription,
-    bail, mistake, register,
+    OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription, bail, mistake,
+    register,
 };
 use mtl_standard::codec;
 use schemars::JsonSchema;
@@ -128,11 +127,11 @@ impl PictureSource for Lines {
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>> {
-        if let Some(packed) = &self.packed {
-            return packed.bytes(self.key(index)?).map(Some);
+        match &self.packed {
+            Some(packed) => packed.bytes(self.key(index)?),
+            None => codec::read_bytes(&self.faces[index].file),
         }
-        let file = &self.faces[index].file;
-        Ok(Some(read_bounded(file, codec::MAX_BYTES).with_context(|| format!("reading {}", file.display()))?))
+        .map(Some)
     }
 
     fn place(&self, index: usize) -> Result<String> {

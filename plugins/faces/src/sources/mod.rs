@@ -17,7 +17,7 @@ pub mod records;
 use crate::label::Label;
 use mtl_component::SourceColumn;
 
-/// The columns of what is known of faces, whose identities have these names.
+/// The columns of what is known of faces, whose identities have these names. What is known of none has no column.
 pub fn columns(labels: &[Label], people: Vec<String>) -> Vec<SourceColumn> {
     let column = |name: &str, value: &dyn Fn(&Label) -> Option<f64>| SourceColumn {
         name: name.to_owned(),
@@ -26,9 +26,12 @@ pub fn columns(labels: &[Label], people: Vec<String>) -> Vec<SourceColumn> {
     };
     let known = |number: i64| (number >= 0).then_some(number as f64);
     let identity = column("identity", &|label| known(label.identity));
-    vec![
-        SourceColumn { names: Some(people), ..identity },
-        column("age", &|label| label.age.map(f64::from)),
-        column("gender", &|label| known(label.gender)),
-    ]
+    let mut out = vec![SourceColumn { names: Some(people), ..identity }];
+    if labels.iter().any(|label| label.age.is_some()) {
+        out.push(column("age", &|label| label.age.map(f64::from)));
+    }
+    if labels.iter().any(|label| label.gender >= 0) {
+        out.push(column("gender", &|label| known(label.gender)));
+    }
+    out
 }

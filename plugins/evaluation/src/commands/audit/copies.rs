@@ -1,5 +1,6 @@
 //! Pictures that are copies of each other.
 
+use super::people::Seen;
 use super::{Place, Set};
 use mtl_component::{Picture, Result};
 use mtl_faces::perceptual_hash::{PerceptualHash, luma, neighbours};
@@ -12,6 +13,8 @@ const MAYBE: u32 = 48;
 /// The correlation of brightness from which such pictures are copies. Made faces of one capture at two ages reach 0.984, and
 /// moved copies 0.99.
 const ALIKE: f64 = 0.985;
+/// The cosine of a run's embeddings from which such pictures are copies.
+const SEEN_ALIKE: f64 = 0.95;
 /// How far, in pixels of 112, a copy may be moved.
 const SHIFT: isize = 3;
 
@@ -60,11 +63,11 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Finds them.
+    /// Finds them; a run that has seen the pictures decides on those whose brightness does not tell.
     ///
     /// # Errors
     /// If a picture that was read before cannot be read again.
-    pub fn among(sets: &[Set]) -> Result<Self> {
+    pub fn among(sets: &[Set], seen: Option<&Seen>) -> Result<Self> {
         let mut places: Vec<Place> = Vec::new();
         for (s, set) in sets.iter().enumerate() {
             // What has one colour looks like everything else that has.
@@ -118,7 +121,8 @@ impl Copies {
         });
         let mut looks = Looks { sets, kept: HashMap::new() };
         for (a, b, distance) in maybe {
-            if looks.correlation(places[a], places[b])? >= ALIKE {
+            let seen_alike = seen.and_then(|seen| seen.cosine(places[a], places[b])).is_some_and(|c| c >= SEEN_ALIKE);
+            if seen_alike || looks.correlation(places[a], places[b])? >= ALIKE {
                 add(a, b, Kind::Near, distance);
             }
         }

@@ -12,9 +12,11 @@ use mtl_engine::inference::{Progress as ModelProgress, Which};
 use mtl_faces::Progress;
 use mtl_faces::card::{Card, Step};
 use mtl_faces::facts::Facts;
+use mtl_faces::file_names::NameForm;
+use mtl_faces::picture_files::folder_text;
 use mtl_faces::source::{self, Pictures};
 use mtl_recipe::files::write_atomically;
-use people::{Judged, Thresholds};
+use people::{Judged, Seen, Thresholds};
 use scan::Scanned;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +101,16 @@ pub(super) struct Finding {
     pub is_strict: bool,
 }
 
+impl Finding {
+    /// Counts a fault, and keeps the first as examples.
+    fn add(&mut self, text: String, pictures: Vec<Place>) {
+        self.count += 1;
+        if self.examples.len() < KEPT {
+            self.examples.push(Example { text, pictures });
+        }
+    }
+}
+
 /// Examples that a finding keeps.
 pub(super) const KEPT: usize = 100;
 /// Age differences, in years, from which an estimate contradicts the label.
@@ -130,11 +142,7 @@ impl Audit {
             set.scanned = scan::scanned(&set.pictures, &|n| progress(before + n, all));
             done += set.pictures.len() as u64;
         }
-        let copies = Copies::among(&sets)?;
-        let mut findings = readable(&sets);
-        findings.extend(copied(&sets, &copies));
-        findings.extend(ages(&sets));
-        let judged = match &self.run {
+        let seen = match &self.run {
             Some(run) => {
                 let asked = people::Asked {
                     run,
@@ -144,12 +152,16 @@ impl Audit {
                     age: &self.age,
                     flip: FlipTest::SumRaw,
                 };
-                let judged = people::judged(registry, &asked, &sets, of_model)?;
-                findings.extend(judged_findings(&sets, &judged));
-                Some(judged)
+                Some(Seen::of(registry, &asked, &sets, of_model)?)
             }
             None => None,
         };
+        let copies = Copies::among(&sets, seen.as_ref())?;
+        let mut findings = readable(&sets);
+        findings.extend(copied(&sets, &copies));
+        findings.extend(ages(&sets));
+        let judged = seen.as_ref().map(|seen| people::judged(seen, &sets)).transpose()?;
+        findings.extend(judged.iter().flat_map(|judged| judged_findings(&sets, judged)));
         findings.retain(|finding| finding.count > 0);
         let dropped = dropped(&sets, &copies, judged.as_ref());
         self.write(&sets, &findings, judged.as_ref().map(|judged| &judged.thresholds), &dropped)
@@ -218,7 +230,7 @@ impl Audit {
                 let _ = writeln!(
                     told,
                     "  its names are relative to {}: name that as `root` beside the list",
-                    root.display()
+                    folder_text(&root)
                 );
             }
         }
@@ -252,11 +264,9 @@ fn of_pictures(
     let mut finding = Finding { code, what: what.into(), advice, count: 0, examples: Vec::new(), is_strict: false };
     for (s, set) in sets.iter().enumerate() {
         for (i, scanned) in set.scanned.iter().enumerate() {
-            let Some(text) = found(scanned) else { continue };
-            finding.count += 1;
-            if finding.examples.len() < KEPT {
+            if let Some(text) = found(scanned) {
                 let text = if text.is_empty() { set.told(i) } else { format!("{}: {text}", set.told(i)) };
-                finding.examples.push(Example { text, pictures: vec![(s, i)] });
+                finding.add(text, vec![(s, i)]);
             }
         }
     }
@@ -344,33 +354,58 @@ fn copied(sets: &[Set], copies: &Copies) -> Vec<Finding> {
     ]
 }
 
-/// Ages that cannot be trained on.
+/// Ages that tell nothing of ageing, and those that cannot be true.
 fn ages(sets: &[Set]) -> Vec<Finding> {
-    let mut finding = Finding {
-        code: "one-age",
-        what: "people of several pictures whose ages are all the same".into(),
-        advice: "none; they tell nothing of ageing",
+    let finding = |code, what: &str, advice| Finding {
+        code,
+        what: what.into(),
+        advice,
         count: 0,
         examples: Vec::new(),
         is_strict: false,
     };
+    let mut one = finding(
+        "one-age",
+        "people of several pictures whose ages are all the same",
+        "none; they tell nothing of ageing",
+    );
+    let mut two = finding(
+        "ages-in-one-year",
+        "people with pictures of one year, by their names, whose ages are more than a year apart",
+        "look at them: one of the dates is wrong",
+    );
     for (s, set) in sets.iter().enumerate().filter(|(_, set)| !set.is_test) {
         let mut of_person: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         set.pictures.labels.iter().enumerate().for_each(|(i, l)| of_person.entry(l.identity).or_default().push(i));
         for pictures in of_person.values().filter(|pictures| pictures.len() > 1) {
             let known: Option<Vec<f32>> = pictures.iter().map(|i| set.pictures.labels[*i].age).collect();
             if known.is_some_and(|ages| ages.iter().all(|age| *age == ages[0])) {
-                finding.count += 1;
-                if finding.examples.len() < KEPT {
-                    let text = format!("{} and {} more", set.told(pictures[0]), pictures.len() - 1);
-                    finding
-                        .examples
-                        .push(Example { text, pictures: pictures.iter().take(4).map(|i| (s, *i)).collect() });
-                }
+                let text = format!("{} and {} more", set.told(pictures[0]), pictures.len() - 1);
+                one.add(text, pictures.iter().take(4).map(|i| (s, *i)).collect());
+            }
+            for (year, a, b) in ages_in_one_year(set, pictures) {
+                two.add(format!("{} and {}: both of {year}", set.told(a), set.told(b)), vec![(s, a), (s, b)]);
             }
         }
     }
-    vec![finding]
+    vec![one, two]
+}
+
+/// Of a person's pictures of each year, which their file names tell, the youngest and the oldest, if no birthday lies between.
+fn ages_in_one_year(set: &Set, pictures: &[usize]) -> Vec<(i32, usize, usize)> {
+    let mut years: BTreeMap<i32, Vec<(f32, usize)>> = BTreeMap::new();
+    for i in pictures {
+        let name = set.pictures.source.pictures.name(*i).ok();
+        let name = name.as_deref().and_then(|name| Path::new(name).file_name()?.to_str());
+        let year = name.and_then(|name| NameForm::ImdbWiki.read(name)?.year);
+        if let Some((year, age)) = year.zip(set.pictures.labels[*i].age) {
+            years.entry(year).or_default().push((age, *i));
+        }
+    }
+    let by_age = |a: &&(f32, usize), b: &&(f32, usize)| a.0.total_cmp(&b.0);
+    let ends =
+        years.iter().filter_map(|(year, of)| Some((*year, *of.iter().min_by(by_age)?, *of.iter().max_by(by_age)?)));
+    ends.filter(|(_, young, old)| old.0 - young.0 > 1.0).map(|(year, young, old)| (year, young.1, old.1)).collect()
 }
 
 /// What a recogniser and an estimator of ages find.
@@ -497,4 +532,27 @@ pub(super) fn short(path: &Path) -> String {
 /// Refuses an unknown wire of the run by name.
 pub(super) fn refuse(run: &Path, wire: &str) -> Result<()> {
     mistake!("the run {} has no wire `{wire}`: name its own by --image and --embedding", run.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_that_cannot_be_true_are_found_by_the_year_in_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("list.txt");
+        let of = |year: u32, shot: u32| format!("01/nm0000001_rm{shot}_1950-5-10_{year}.jpg");
+        let lines = [(of(1990, 1), 40), (of(1990, 2), 43), (of(1991, 3), 41), (of(1991, 4), 40)];
+        let text: String = lines.iter().map(|(name, age)| format!("7 {name} {age} 1\n")).collect();
+        std::fs::write(&list, text + "8 a.jpg 30 0\n8 b.jpg 30 0\n").unwrap();
+        let pictures = source::at(&list, None, None).unwrap();
+        let set = Set { path: list, pictures, scanned: Vec::new(), is_test: false };
+        let found = ages(&[set]);
+        let told: Vec<(&str, usize)> = found.iter().map(|finding| (finding.code, finding.count)).collect();
+        assert_eq!(told, [("one-age", 1), ("ages-in-one-year", 1)]);
+        let example = &found[1].examples[0];
+        assert_eq!(example.pictures, [(0, 0), (0, 1)]);
+        assert!(example.text.ends_with("both of 1990"), "{}", example.text);
+    }
 }

@@ -39,6 +39,9 @@ pub struct Thresholds {
     pub groups: f64,
 }
 
+/// The cosines of a picture to its own person and to another, the picture, and one of the other.
+type Mistaken = (f64, f64, Place, Place);
+
 /// What was found.
 pub struct Judged {
     /// What it was found by.
@@ -48,7 +51,7 @@ pub struct Judged {
     /// Pictures unlike the others of their person, the least alike first: at most a hundredth of all.
     pub outliers: Vec<(f64, Place)>,
     /// Pictures unlike the others of their person and like another one: the cosines to both, and a picture of the other.
-    pub mistaken: Vec<(f64, f64, Place, Place)>,
+    pub mistaken: Vec<Mistaken>,
     /// People of two groups.
     pub mixed: Vec<(f64, Vec<Place>, Vec<Place>)>,
     /// Pictures with another age than estimated, the farthest first, with the estimate.
@@ -76,56 +79,97 @@ struct Person {
     centre: Vec<f32>,
 }
 
-pub fn judged(registry: &Arc<Registry>, asked: &Asked<'_>, sets: &[Set], progress: Progress) -> Result<Judged> {
-    let run = open_run(registry, asked.run, asked.checkpoint, &[])?;
-    configure(&run.recipe)?;
-    let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(progress);
-    for wire in [asked.image, asked.embedding] {
-        if !model.has(wire) {
-            refuse(asked.run, wire)?;
-        }
-    }
-    let mut embeddings: Vec<Embeddings> = Vec::new();
-    let mut ages = Vec::new();
-    for (s, set) in sets.iter().enumerate() {
-        let (found, estimates) = embedded(&model, asked, set)?;
-        for (i, estimate) in estimates.into_iter().enumerate() {
-            let Some(age) = set.pictures.labels[i].age.filter(|_| found[i].is_some()) else { continue };
-            if (estimate - f64::from(age)).abs() > FAR_OFF {
-                ages.push(((estimate - f64::from(age)).abs(), estimate, (s, i)));
+/// An embedding of each picture of a set, of unit length, as far as it can be read.
+type Embeddings = Vec<Option<Vec<f32>>>;
+
+/// What a run sees in pictures.
+pub struct Seen {
+    /// Of each set.
+    embeddings: Vec<Embeddings>,
+    /// Of each set the ages that the run estimates, if it estimates any.
+    ages: Vec<Vec<f64>>,
+}
+
+impl Seen {
+    /// Looks at all pictures.
+    ///
+    /// # Errors
+    /// A mistake if the run cannot be opened, or lacks what is asked for.
+    pub fn of(registry: &Arc<Registry>, asked: &Asked<'_>, sets: &[Set], progress: Progress) -> Result<Self> {
+        let run = open_run(registry, asked.run, asked.checkpoint, &[])?;
+        configure(&run.recipe)?;
+        let model = ModelInference::new(&run.model, &run.recipe, &Judges::default())?.telling(progress);
+        for wire in [asked.image, asked.embedding] {
+            if !model.has(wire) {
+                refuse(asked.run, wire)?;
             }
         }
-        embeddings.push(found);
+        let (mut embeddings, mut ages) = (Vec::new(), Vec::new());
+        for set in sets {
+            let (found, estimated) = embedded(&model, asked, set)?;
+            embeddings.push(found);
+            ages.push(estimated);
+        }
+        Ok(Self { embeddings, ages })
     }
-    ages.sort_by(|a, b| b.0.total_cmp(&a.0));
+
+    /// The cosine of two pictures, if both can be read.
+    pub fn cosine(&self, a: Place, b: Place) -> Option<f64> {
+        Some(cosine(self.embedding(a)?, self.embedding(b)?))
+    }
+
+    fn embedding(&self, (s, i): Place) -> Option<&[f32]> {
+        self.embeddings[s][i].as_deref()
+    }
+
+    /// Pictures whose age is estimated far from their label, the farthest first, with the estimate.
+    fn unlikely_ages(&self, sets: &[Set]) -> Vec<(f64, Place)> {
+        let mut found = Vec::new();
+        for (s, set) in sets.iter().enumerate() {
+            for (i, estimate) in self.ages[s].iter().enumerate() {
+                let Some(age) = set.pictures.labels[i].age.filter(|_| self.embeddings[s][i].is_some()) else {
+                    continue;
+                };
+                if (estimate - f64::from(age)).abs() > FAR_OFF {
+                    found.push(((estimate - f64::from(age)).abs(), *estimate, (s, i)));
+                }
+            }
+        }
+        found.sort_by(|a, b| b.0.total_cmp(&a.0));
+        found.into_iter().map(|(_, estimate, place)| (estimate, place)).collect()
+    }
+}
+
+/// What follows from what a run has seen.
+///
+/// # Errors
+/// A mistake if there are too few people.
+pub fn judged(seen: &Seen, sets: &[Set]) -> Result<Judged> {
     let people = |tested: bool| -> Vec<Person> {
         let of = sets.iter().enumerate().filter(|(_, set)| set.is_test == tested);
-        of.flat_map(|(s, set)| people_of(s, set, &embeddings[s])).collect()
+        of.flat_map(|(s, set)| people_of(s, set, &seen.embeddings[s])).collect()
     };
     let (trained, tested) = (people(false), people(true));
     if trained.len() < 2 {
         mistake!("{} people are too few to tell what is alike: at least two", trained.len());
     }
-    let embedding = |(s, i): Place| embeddings[s][i].as_deref();
+    let embedding = |place: Place| seen.embedding(place);
     let thresholds = thresholds(&trained, &embedding)?;
     let overlap = overlap(&trained, &tested, thresholds.people)?;
-    let mut outliers = Vec::new();
-    let mut mixed = Vec::new();
-    for person in &trained {
-        outliers.extend(unlike(person, &embedding, thresholds.pictures));
+    let (mut outliers, mut mistaken, mut mixed) = (Vec::new(), Vec::new(), Vec::new());
+    for (own, person) in trained.iter().enumerate() {
+        let found = unlike(person, &embedding, thresholds.pictures);
+        mistaken.extend(like_others(&found, own, &trained, &embedding, thresholds.pictures));
+        outliers.extend(found);
         mixed.extend(groups(person, &embedding, thresholds.groups));
     }
     outliers.sort_by(|a: &(f64, Place), b| a.0.total_cmp(&b.0));
-    let mistaken = mistaken(&outliers, &trained, &embedding, thresholds.pictures)?;
+    mistaken.sort_by(|a: &Mistaken, b| (b.1 - b.0).total_cmp(&(a.1 - a.0)));
     let all: usize = trained.iter().map(|person| person.of.len()).sum();
     outliers.truncate((all as f64 * TOLD).ceil() as usize);
     mixed.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let ages = ages.into_iter().map(|(_, estimate, place)| (estimate, place)).collect();
-    Ok(Judged { thresholds, overlap, outliers, mistaken, mixed, ages })
+    Ok(Judged { thresholds, overlap, outliers, mistaken, mixed, ages: seen.unlikely_ages(sets) })
 }
-
-/// An embedding of each picture, as far as it can be read.
-type Embeddings = Vec<Option<Vec<f32>>>;
 
 /// The embedding of each picture, of unit length, none of one that cannot be read; and the ages that are estimated, if the run
 /// estimates any.
@@ -165,11 +209,19 @@ fn people_of(s: usize, set: &Set, embeddings: &[Option<Vec<f32>>]) -> Vec<Person
 
 /// The mean of unit vectors, of unit length.
 fn centre<'e>(of: impl Iterator<Item = &'e [f32]>) -> Option<Vec<f32>> {
+    unit(sum(of))
+}
+
+fn sum<'e>(of: impl Iterator<Item = &'e [f32]>) -> Vec<f32> {
     let mut sum: Vec<f32> = Vec::new();
     for row in of {
         sum.resize(row.len(), 0.0);
         sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
     }
+    sum
+}
+
+fn unit(sum: Vec<f32>) -> Option<Vec<f32>> {
     let length = sum.iter().map(|v| v * v).sum::<f32>().sqrt();
     (length > 0.0).then(|| sum.iter().map(|v| v / length).collect())
 }
@@ -243,26 +295,26 @@ fn overlap(trained: &[Person], tested: &[Person], threshold: f64) -> Result<Vec<
     Ok(found)
 }
 
-/// Of pictures unlike their person those that are like another one, as alike as pictures of one person are and more than to their
-/// own: the most alike first.
-fn mistaken<'e>(
+/// Of pictures unlike their own person those that are like another one, as alike as pictures of one person are and more than to
+/// their own.
+fn like_others<'e>(
     outliers: &[(f64, Place)],
+    own: usize,
     people: &[Person],
     embedding: &dyn Fn(Place) -> Option<&'e [f32]>,
     threshold: f64,
-) -> Result<Vec<(f64, f64, Place, Place)>> {
+) -> Vec<Mistaken> {
     let mut found = Vec::new();
-    for (own, place) in outliers {
+    for (to_own, place) in outliers {
         let Some(row) = embedding(*place) else { continue };
-        let others = people.iter().filter(|person| !person.of.contains(place));
-        let alike = others.map(|person| (cosine(row, &person.centre), person.of[0]));
+        let others = people.iter().enumerate().filter(|(person, _)| *person != own);
+        let alike = others.map(|(_, person)| (cosine(row, &person.centre), person.of[0]));
         let Some((best, of)) = alike.max_by(|a, b| a.0.total_cmp(&b.0)) else { continue };
-        if best >= threshold && best > *own + MARGIN {
-            found.push((*own, best, *place, of));
+        if best >= threshold && best > to_own + MARGIN {
+            found.push((*to_own, best, *place, of));
         }
     }
-    found.sort_by(|a, b| (b.1 - b.0).total_cmp(&(a.1 - a.0)));
-    Ok(found)
+    found
 }
 
 /// The pictures of a person that are unlike the others.
@@ -270,10 +322,12 @@ fn unlike<'e>(person: &Person, embedding: &dyn Fn(Place) -> Option<&'e [f32]>, t
     if person.of.len() < FEWEST {
         return Vec::new();
     }
+    let all = sum(person.of.iter().filter_map(|place| embedding(*place)));
     let mut out = Vec::new();
     for place in &person.of {
-        let others = person.of.iter().filter(|other| *other != place).filter_map(|other| embedding(*other));
-        let Some((row, centre)) = embedding(*place).zip(centre(others)) else { continue };
+        let Some(row) = embedding(*place) else { continue };
+        let others = all.iter().zip(row).map(|(all, own)| all - own).collect();
+        let Some(centre) = unit(others) else { continue };
         let alike = cosine(row, &centre);
         if alike < threshold {
             out.push((alike, *place));
