@@ -5,7 +5,8 @@ use crate::label::Label;
 use crate::list;
 use crate::records::{FaceRecords, Image};
 use mtl_component::{
-    OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceDescription, mistake, register,
+    OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceColumn, SourceDescription,
+    mistake, register,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -69,8 +70,6 @@ pub fn of(packed: FaceRecords, images: Vec<Image>, ages: Option<&Path>) -> Resul
         true => *label,
         false => people.binary_search(label).unwrap_or_default() as i64,
     };
-    let label = |image: &Image| Label { identity: number(&image.label), age: None, gender: -1 };
-    let mut labels: Vec<Label> = images.iter().map(label).collect();
     let mut digest = Sha256::new();
     let mut part = Vec::with_capacity(16 * HASHED);
     for images in images.chunks(HASHED) {
@@ -78,18 +77,28 @@ pub fn of(packed: FaceRecords, images: Vec<Image>, ages: Option<&Path>) -> Resul
         images.iter().for_each(|image| part.extend([image.key, image.label].map(i64::to_le_bytes).as_flattened()));
         digest.update(&part);
     }
-    if let Some(table) = ages {
-        join(table, &images, &mut labels)?;
-        for Label { age, gender, .. } in &labels {
-            digest.update(age.unwrap_or(-1.0).to_le_bytes());
-            digest.update(gender.to_le_bytes());
-        }
-    }
-    let fingerprint = format!("records {}", hex::encode(digest.finalize()));
     let names = people.iter().map(i64::to_string).collect();
+    let columns = match ages {
+        Some(table) => {
+            let label = |image: &Image| Label { identity: number(&image.label), age: None, gender: -1 };
+            let mut labels: Vec<Label> = images.iter().map(label).collect();
+            join(table, &images, &mut labels)?;
+            for Label { age, gender, .. } in &labels {
+                digest.update(age.unwrap_or(-1.0).to_le_bytes());
+                digest.update(gender.to_le_bytes());
+            }
+            columns(&labels, names)
+        }
+        // There are millions, and nothing but the person is known of them.
+        None => {
+            let values = images.iter().map(|image| number(&image.label) as f64).collect();
+            vec![SourceColumn { name: "identity".into(), values, names: Some(names) }]
+        }
+    };
+    let fingerprint = format!("records {}", hex::encode(digest.finalize()));
     let len = images.len();
     let opened = OpenSource::new(Arc::new(Packed { packed, images }), len, fingerprint);
-    Ok(OpenSource { columns: columns(&labels, names), ..opened })
+    Ok(OpenSource { columns, ..opened })
 }
 
 /// Adds the ages and genders of a table to the labels of pictures, by key.

@@ -32,6 +32,11 @@ pub(super) fn read(path: &Path, records: &Path, bytes: u64) -> Result<Vec<(i64, 
         };
         let end = held + got;
         let mut start = 0;
+        while let Some((entry, length)) = plain(&buffer[start..end]) {
+            index.push(entry);
+            start += length;
+            line += 1;
+        }
         // Without a last line feed the end of the file ends the line.
         let ends = |start: usize| match buffer[start..end].iter().position(|byte| *byte == b'\n') {
             Some(at) => Some((start + at, start + at + 1)),
@@ -63,9 +68,8 @@ pub(super) fn read(path: &Path, records: &Path, bytes: u64) -> Result<Vec<(i64, 
         }
         buffer.copy_within(start..end, 0);
     }
-    if !index.is_sorted() {
-        index.sort_unstable();
-    }
+    // Keys stand in a few ascending runs, which a stable sort joins: that of the labels often comes last.
+    index.sort();
     if let Some(pair) = index.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         mistake!("{}: the key {} stands there twice", path.display(), pair[0].0);
     }
@@ -80,6 +84,23 @@ pub(super) fn read(path: &Path, records: &Path, bytes: u64) -> Result<Vec<(i64, 
         );
     }
     Ok(index)
+}
+
+/// Key and offset of a whole line of the common form, digits, a tab and digits, at the beginning of a text, and its length.
+fn plain(text: &[u8]) -> Option<((i64, u64), usize)> {
+    // As many digits cannot overflow.
+    const MOST: usize = 18;
+    let digits = |from: usize| {
+        let (mut number, mut at) = (0u64, from);
+        while let Some(digit) = text.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+            number = number.wrapping_mul(10).wrapping_add(digit.into());
+            at += 1;
+        }
+        (1..=MOST).contains(&(at - from)).then_some((number, at))
+    };
+    let (key, at) = digits(0)?;
+    let (offset, end) = digits(at + 1).filter(|_| text.get(at) == Some(&b'\t'))?;
+    (text.get(end) == Some(&b'\n')).then_some(((key as i64, offset), end + 1))
 }
 
 /// Key and offset of a line.
