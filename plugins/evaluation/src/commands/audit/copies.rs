@@ -121,7 +121,11 @@ impl Copies {
         });
         let mut looks = Looks { sets, kept: HashMap::new() };
         for (a, b, distance) in maybe {
-            let seen_alike = seen.and_then(|seen| seen.cosine(places[a], places[b])).is_some_and(|c| c >= SEEN_ALIKE);
+            // What recognises people at every age does not tell a copy from the same person years later.
+            let age = |n: usize| sets[places[n].0].pictures.labels[places[n].1].age;
+            let years_apart = age(a).zip(age(b)).is_some_and(|(a, b)| (a - b).abs() >= 1.0);
+            let seen = seen.filter(|_| !years_apart).and_then(|seen| seen.cosine(places[a], places[b]));
+            let seen_alike = seen.is_some_and(|cosine| cosine >= SEEN_ALIKE);
             if seen_alike || looks.correlation(places[a], places[b])? >= ALIKE {
                 add(a, b, Kind::Near, distance);
             }
