@@ -265,6 +265,34 @@ fn ranks_share_the_stream_of_one() {
     }
 }
 
+/// The partners of a shuffled stream of 50 samples in 5 groups.
+fn followed(batch: usize, at: (u64, u64)) -> BatchOrder {
+    let sampler = |name| component::<dyn SamplerConfig>(ComponentKind::Sampler, name, "");
+    let (leader, data) = (numbered(50, 5), numbered(40, 5));
+    let partners = sampler("partner").open_beside(&data, &leader, 9).unwrap();
+    let order =
+        |data, sampler, seed| BatchOrder::new(data, sampler, batch, seed, World::new(at.0, at.1, at.0).unwrap());
+    let leading = order(leader.clone(), sampler("shuffle").open(&leader, 5).unwrap(), 5);
+    order(data, partners, 9).following(Some(Arc::new(leading)))
+}
+
+#[test]
+fn partners_have_the_places_of_the_stream_that_they_follow() {
+    let (leader, whole) = (order("shuffle", 50, 6, (0, 1)), followed(6, (0, 1)));
+    let parts = [followed(3, (0, 2)), followed(3, (1, 2))];
+    for b in [17, 3, 0] {
+        let (leading, partners) = (leader.batch(b).unwrap(), whole.batch(b).unwrap());
+        for ((index, position), (partner, place)) in leading.iter().zip(&partners) {
+            assert_eq!((index % 5, position), (partner % 5, place));
+        }
+        let mut merged: Vec<_> = parts.iter().flat_map(|p| p.batch(b).unwrap()).collect();
+        let mut wanted = partners;
+        merged.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(merged, wanted);
+    }
+}
+
 #[test]
 fn pictures_are_decoded_and_resized_as_by_pil() {
     let tensors = weights::read(&reference("image_pipeline.safetensors")).unwrap();

@@ -5,7 +5,7 @@ use crate::picture::{Normalization, Picture};
 use crate::ports::Description;
 use crate::source::OpenSource;
 use indexmap::IndexMap;
-use mtl_recipe::{Result, bail};
+use mtl_recipe::{Result, bail, mistake};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -300,6 +300,26 @@ pub trait SamplerConfig: Send + Sync {
     /// # Errors
     /// If the dataset lacks what the sampler needs, such as a label.
     fn open(&self, data: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>>;
+
+    /// Makes the sampler for a dataset that follows another one (`pairs_with`), for whose samples it finds partners.
+    ///
+    /// # Errors
+    /// If it finds no partners, or one of the datasets lacks what it needs.
+    fn open_beside(&self, data: &OpenDataset, leader: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>> {
+        let _ = (data, leader, seed);
+        mistake!(
+            "this sampler finds no partners for the samples of another stream: use `partner`, or drop `pairs_with`"
+        )
+    }
+}
+
+/// A sample for one of another stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partner {
+    /// Its number.
+    pub index: usize,
+    /// Whether it is a partner, and does not only stand in the place of one.
+    pub is_paired: bool,
 }
 
 /// The order of samples, a pure function of the position: a run that is resumed asks for any position first.
@@ -327,6 +347,15 @@ pub trait Sampler: Send + Sync {
     /// # Errors
     /// If there is none.
     fn index(&self, part: usize, position: u64, batch: u64) -> Result<usize>;
+
+    /// The partner of a sample that the leading stream has at a position of both; only of samplers that were made beside
+    /// one.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn partner(&self, leader: usize, position: u64) -> Result<Partner> {
+        bail!("no partner of sample {leader} is known at position {position}")
+    }
 }
 
 /// The configuration of a picture transform.

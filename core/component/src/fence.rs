@@ -6,8 +6,8 @@
 
 use crate::cases::Cases;
 use crate::data::{
-    Column, Dataset, DatasetConfig, Open, OpenDataset, SampleOut, Sampler, SamplerConfig, Transform, TransformConfig,
-    TransformDescription,
+    Column, Dataset, DatasetConfig, Open, OpenDataset, Partner, SampleOut, Sampler, SamplerConfig, Transform,
+    TransformConfig, TransformDescription,
 };
 use crate::draw::Draw;
 use crate::evaluator::{
@@ -221,11 +221,19 @@ impl SamplerConfig for Fenced<Box<dyn SamplerConfig>> {
     fn open(&self, data: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>> {
         boxed!(self.of, self.call("open", |inner| inner.open(data, seed)) => dyn Sampler)
     }
+
+    fn open_beside(&self, data: &OpenDataset, leader: &OpenDataset, seed: u64) -> Result<Box<dyn Sampler>> {
+        boxed!(self.of, self.call("open_beside", |inner| inner.open_beside(data, leader, seed)) => dyn Sampler)
+    }
 }
 
 impl Sampler for Fenced<Box<dyn Sampler>> {
     fn index(&self, part: usize, position: u64, batch: u64) -> Result<usize> {
         self.call("index", |inner| inner.index(part, position, batch))
+    }
+
+    fn partner(&self, leader: usize, position: u64) -> Result<Partner> {
+        self.call("partner", |inner| inner.partner(leader, position))
     }
 }
 

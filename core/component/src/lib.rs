@@ -38,8 +38,8 @@ pub mod testing;
 pub use cases::Cases;
 pub use context::{Context, World};
 pub use data::{
-    Column, Dataset, DatasetConfig, Field, Layout, Open, OpenDataset, Place, SampleOut, Sampler, SamplerConfig,
-    Transform, TransformConfig, TransformDescription,
+    Column, Dataset, DatasetConfig, Field, Layout, Open, OpenDataset, Partner, Place, SampleOut, Sampler,
+    SamplerConfig, Transform, TransformConfig, TransformDescription,
 };
 pub use draw::Draw;
 pub use evaluator::{

@@ -68,7 +68,7 @@ macro_rules! kinds {
 kinds! {
     /// Samples of a data stream.
     Dataset "dataset" at "data.*",
-        keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "source", "sampler", "transforms"];
+        keys ["component", "batch_size", "global_batch_size", "workers", "prefetch", "declares", "pairs_with", "source", "sampler", "transforms"];
     /// Pictures that a dataset or an evaluator reads.
     Source "source" at "data.*.source" | "evaluate.*.source", keys ["component"];
     /// A change of a picture on its way into a batch.

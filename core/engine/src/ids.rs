@@ -4,6 +4,7 @@ mtl_recipe::ids! {
     UNKNOWN_SECTION "unknown-section" "A recipe has a section that does not exist."
     MISSING_SECTION "missing-section" "A recipe lacks a section that it needs."
     BAD_NAME "bad-name" "A table or a run has a name that is not made of 1 to 64 letters, digits, `_` and `-`."
+    BAD_PAIR "bad-pair" "A data stream follows one that does not exist, follows another itself, or has batches of another size."
     NAME_CLASH "name-clash" "A data stream and a node of the graph have the same name."
     BAD_PLUGIN "bad-plugin" "A plugin is not there, does not fit this program, or cannot be opened."
     MISSING_COMPONENT "missing-component" "A table does not say which component it is."

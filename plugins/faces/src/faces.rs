@@ -8,6 +8,7 @@ use mtl_component::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -149,6 +150,8 @@ pub(crate) struct Samples {
     /// The samples of each source.
     parts: Vec<(Range<usize>, f64)>,
     labels: Vec<Label>,
+    /// What the sources know of their pictures beside that, by name; -1 where one does not.
+    others: BTreeMap<String, Vec<i64>>,
     people: Vec<String>,
     edges: &'static [f32],
     size: i64,
@@ -187,8 +190,9 @@ impl Samples {
             );
         }
         let sources: Vec<Pictures> = sources.into_iter().map(|(source, _)| source).collect();
+        let others = others(&sources, &parts, labels.len());
         let (edges, size, skip, missing, transforms) = Default::default();
-        let mut all = Self { sources, parts, labels, people, edges, size, skip, missing, transforms };
+        let mut all = Self { sources, parts, labels, others, people, edges, size, skip, missing, transforms };
         all.contradictions(shared)?;
         // What was joined is not kept twice.
         for source in &mut all.sources {
@@ -302,6 +306,21 @@ impl Samples {
     }
 }
 
+/// The columns of sources that say more than a label does, such as the capture of made faces, for all samples.
+fn others(sources: &[Pictures], parts: &[(Range<usize>, f64)], count: usize) -> BTreeMap<String, Vec<i64>> {
+    let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for (source, (range, _)) in sources.iter().zip(parts) {
+        for column in &source.source.columns {
+            if !["identity", "age", "gender"].contains(&column.name.as_str()) {
+                let values = found.entry(column.name.clone()).or_insert_with(|| vec![-1; count]);
+                let known = |value: f64| if value.is_nan() { -1 } else { value as i64 };
+                values[range.clone()].iter_mut().zip(&column.values).for_each(|(to, value)| *to = known(*value));
+            }
+        }
+    }
+    found
+}
+
 impl Dataset for Samples {
     fn sample(&self, index: usize, draw: &mut Draw, out: &mut SampleOut<'_>) -> Result<()> {
         static BLOWN_UP: Once = Once::new();
@@ -325,7 +344,8 @@ impl Dataset for Samples {
     }
 
     fn column(&self, name: &str) -> Result<Option<Column>> {
-        Ok(Label::column(&self.labels, name, self.edges))
+        let other = || Some(Column { labels: self.others.get(name)?.clone(), names: None });
+        Ok(Label::column(&self.labels, name, self.edges).or_else(other))
     }
 
     fn place(&self, index: usize) -> Result<String> {

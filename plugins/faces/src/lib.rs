@@ -18,6 +18,7 @@ pub mod lst;
 pub mod made;
 pub mod pair_forms;
 pub mod pairs;
+mod partner;
 pub mod perceptual_hash;
 pub mod picture_files;
 pub mod records;

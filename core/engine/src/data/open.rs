@@ -41,7 +41,7 @@ pub fn open(recipe: &Recipe) -> Result<OpenedData> {
         if opened.len == 0 {
             mistake!("`data.{name}` holds no sample");
         }
-        fields_are_ports(&opened, &data.description.ports).with_context(opening)?;
+        fields_are_ports(&opened, &data.description.ports, slot.common.pairs_with.is_some()).with_context(opening)?;
         for (size, value) in opened.sizes.iter().filter(|_| slot.common.declares) {
             match dims.get(*size) {
                 Some(known) if known != value => mistake!(
@@ -71,13 +71,15 @@ pub fn first_samples(data: &OpenedData) -> Result<()> {
 }
 
 /// Checks that an opened dataset gives what its ports promise, or values would stand under the wrong names.
-fn fields_are_ports(opened: &OpenDataset, ports: &Ports) -> Result<()> {
+fn fields_are_ports(opened: &OpenDataset, ports: &Ports, follows: bool) -> Result<()> {
     let field = |(name, layout): (&str, Layout)| {
         let dtype = if layout == Layout::Int { DType::Int } else { DType::Float };
         format!("{name} ({dtype})")
     };
     let fields: Vec<String> = opened.fields.iter().map(|f| field((f.name, f.layout))).collect();
-    let ports: Vec<String> = ports.outputs.iter().map(|p| format!("{} ({})", p.name, p.dtype)).collect();
+    // The last one of a stream that follows another is the engine's.
+    let own = &ports.outputs[..ports.outputs.len() - usize::from(follows)];
+    let ports: Vec<String> = own.iter().map(|p| format!("{} ({})", p.name, p.dtype)).collect();
     if fields != ports {
         bail!("the dataset gives {}, but its ports are {}", fields.join(", "), ports.join(", "));
     }
@@ -89,15 +91,24 @@ fn fields_are_ports(opened: &OpenDataset, ports: &Ports) -> Result<()> {
 /// # Errors
 /// If a sampler does not fit its data.
 pub fn orders(recipe: &Recipe, data: &OpenedData, world: World) -> Result<IndexMap<String, Arc<BatchOrder>>> {
-    let mut out = IndexMap::new();
-    for (name, entry) in &recipe.data {
+    let mut made: IndexMap<&str, Arc<BatchOrder>> = IndexMap::new();
+    // Streams that follow others come after all that lead; none follows one that follows.
+    let follows = |entry: &Data| entry.slot.common.pairs_with.is_some();
+    let (leading, following): (Vec<_>, Vec<_>) = recipe.data.iter().partition(|(_, entry)| !follows(entry));
+    for (name, entry) in leading.into_iter().chain(following) {
         let dataset = data.streams[name.as_str()].clone();
         let seed = stream_seed(recipe.run.seed as u64, name);
         let slot = &entry.sampler;
-        let sampler = slot.config.open(&dataset, seed);
+        let leader = entry.slot.common.pairs_with.as_deref().and_then(|leader| made.get(leader)).cloned();
+        let sampler = match &leader {
+            Some(leader) => slot.config.open_beside(&dataset, &leader.data, seed),
+            None => slot.config.open(&dataset, seed),
+        };
         let sampler = sampler.with_context(|| format!("the sampler of `data.{name}` ({})", slot.registration.name))?;
         let batch = entry.slot.common.batch(world.size()).with_context(|| format!("`data.{name}`"))? as usize;
-        out.insert(name.clone(), Arc::new(BatchOrder::new(dataset, sampler, batch, seed, world)));
+        let order = BatchOrder::new(dataset, sampler, batch, seed, world);
+        made.insert(name, Arc::new(order.following(leader)));
     }
-    Ok(out)
+    let ordered = recipe.data.keys().filter_map(|name| Some((name.clone(), made.get(name.as_str())?.clone())));
+    Ok(ordered.collect())
 }

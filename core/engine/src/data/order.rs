@@ -2,8 +2,9 @@
 
 use super::batch::{Batch, load_samples};
 use mtl_component::draw::hash_words;
-use mtl_component::{OpenDataset, Result, Sampler, World};
-use tch::Device;
+use mtl_component::{OpenDataset, Partner, Result, Sampler, World};
+use std::sync::Arc;
+use tch::{Device, Tensor};
 
 /// Which samples make up which batch: a pure function of the batch's number.
 pub struct BatchOrder {
@@ -14,6 +15,8 @@ pub struct BatchOrder {
     batch_size: usize,
     seed: u64,
     world: World,
+    /// The stream that this one follows.
+    leader: Option<Arc<BatchOrder>>,
 }
 
 impl BatchOrder {
@@ -21,7 +24,14 @@ impl BatchOrder {
     pub fn new(data: OpenDataset, sampler: Box<dyn Sampler>, batch_size: usize, seed: u64, world: World) -> Self {
         let total: f64 = data.parts.iter().map(|(_, share)| share).sum();
         let shares = data.parts.iter().map(|(_, share)| share / total).collect();
-        Self { data, sampler, shares, batch_size, seed, world }
+        Self { data, sampler, shares, batch_size, seed, world, leader: None }
+    }
+
+    /// The same, following another stream: a sample is the partner of the one that has its place there, and its random
+    /// transforms draw the same numbers.
+    pub fn following(self, leader: Option<Arc<BatchOrder>>) -> Self {
+        let seed = leader.as_ref().map_or(self.seed, |leader| leader.seed);
+        Self { leader, seed, ..self }
     }
 
     /// The samples that all processes together draw for a batch.
@@ -34,6 +44,13 @@ impl BatchOrder {
     /// # Errors
     /// If the sampler fails.
     pub fn batch(&self, number: u64) -> Result<Vec<(usize, u64)>> {
+        if self.leader.is_some() {
+            return Ok(self
+                .partners(number)?
+                .into_iter()
+                .map(|(partner, position)| (partner.index, position))
+                .collect());
+        }
         let global = self.global_batch();
         (0..self.batch_size as u64)
             .map(|slot| {
@@ -43,6 +60,13 @@ impl BatchOrder {
                 Ok((self.sampler.index(part, within, global)?, position))
             })
             .collect()
+    }
+
+    /// The partners of the leading stream's samples of a batch; none of a stream that follows none.
+    fn partners(&self, number: u64) -> Result<Vec<(Partner, u64)>> {
+        let Some(leader) = &self.leader else { return Ok(Vec::new()) };
+        let found = leader.batch(number)?.into_iter();
+        found.map(|(index, position)| Ok((self.sampler.partner(index, position)?, position))).collect()
     }
 
     /// The part that a position of the whole stream belongs to, and the position in that part's own stream.
@@ -71,7 +95,18 @@ impl BatchOrder {
     /// # Errors
     /// If a sample cannot be read.
     pub fn load(&self, number: u64, device: Device) -> Result<Batch> {
-        load_samples(&self.data, &self.batch(number)?, self.seed, device != Device::Cpu)
+        let bytes = device != Device::Cpu;
+        if self.leader.is_none() {
+            return load_samples(&self.data, &self.batch(number)?, self.seed, bytes);
+        }
+        let partners = self.partners(number)?;
+        let samples: Vec<(usize, u64)> =
+            partners.iter().map(|(partner, position)| (partner.index, *position)).collect();
+        let mut batch = load_samples(&self.data, &samples, self.seed, bytes)?;
+        let paired: Vec<f32> = partners.iter().map(|(partner, _)| f32::from(u8::from(partner.is_paired))).collect();
+        batch.tensors.push(Tensor::f_from_slice(&paired)?);
+        batch.pixels.push(None);
+        Ok(batch)
     }
 }
 

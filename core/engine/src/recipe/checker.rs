@@ -5,11 +5,12 @@ use super::{
     Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PLUGINS, PhaseEntry, SECTIONS,
     Slot, SourceEntry, is_name,
 };
+use crate::data::PAIRED;
 use crate::ids;
 use indexmap::IndexMap;
 use mtl_component::{
-    ComponentKind, Description, EvaluatorConfig, HookConfig, Made, MetricConfig, ModuleConfig, PictureSourceConfig,
-    Registration, Registry, SamplerConfig, Scheduler, SourceUse, TransformConfig,
+    ComponentKind, DType, Description, EvaluatorConfig, HookConfig, Made, MetricConfig, ModuleConfig,
+    PictureSourceConfig, Registration, Registry, SamplerConfig, Scheduler, SourceUse, TransformConfig,
 };
 use mtl_recipe::ids as language;
 use mtl_recipe::{
@@ -379,17 +380,27 @@ impl Checker<'_> {
     pub(super) fn data(&mut self, name: &str, node: &mut ConfigValue) -> Option<Data> {
         let what = format!("data.{name}");
         let nested = &["source", "sampler", "transforms"];
-        let slot = self.slot(ComponentKind::Dataset, node, &what, nested)?;
-        let Slot { ref config, registration, .. } = slot;
+        let slot =
+            self.slot::<DataSlot, dyn mtl_component::DatasetConfig>(ComponentKind::Dataset, node, &what, nested)?;
+        let Slot { ref common, ref config, registration, .. } = slot;
         let description = mtl_component::DatasetConfig::describe(&**config);
-        let description =
+        let mut description =
             self.described(registration, description, |d: &Description| &d.problems, &node.origin, &what)?;
+        if common.pairs_with.is_some() {
+            if description.ports.outputs.iter().any(|port| port.name == PAIRED) {
+                let message = format!("`{what}` pairs with another stream, and has an output `{PAIRED}` of its own");
+                self.out.push(Diagnostic::error(&ids::BAD_PAIR, message).at(&node.origin, "this data stream"));
+                return None;
+            }
+            description.ports = description.ports.output(PAIRED, DType::Float, "batch").aside();
+        }
         let source = self.source(node, description.source, &what);
         let table = node.table_mut()?;
         if !table.contains_key("sampler") {
             let origin = slot.origin.clone();
             let mut sampler = Table::new();
-            let name = ConfigValue { value: Value::String("shuffle".into()), origin: origin.clone() };
+            let name = if common.pairs_with.is_some() { "partner" } else { "shuffle" };
+            let name = ConfigValue { value: Value::String(name.into()), origin: origin.clone() };
             sampler.insert("component".into(), Entry { key: origin.clone(), node: name });
             let node = ConfigValue { value: Value::Table(sampler), origin: origin.clone() };
             table.insert("sampler".into(), Entry { key: origin, node });
@@ -408,6 +419,34 @@ impl Checker<'_> {
         // What is wrong with the others is told as well.
         let (source, _) = source?;
         Some(Data { slot, description, source, sampler: sampler?, transforms })
+    }
+
+    /// Whether the streams that follow others can.
+    pub(super) fn pairs(&mut self, root: &ConfigValue, streams: &IndexMap<String, Data>) {
+        for (name, data) in streams {
+            let Some(leader) = &data.slot.common.pairs_with else { continue };
+            let place = root.place(&format!("data.{name}.pairs_with"));
+            let refuse = |message: String| Diagnostic::error(&ids::BAD_PAIR, message).at(&place, "here");
+            let found = streams.get(leader).map(|leader| &leader.slot.common);
+            let Some(other) = found.filter(|_| leader != name) else {
+                // A table that is itself at fault has been told of.
+                if leader == name || root.get("data").and_then(|data| data.get(leader)).is_none() {
+                    let others = streams.keys().map(String::as_str).filter(|other| other != name);
+                    let d = refuse(format!("`data.{name}` pairs with `{leader}`, which is no other data stream"));
+                    self.out.push(d.help(suggestion(leader, others)));
+                }
+                continue;
+            };
+            if let Some(further) = &other.pairs_with {
+                let d = refuse(format!("`data.{name}` pairs with `{leader}`, which follows `{further}` itself"));
+                self.out.push(d.help(format!("pairs_with = \"{further}\"")));
+            }
+            let own = &data.slot.common;
+            if (own.batch_size, own.global_batch_size) != (other.batch_size, other.global_batch_size) {
+                let message = format!("`data.{name}` pairs with `{leader}`, whose batches have another size");
+                self.out.push(refuse(message).help("give both the same `batch_size` or `global_batch_size`"));
+            }
+        }
     }
 
     pub(super) fn node(&mut self, name: &str, node: &mut ConfigValue) -> Option<GraphEntry> {

@@ -340,6 +340,7 @@ impl Recipe {
             cx.out.push(Diagnostic::error(&ids::BAD_NAME, message).at(&root.place("run.name"), NAMES));
         }
         let data = cx.each(&mut root, "data", Checker::data);
+        cx.pairs(&root, &data);
         let model = cx.each(&mut root, "model", Checker::module);
         let graph = cx.each(&mut root, "graph", Checker::node);
         let loss = cx.each(&mut root, "loss", Checker::loss);

@@ -192,6 +192,13 @@ pub struct DataSlot {
     /// another stream or `[dims]` gives them.
     #[serde(default = "yes")]
     pub declares: bool,
+    /// Another stream that this one follows: each sample is a partner of the one that stands there in the other's batch, as
+    /// the sampler finds it, such as another picture of the same person. Both have batches of one size, and the random
+    /// transforms of both draw the same numbers. The output `paired` is 1 for partners, and 0 for what stands in the place
+    /// of one where there is none.
+    #[serde(default)]
+    #[schemars(example = &"faces")]
+    pub pairs_with: Option<String>,
 }
 
 impl DataSlot {

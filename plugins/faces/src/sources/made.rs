@@ -3,7 +3,9 @@
 use super::columns;
 use crate::label::Label;
 use crate::made::{Collection, MadeFaces};
-use mtl_component::{OpenSource, Picture, PictureSource, PictureSourceConfig, Result, SourceDescription, register};
+use mtl_component::{
+    OpenSource, Picture, PictureSource, PictureSourceConfig, Result, SourceColumn, SourceDescription, register,
+};
 use std::sync::Arc;
 
 impl PictureSourceConfig for MadeFaces {
@@ -14,9 +16,14 @@ impl PictureSourceConfig for MadeFaces {
     fn open(&self) -> Result<OpenSource> {
         let collection = self.collection()?;
         let labels: Vec<Label> = (0..collection.shots.len()).map(|i| collection.label(i)).collect();
+        let capture = SourceColumn {
+            name: "capture".into(),
+            values: collection.shots.iter().map(|shot| shot.capture as f64).collect(),
+            names: None,
+        };
         let people = collection.people.iter().map(|p| p.number.to_string()).collect();
         let opened = OpenSource::new(Arc::new(collection), labels.len(), self.description());
-        Ok(OpenSource { columns: columns(&labels, people), ..opened })
+        Ok(OpenSource { columns: columns(&labels, people), ..opened }.with(capture))
     }
 }
 
