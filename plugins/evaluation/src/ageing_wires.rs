@@ -1,6 +1,7 @@
 //! Ageing pictures with a trained graph: where it takes pictures and ages, and where it gives the aged pictures.
 
-use mtl_component::{Inference, ReadPicture, Result, mistake};
+use mtl_component::picture::pixels;
+use mtl_component::{Inference, Normalization, Picture, ReadPicture, Result, mistake};
 use mtl_faces::age_groups;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -103,4 +104,14 @@ impl AgeingWires {
         let named = [("ager.image", &self.image), ("ager.group", &self.group), ("ager.output", &self.output)];
         named.into_iter().map(|(key, wire)| (key, wire.clone())).collect()
     }
+}
+
+/// The pictures of a batch `[n, 3, height, width]` one by one.
+///
+/// # Errors
+/// If the batch holds no pictures.
+pub fn apart(batch: &Tensor, normalization: &Normalization) -> Result<Vec<Picture>> {
+    let (height, width) = (batch.size()[2] as usize, batch.size()[3] as usize);
+    let all = pixels(batch, normalization)?;
+    all.chunks_exact(height * width * 3).map(|one| Picture::new(width, height, one.to_vec())).collect()
 }

@@ -1,7 +1,7 @@
 //! How alike two pictures are, pixel by pixel and in structure.
 
-use mtl_component::nn::conv2d;
-use mtl_component::{Picture, Result, ScalarOps, ensure};
+use mtl_component::{Picture, Result, ensure};
+use mtl_standard::structure::similarity;
 use tch::{Device, Kind, Tensor};
 
 /// The ratio of pictures that are the same within rounding, in decibels.
@@ -19,32 +19,15 @@ pub fn psnr(a: &Picture, b: &Picture) -> Result<f64> {
 /// K2 0.03, windows wholly inside the picture, mean over the three channels.
 pub fn ssim(a: &Picture, b: &Picture) -> Result<f64> {
     same_size(a, b)?;
-    ensure!(a.width >= 11 && a.height >= 11, "structural similarity needs pictures of at least 11 pixels a side");
-    let weights: Vec<f64> = (-5..=5).map(|i| (-f64::from(i * i) / (2.0 * 1.5 * 1.5)).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let line = Tensor::f_from_slice(&weights)?.try_div_scalar(total)?;
-    let window = line.f_view([11, 1])?.f_matmul(&line.f_view([1, 11])?)?.f_view([1, 1, 11, 11])?;
-    let (x, y) = (channels(a)?, channels(b)?);
-    let mean = |t: &Tensor| conv2d(t, &window, None, 1, 0);
-    let (mx, my) = (mean(&x)?, mean(&y)?);
-    let covariance = |p: &Tensor, q: &Tensor, mp: &Tensor, mq: &Tensor| -> Result<Tensor> {
-        Ok(mean(&p.f_mul(q)?)?.f_sub(&mp.f_mul(mq)?)?)
-    };
-    let (xx, yy) = (covariance(&x, &x, &mx, &mx)?, covariance(&y, &y, &my, &my)?);
-    let xy = covariance(&x, &y, &mx, &my)?;
-    let (c1, c2) = ((0.01f64 * 255.0).powi(2), (0.03f64 * 255.0).powi(2));
-    let twice = |t: &Tensor, c: f64| -> Result<Tensor> { Ok(t.try_mul_scalar(2.0)?.try_add_scalar(c)?) };
-    let top = twice(&mx.f_mul(&my)?, c1)?.f_mul(&twice(&xy, c2)?)?;
-    let means = mx.f_square()?.f_add(&my.f_square()?)?.try_add_scalar(c1)?;
-    let bottom = means.f_mul(&xx.f_add(&yy)?.try_add_scalar(c2)?)?;
-    Ok(top.f_div(&bottom)?.f_mean(Kind::Double)?.f_double_value(&[])?)
+    let found = similarity(&channels(a)?, &channels(b)?, 255.0)?;
+    Ok(found.f_double_value(&[0])?)
 }
 
-/// `[3, 1, height, width]` of 0 to 255.
+/// `[1, 3, height, width]` of 0 to 255.
 fn channels(picture: &Picture) -> Result<Tensor> {
     let (h, w) = (picture.height as i64, picture.width as i64);
     let flat = Tensor::f_from_slice(&picture.data)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-    Ok(flat.f_view([h, w, 3])?.f_permute([2, 0, 1])?.f_unsqueeze(1)?.f_contiguous()?)
+    Ok(flat.f_view([h, w, 3])?.f_permute([2, 0, 1])?.f_unsqueeze(0)?.f_contiguous()?)
 }
 
 fn same_size(a: &Picture, b: &Picture) -> Result<()> {
@@ -57,6 +40,80 @@ fn same_size(a: &Picture, b: &Picture) -> Result<()> {
         b.height
     );
     Ok(())
+}
+
+/// The change of a picture beside the true change of it, as sums over all pixels and channels of any number of pictures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Change {
+    /// Products of both changes.
+    both: f64,
+    /// Squares of the change.
+    own: f64,
+    /// Squares of the true change.
+    truth: f64,
+}
+
+impl Change {
+    /// That of a picture from `before` to `after`, where `truth` is the true one.
+    ///
+    /// # Errors
+    /// If the pictures are not of one size.
+    pub fn of(before: &Picture, after: &Picture, truth: &Picture) -> Result<Self> {
+        same_size(before, after)?;
+        same_size(before, truth)?;
+        let mut sums = Self::default();
+        for ((before, after), truth) in before.data.iter().zip(&after.data).zip(&truth.data) {
+            let own = f64::from(*after) - f64::from(*before);
+            let truth = f64::from(*truth) - f64::from(*before);
+            sums.add(&Self { both: own * truth, own: own * own, truth: truth * truth });
+        }
+        Ok(sums)
+    }
+
+    /// Adds those of other pictures.
+    pub fn add(&mut self, other: &Self) {
+        self.both += other.both;
+        self.own += other.own;
+        self.truth += other.truth;
+    }
+
+    /// How much of the true change was made: the projection on it. 0 where nothing was to be changed.
+    pub fn share(&self) -> f64 {
+        ratio(self.both, self.truth)
+    }
+
+    /// The cosine of the change and the true one.
+    pub fn direction(&self) -> f64 {
+        ratio(self.both, (self.own * self.truth).sqrt())
+    }
+
+    /// The length of the change as a ratio to that of the true one.
+    pub fn size(&self) -> f64 {
+        ratio(self.own.sqrt(), self.truth.sqrt())
+    }
+}
+
+fn ratio(a: f64, b: f64) -> f64 {
+    if b > 0.0 { a / b } else { 0.0 }
+}
+
+/// How much neighbouring pixels differ: the mean absolute value of the second differences of brightness, down and across.
+pub fn sharpness(picture: &Picture) -> f64 {
+    let (w, h) = (picture.width, picture.height);
+    let light: Vec<f64> = picture
+        .data
+        .chunks_exact(3)
+        .map(|p| 0.299 * f64::from(p[0]) + 0.587 * f64::from(p[1]) + 0.114 * f64::from(p[2]))
+        .collect();
+    let (mut sum, mut count) = (0.0, 0.0);
+    for y in 1..h.saturating_sub(1) {
+        for x in 1..w.saturating_sub(1) {
+            let at = y * w + x;
+            sum += (light[at - 1] + light[at + 1] + light[at - w] + light[at + w] - 4.0 * light[at]).abs();
+            count += 1.0;
+        }
+    }
+    ratio(sum, count)
 }
 
 /// Spearman's rank correlation of two lists; equal values share their mean rank. 0 where one of them is constant.
@@ -102,6 +159,30 @@ mod tests {
         let c1 = (0.01f64 * 255.0).powi(2);
         let wanted = (2.0 * 100.0 * 105.0 + c1) / (100.0 * 100.0 + 105.0 * 105.0 + c1);
         assert!((ssim(&low, &high).unwrap() - wanted).abs() < 1e-9);
+    }
+
+    #[test]
+    fn changes_are_projected_on_the_true_one() {
+        let of = |data: [u8; 6]| Picture::new(2, 1, data.to_vec()).unwrap();
+        let before = of([10; 6]);
+        let (after, truth) = (of([12, 10, 13, 10, 10, 10]), of([14, 10, 10, 10, 10, 10]));
+        let change = Change::of(&before, &after, &truth).unwrap();
+        assert_eq!((change.share(), change.size()), (0.5, 13f64.sqrt() / 4.0));
+        assert!((change.direction() - 2.0 / 13f64.sqrt()).abs() < 1e-12);
+        let all = Change::of(&before, &truth, &truth).unwrap();
+        assert_eq!((all.share(), all.direction(), all.size()), (1.0, 1.0, 1.0));
+        let none = Change::of(&before, &before, &truth).unwrap();
+        assert_eq!((none.share(), none.direction(), none.size()), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn an_edge_is_sharper_than_a_slope() {
+        let of = |value: &dyn Fn(usize) -> u8| {
+            Picture::new(8, 8, (0..8 * 8 * 3).map(|i| value(i / 3 % 8)).collect()).unwrap()
+        };
+        assert_eq!(sharpness(&of(&|x| 10 * x as u8)), 0.0);
+        // Two of six columns see the edge of 60.
+        assert!((sharpness(&of(&|x| if x < 4 { 0 } else { 60 })) - 20.0).abs() < 1e-9);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod npy;
 pub mod order;
 pub mod picture_header;
 pub mod records;
+pub mod structure;
 
 mod functions {
     //! Functions: components without parameters that nodes apply.

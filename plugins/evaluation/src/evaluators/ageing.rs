@@ -1,8 +1,7 @@
-use crate::ageing_wires::{AgeingWires, TargetAge};
+use crate::ageing_wires::{AgeingWires, TargetAge, apart};
 use crate::embedding::{Embedding, rows};
-use crate::likeness::{psnr, rank_correlation, ssim};
+use crate::likeness::{Change, psnr, rank_correlation, sharpness, ssim};
 use crate::protocol::{self, Course, FlipTest, GAP_EDGES, cosine, gap_label};
-use mtl_component::picture::pixels;
 use mtl_component::{
     Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator,
     Picture, ReadPicture, RecipePath, Report, ReportCurve, ReportTable, Result, SourceUse, mistake, register,
@@ -150,7 +149,8 @@ impl EvaluatorConfig for Ageing {
         let metric = |(name, unit, better): &(&str, &'static str, Better)| Metric::new(*name, *better).unit(unit);
         // Made faces have true pictures, others may have real ones near an age; what a `source` has is known later.
         let usage = self.given().usage(KEYS);
-        let truth = Truth::FIGURES.iter().filter(|_| matches!(usage, SourceUse::Own("made") | SourceUse::Needed(_)));
+        let figures = Truth::FIGURES.iter().chain(&CHANGES).chain(&OF_TRUTH);
+        let truth = figures.filter(|_| matches!(usage, SourceUse::Own("made") | SourceUse::Needed(_)));
         let truth = truth.chain(REFERENCES.iter().filter(|_| usage != SourceUse::Own("made")));
         let files = self.given().files().into_iter();
         Ok(EvaluatorDescription {
@@ -269,8 +269,25 @@ impl Evaluator for Aged {
         let truth = self.against_truth(recogniser, &faces, &aged, &looks, &centres)?;
         if let Some(truth) = &truth {
             for (k, (name, ..)) in Truth::FIGURES.iter().enumerate() {
-                metrics.push((name, mean(&mut truth.iter().map(|t| t.0[k]))));
+                metrics.push((name, mean(&mut truth.each.iter().map(|t| t.figures[k]))));
             }
+            metrics.extend(CHANGES.iter().map(|(name, ..)| *name).zip(changes(&mut truth.each.iter())));
+            // What the judges say of the true pictures, and of those before ageing.
+            let (true_ages, true_groups) = config.estimator.judge(estimator, aged.len(), &|i| Ok(truth.pictures[i].clone()))?;
+            let (own_ages, own_groups) = config.estimator.judge(estimator, faces.len(), &|f| pictures.read(faces[f]))?;
+            let off = |age: f64, i: usize| (age - f64::from(centres[i % groups])).abs();
+            let true_course = |f: usize| rank_correlation(&order, &true_ages[f * groups..(f + 1) * groups]);
+            let true_cosine = |i: usize| cosine(&truth.looks[i], &inputs[i / groups]);
+            let true_cosines: Vec<f64> = all.clone().map(true_cosine).collect::<Result<_>>()?;
+            metrics.extend([
+                ("age_mae_truth", mean(&mut all.clone().map(|i| off(true_ages[i], i)))),
+                ("age_mae_unchanged", mean(&mut all.clone().map(|i| off(own_ages[i / groups], i)))),
+                ("group_accuracy_truth", mean(&mut all.clone().map(|i| flag(true_groups[i] == i % groups)))),
+                ("group_accuracy_unchanged", mean(&mut all.clone().map(|i| flag(own_groups[i / groups] == i % groups)))),
+                ("rank_correlation_truth", mean(&mut (0..faces.len()).map(true_course))),
+                ("cosine_truth", mean(&mut true_cosines.iter().copied())),
+                ("verified_truth", mean(&mut true_cosines.iter().map(|c| flag(*c >= threshold)))),
+            ]);
         }
         if truth.is_none() {
             let found = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
@@ -295,8 +312,10 @@ impl Evaluator for Aged {
                 mean_of(g, &|i| cosines[i]).into(),
                 mean_of(g, &|i| flag(cosines[i] >= threshold)).into(),
             ];
-            for (k, _) in Truth::FIGURES.iter().enumerate().filter(|_| truth.is_some()) {
-                row.push(mean(&mut of_group(g).filter_map(|i| Some(truth.as_ref()?[i].0[k]))).into());
+            if let Some(truth) = &truth {
+                let figure = |k: usize| mean(&mut of_group(g).map(|i| truth.each[i].figures[k]));
+                row.extend((0..Truth::FIGURES.len()).map(|k| Cell::from(figure(k))));
+                row.extend(changes(&mut of_group(g).map(|i| &truth.each[i])).map(Cell::from));
             }
             row
         };
@@ -304,7 +323,7 @@ impl Evaluator for Aged {
         let mut columns = vec![Axis::new("group"), years("wanted_age"), years("seen_age"), years("age_mae")];
         columns.extend([years("age_mae_interval"), years("bias")]);
         columns.extend(["group_accuracy", "cosine", "verified"].map(Axis::new));
-        let of_truth = Truth::FIGURES.iter().filter(|_| truth.is_some());
+        let of_truth = Truth::FIGURES.iter().chain(&CHANGES).filter(|_| truth.is_some());
         columns.extend(of_truth.map(|(name, unit, _)| Axis::new(*name).unit(*unit)));
         let tables = vec![
             ReportTable { name: "by_group".into(), columns, rows: (0..groups).map(row).collect() },
@@ -358,8 +377,59 @@ const NEAR: f32 = 3.0;
 const REFERENCES: [(&str, &str, Better); 2] =
     [("reference_cosine", "", Better::Larger), ("reference_cosine_unchanged", "", Better::Neither)];
 
-/// An aged picture and the picture before it beside the true one: for each figure, aged and unchanged.
-struct Truth([f64; 6]);
+/// The change of the pictures beside the true one, over all of them together: a share of 1 is all of the true change and
+/// as much more beside it as the size says; the direction is the cosine of both changes. And how sharp aged pictures are,
+/// as a ratio to the true ones, next to that of the pictures before.
+const CHANGES: [(&str, &str, Better); 5] = [
+    ("change_share", "", Better::Larger),
+    ("change_direction", "", Better::Larger),
+    ("change_size", "", Better::Neither),
+    ("sharpness", "", Better::Neither),
+    ("sharpness_unchanged", "", Better::Neither),
+];
+
+/// What the judges say of the true pictures themselves, and of doing nothing: a figure that aged pictures reach as well as
+/// true ones tells nothing more.
+const OF_TRUTH: [(&str, &str, Better); 7] = [
+    ("age_mae_truth", "years", Better::Neither),
+    ("age_mae_unchanged", "years", Better::Neither),
+    ("group_accuracy_truth", "", Better::Neither),
+    ("group_accuracy_unchanged", "", Better::Neither),
+    ("rank_correlation_truth", "", Better::Neither),
+    ("cosine_truth", "", Better::Neither),
+    ("verified_truth", "", Better::Neither),
+];
+
+/// [`CHANGES`] of some pictures.
+fn changes(of: &mut dyn Iterator<Item = &Truth>) -> [f64; 5] {
+    let mut change = Change::default();
+    let mut sharp = [0.0; 3];
+    for one in of {
+        change.add(&one.change);
+        sharp.iter_mut().zip(one.sharpness).for_each(|(sum, value)| *sum += value);
+    }
+    let [aged, truth, source] = sharp;
+    [change.share(), change.direction(), change.size(), aged / truth, source / truth]
+}
+
+/// The true pictures of all aged ones.
+struct Truths {
+    pictures: Vec<Picture>,
+    /// Their embeddings.
+    looks: Vec<Vec<f32>>,
+    /// What was found of each.
+    each: Vec<Truth>,
+}
+
+/// An aged picture and the picture before it beside the true one.
+struct Truth {
+    /// For each figure, aged and unchanged.
+    figures: [f64; 6],
+    /// The change beside the true one.
+    change: Change,
+    /// The sharpness of the aged picture, the true one and the one before.
+    sharpness: [f64; 3],
+}
 
 impl Truth {
     const FIGURES: [(&str, &str, Better); 6] = [
@@ -405,11 +475,7 @@ impl Aged {
         let normalization = model.normalization(&wires.output)?;
         let mut out = Vec::new();
         for strip in strips {
-            let aged = strip.f_narrow(0, 1, groups as i64)?;
-            let (height, width) = (aged.size()[2] as usize, aged.size()[3] as usize);
-            for one in pixels(&aged, &normalization)?.chunks_exact(height * width * 3) {
-                out.push(Picture::new(width, height, one.to_vec())?);
-            }
+            out.extend(apart(&strip.f_narrow(0, 1, groups as i64)?, &normalization)?);
         }
         Ok(out)
     }
@@ -526,7 +592,7 @@ impl Aged {
         aged: &[Picture],
         looks: &[Vec<f32>],
         centres: &[f32],
-    ) -> Result<Option<Vec<Truth>>> {
+    ) -> Result<Option<Truths>> {
         let recogniser = &self.config.recogniser;
         let groups = centres.len();
         let resized = |mut picture: Picture| -> Result<Picture> {
@@ -540,20 +606,21 @@ impl Aged {
         let sources: Vec<Picture> = faces.iter().map(|f| resized(self.pictures.read(*f)?)).collect::<Result<_>>()?;
         let true_looks = recogniser.judge(judge, truth.len(), &|i| Ok(truth[i].clone()))?;
         let source_looks = recogniser.judge(judge, sources.len(), &|i| Ok(sources[i].clone()))?;
-        (0..aged.len())
-            .map(|i| {
-                let (source, true_look) = (&sources[i / groups], &true_looks[i]);
-                Ok(Truth([
-                    psnr(&aged[i], &truth[i])?,
-                    psnr(source, &truth[i])?,
-                    ssim(&aged[i], &truth[i])?,
-                    ssim(source, &truth[i])?,
-                    cosine(&looks[i], true_look)?,
-                    cosine(&source_looks[i / groups], true_look)?,
-                ]))
-            })
-            .collect::<Result<Vec<_>>>()
-            .map(Some)
+        let one = |i: usize| -> Result<Truth> {
+            let (source, true_look) = (&sources[i / groups], &true_looks[i]);
+            let figures = [
+                psnr(&aged[i], &truth[i])?,
+                psnr(source, &truth[i])?,
+                ssim(&aged[i], &truth[i])?,
+                ssim(source, &truth[i])?,
+                cosine(&looks[i], true_look)?,
+                cosine(&source_looks[i / groups], true_look)?,
+            ];
+            let sharpness = [&aged[i], &truth[i], source].map(sharpness);
+            Ok(Truth { figures, change: Change::of(source, &aged[i], &truth[i])?, sharpness })
+        };
+        let each = (0..aged.len()).map(one).collect::<Result<_>>()?;
+        Ok(Some(Truths { pictures: truth, looks: true_looks, each }))
     }
 }
 
