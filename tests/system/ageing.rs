@@ -134,6 +134,50 @@ fn faces_are_shown_at_groups_at_ages_and_moving() {
 }
 
 #[test]
+fn true_pictures_take_part_and_a_resumed_run_draws_the_same() {
+    let t = trained();
+    let recipe = "tests/recipes/tiny_paired.toml";
+    let at = |name: &str| t.folder.path().join(name);
+    let weights = weights("run", &t.teacher);
+    let (whole, cut) = (at("paired"), at("paired_cut"));
+    let (code, text) = train(recipe, &whole, &weights);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = train(recipe, &cut, &[weights.clone(), set(&["run.steps=2"])].concat());
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = train(recipe, &cut, &[weights.clone(), vec!["--resume".into()]].concat());
+    assert_eq!(code, 0, "{text}");
+    let read = |run: &Path| std::fs::read(run.join("weights.safetensors")).unwrap();
+    assert!(read(&whole) == read(&cut), "weights");
+    let metrics = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    for loss in ["true_pixels", "true_structure", "true_features"] {
+        assert!(metrics.contains(&format!("\"loss/{loss}\":0.")), "{loss}: {metrics}");
+    }
+
+    // Made pairs and photographs, which have none, in one batch.
+    let list = t.faces.join("list.txt");
+    let mixed = |stream: &str, ages: &str| {
+        format!(
+            "data.{stream}={{ component = \"faces\", made = {{ identities = 6, ages = {ages}, captures = 1, size = 16 }}, \
+             more = [{{ list = {list:?} }}], size = 16, batch_size = 4 }}"
+        )
+    };
+    let sets = set(&[&mixed("faces", "[20.0, 50.0]"), &mixed("targets", "[5.0, 35.0, 75.0]"), "run.steps=2"]);
+    let (code, text) = train(recipe, &at("mixed"), &[weights.clone(), sets].concat());
+    assert_eq!(code, 0, "{text}");
+
+    let with = |key: &str| train(recipe, &at("paired_none"), &[weights.clone(), set(&[key])].concat());
+    refused(
+        with("data.targets.sampler.alone=error"),
+        &["18 of 36 samples have no partner of the same identity and capture, such as made picture 1"],
+    );
+    refused(with("data.targets.pairs_with=face"), &["pairs with `face`, which is no other data stream", "faces"]);
+    refused(with("data.targets.pairs_with=targets"), &["pairs with `targets`, which is no other data stream"]);
+    refused(with("data.faces.pairs_with=targets"), &["which follows `faces` itself"]);
+    refused(with("data.targets.batch_size=5"), &["pairs with `faces`, whose batches have another size"]);
+    refused(with("data.targets.sampler.component=shuffle"), &["finds no partners", "drop `pairs_with`"]);
+}
+
+#[test]
 fn other_runs_judge_and_made_faces_know_the_truth() {
     let t = trained();
     let judged = t.folder.path().join("judged");
@@ -154,6 +198,13 @@ fn other_runs_judge_and_made_faces_know_the_truth() {
         assert!((0.0..=1.0).contains(&metric(name)), "{name}");
     }
     assert!(metric("rank_correlation").abs() <= 1.0 && metric("psnr") > 5.0 && metric("psnr_unchanged") > 5.0);
+    // What doing nothing and the true pictures get stands beside it.
+    for name in ["change_direction", "rank_correlation_truth", "cosine_truth", "verified_truth", "group_accuracy_truth"]
+    {
+        assert!(metric(name).abs() <= 1.0 + 1e-6, "{name}");
+    }
+    assert!(metric("sharpness") > 0.0 && metric("sharpness_unchanged") > 0.0 && metric("change_size") >= 0.0);
+    assert!(metric("age_mae_truth") >= 0.0 && metric("age_mae_unchanged") >= 0.0 && metric("change_share").is_finite());
     let details = &report["details"];
     let rows = |table: usize| report["tables"][table]["rows"].as_array().unwrap();
     assert_eq!((report["tables"][0]["name"].as_str(), rows(0).len()), (Some("by_group"), 7));
