@@ -13,6 +13,3 @@ pub use labels::{labels_are_known, labels_fit};
 pub use loader::Loader;
 pub use open::{OpenedData, first_samples, open, orders};
 pub use order::{BatchOrder, stream_seed};
-
-/// The output of a stream that follows another: 1 for partners, 0 for samples that stand in the place of one.
-pub const PAIRED: &str = "paired";

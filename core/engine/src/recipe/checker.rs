@@ -5,7 +5,6 @@ use super::{
     Data, EvaluateEntry, Function, GraphEntry, HookEntry, LossEntry, ModuleEntry, NAMES, PLUGINS, PhaseEntry, SECTIONS,
     Slot, SourceEntry, is_name,
 };
-use crate::data::PAIRED;
 use crate::ids;
 use indexmap::IndexMap;
 use mtl_component::{

@@ -201,6 +201,9 @@ pub struct DataSlot {
     pub pairs_with: Option<String>,
 }
 
+/// The output of a stream that follows another: 1 for partners, 0 for samples that stand in the place of one.
+pub const PAIRED: &str = "paired";
+
 impl DataSlot {
     /// The samples that each of so many processes draws for a batch.
     ///
