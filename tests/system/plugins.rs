@@ -1,7 +1,7 @@
 //! Plugins: built, loaded, refused, contained, recorded.
 
 use crate::support::*;
-use mtl_component::plugin::{Field, Header, Meaning, layout};
+use mtl_component::plugin::{API_LEVEL, Field, Header, Meaning, layout};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -320,14 +320,14 @@ fn one_other_byte_in_any_field_of_the_header_is_refused_before_any_code_runs() {
         let mut command = program(&["plugin", "check", path.to_str().unwrap()]);
         both(&command.env("FAULTY_CONSTRUCTOR", format!("write={}", trace.display())).output().unwrap())
     };
+    let other_level =
+        format!("was built for level {} of the boundary, and this program has level {API_LEVEL}", API_LEVEL ^ 1);
     for field in Header::FIELDS {
         let path = patched(dir.path(), field, |bytes| bytes[0] ^= 1);
         let words: &[&str] = match field.meaning {
             Meaning::Magic => &["does not begin as a header"],
             Meaning::Size => &["the header of the plugin", "bytes, and that of this program"],
-            Meaning::Api => {
-                &["was built for level 5 of the boundary, and this program has level 4", "mtlrun plugin build"]
-            }
+            Meaning::Api => &[&other_level, "mtlrun plugin build"],
             Meaning::Text("compiler") => &["built with another compiler: 0.", "and this program with 1."],
             Meaning::Text("target") => {
                 &["built with another target: y86_64-unknown-linux-gnu", "x86_64-unknown-linux-gnu"]
