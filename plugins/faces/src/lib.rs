@@ -26,6 +26,7 @@ mod rules;
 pub mod source;
 pub mod sources;
 mod synthetic_faces;
+mod table;
 pub mod tiles;
 pub mod verification_set;
 

@@ -58,11 +58,11 @@ impl SamplerConfig for Partners {
                 partners.entry(key).or_default().entry(classes[index]).or_default().push(index as u32);
             }
         }
-        let own = (!self.itself && data.fingerprint == leader.fingerprint).then_some(());
+        let others_only = !self.itself && data.fingerprint == leader.fingerprint;
         let keys = keys(leader, &same, Some(data))?;
         if self.alone == Alone::Error {
             let several = |index: usize, classes: &Classes| {
-                own.is_none() || classes.values().flatten().any(|partner| *partner as usize != index)
+                !others_only || classes.values().flatten().any(|partner| *partner as usize != index)
             };
             let has = |index: usize| {
                 keys[index].as_ref().and_then(|key| partners.get(key)).is_some_and(|c| several(index, c))
@@ -87,7 +87,7 @@ impl SamplerConfig for Partners {
             any.push(of);
         }
         let parts = leader.parts.iter().map(|(range, _)| range.end).collect();
-        Ok(Box::new(Found { keys, partners, any, parts, own: own.is_some(), seed }))
+        Ok(Box::new(Found { keys, partners, any, parts, others_only, seed }))
     }
 }
 
@@ -151,7 +151,7 @@ struct Found {
     /// Where the parts of the leading stream end.
     parts: Vec<usize>,
     /// Whether a sample is left out of its own partners.
-    own: bool,
+    others_only: bool,
     seed: u64,
 }
 
@@ -162,7 +162,7 @@ impl Sampler for Found {
 
     fn partner(&self, leader: usize, position: u64) -> Result<Partner> {
         let mut draw = Draw::new(&[self.seed, position]);
-        let own = self.own.then_some(leader as u32);
+        let own = self.others_only.then_some(leader as u32);
         let partners = self.keys[leader].as_ref().and_then(|key| self.partners.get(key));
         if let Some(index) = partners.and_then(|classes| drawn(classes, own, &mut draw)) {
             return Ok(Partner { index, is_paired: true });
@@ -179,11 +179,14 @@ impl Sampler for Found {
 
 /// A sample of a value that is drawn equally often, without one of them.
 fn drawn(classes: &Classes, without: Option<u32>, draw: &mut Draw) -> Option<usize> {
-    let left = |of: &Vec<u32>| of.iter().filter(|index| Some(**index) != without).count();
+    // The samples of a class stand in their order.
+    let place = |of: &Vec<u32>| without.and_then(|index| of.binary_search(&index).ok());
+    let left = |of: &Vec<u32>| of.len() - usize::from(place(of).is_some());
     let possible: Vec<&Vec<u32>> = classes.values().filter(|of| left(of) > 0).collect();
     let class = possible.get(draw.below(possible.len().max(1) as u64) as usize)?;
     let nth = draw.below(left(class) as u64) as usize;
-    class.iter().filter(|index| Some(**index) != without).nth(nth).map(|index| *index as usize)
+    let behind = place(class).is_some_and(|place| place <= nth);
+    Some(class[nth + usize::from(behind)] as usize)
 }
 
 register!(Sampler, "partner", Partners);

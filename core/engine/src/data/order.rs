@@ -44,12 +44,14 @@ impl BatchOrder {
     /// # Errors
     /// If the sampler fails.
     pub fn batch(&self, number: u64) -> Result<Vec<(usize, u64)>> {
-        if self.leader.is_some() {
-            return Ok(self
-                .partners(number)?
-                .into_iter()
-                .map(|(partner, position)| (partner.index, position))
-                .collect());
+        Ok(self.drawn(number)?.into_iter().map(|(sample, position)| (sample.index, position)).collect())
+    }
+
+    /// The samples of a batch with their positions: partners of those of the leading stream, or its own, which need none.
+    fn drawn(&self, number: u64) -> Result<Vec<(Partner, u64)>> {
+        if let Some(leader) = &self.leader {
+            let found = leader.batch(number)?.into_iter();
+            return found.map(|(index, position)| Ok((self.sampler.partner(index, position)?, position))).collect();
         }
         let global = self.global_batch();
         (0..self.batch_size as u64)
@@ -57,16 +59,10 @@ impl BatchOrder {
                 let slot = slot * self.world.size() + self.world.rank();
                 let position = number * global + slot;
                 let (part, within) = self.part(position);
-                Ok((self.sampler.index(part, within, global)?, position))
+                let index = self.sampler.index(part, within, global)?;
+                Ok((Partner { index, is_paired: true }, position))
             })
             .collect()
-    }
-
-    /// The partners of the leading stream's samples of a batch; none of a stream that follows none.
-    fn partners(&self, number: u64) -> Result<Vec<(Partner, u64)>> {
-        let Some(leader) = &self.leader else { return Ok(Vec::new()) };
-        let found = leader.batch(number)?.into_iter();
-        found.map(|(index, position)| Ok((self.sampler.partner(index, position)?, position))).collect()
     }
 
     /// The part that a position of the whole stream belongs to, and the position in that part's own stream.
@@ -95,17 +91,14 @@ impl BatchOrder {
     /// # Errors
     /// If a sample cannot be read.
     pub fn load(&self, number: u64, device: Device) -> Result<Batch> {
-        let bytes = device != Device::Cpu;
-        if self.leader.is_none() {
-            return load_samples(&self.data, &self.batch(number)?, self.seed, bytes);
+        let drawn = self.drawn(number)?;
+        let samples: Vec<(usize, u64)> = drawn.iter().map(|(sample, position)| (sample.index, *position)).collect();
+        let mut batch = load_samples(&self.data, &samples, self.seed, device != Device::Cpu)?;
+        if self.leader.is_some() {
+            let paired: Vec<f32> = drawn.iter().map(|(sample, _)| f32::from(u8::from(sample.is_paired))).collect();
+            batch.tensors.push(Tensor::f_from_slice(&paired)?);
+            batch.pixels.push(None);
         }
-        let partners = self.partners(number)?;
-        let samples: Vec<(usize, u64)> =
-            partners.iter().map(|(partner, position)| (partner.index, *position)).collect();
-        let mut batch = load_samples(&self.data, &samples, self.seed, bytes)?;
-        let paired: Vec<f32> = partners.iter().map(|(partner, _)| f32::from(u8::from(partner.is_paired))).collect();
-        batch.tensors.push(Tensor::f_from_slice(&paired)?);
-        batch.pixels.push(None);
         Ok(batch)
     }
 }

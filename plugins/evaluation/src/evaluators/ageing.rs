@@ -606,6 +606,7 @@ impl Aged {
         let sources: Vec<Picture> = faces.iter().map(|f| resized(self.pictures.read(*f)?)).collect::<Result<_>>()?;
         let true_looks = recogniser.judge(judge, truth.len(), &|i| Ok(truth[i].clone()))?;
         let source_looks = recogniser.judge(judge, sources.len(), &|i| Ok(sources[i].clone()))?;
+        let sharp_sources: Vec<f64> = sources.iter().map(sharpness).collect();
         let one = |i: usize| -> Result<Truth> {
             let (source, true_look) = (&sources[i / groups], &true_looks[i]);
             let figures = [
@@ -616,7 +617,7 @@ impl Aged {
                 cosine(&looks[i], true_look)?,
                 cosine(&source_looks[i / groups], true_look)?,
             ];
-            let sharpness = [&aged[i], &truth[i], source].map(sharpness);
+            let sharpness = [sharpness(&aged[i]), sharpness(&truth[i]), sharp_sources[i / groups]];
             Ok(Truth { figures, change: Change::of(source, &aged[i], &truth[i])?, sharpness })
         };
         let each = (0..aged.len()).map(one).collect::<Result<_>>()?;

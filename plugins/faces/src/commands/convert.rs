@@ -12,6 +12,7 @@ use crate::pair_forms;
 use crate::picture_files::{self, folder_text};
 use crate::source::Pictures;
 use crate::sources;
+use crate::table::Table;
 use jiff::Span;
 use jiff::civil::date;
 use mtl_component::{ErrorContext as _, Result, mistake};
@@ -266,34 +267,17 @@ impl Convert {
     }
 
     fn morph_csv(&self) -> Result<Found> {
-        if self.source.exists() && !self.source.is_file() {
-            mistake!("the table {} is no file", self.source.display());
-        }
-        let mut reader = match csv::Reader::from_path(&self.source) {
-            Ok(reader) => reader,
-            Err(e) => mistake!("cannot read the table {}: {e}", self.source.display()),
-        };
-        let header = match reader.headers() {
-            Ok(header) => header.clone(),
-            Err(e) => mistake!("cannot read the table {}: {e}", self.source.display()),
-        };
-        let column = |name: &str| match header.iter().position(|field| field.trim().eq_ignore_ascii_case(name)) {
-            Some(at) => Ok(at),
-            None => mistake!(
-                "the table {} has no column `{name}`, but {}",
-                self.source.display(),
-                header.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
-            ),
-        };
+        let mut table = Table::open(&self.source)?;
+        let column = |name| table.column(name);
         let columns = [column("id_num")?, column("dob")?, column("gender")?, column("age")?, column("photo")?];
-        let taken = column("doa").ok();
+        let taken = table.find("doa");
         let mut found = Found::default();
         let mut rows: Vec<(usize, [String; 5], Option<String>)> = Vec::new();
-        for (n, record) in reader.records().enumerate() {
+        for (n, record) in table.reader.records().enumerate() {
             let place = format!("line {}", n + 2);
             match record {
                 Ok(record) => {
-                    let field = |at: usize| record.get(at).unwrap_or_default().trim().to_owned();
+                    let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
                     rows.push((n + 2, columns.map(field), taken.map(field).filter(|date| !date.is_empty())));
                 }
                 Err(e) => found.reject(place, format!("cannot be read: {e}")),

@@ -4,6 +4,7 @@ use super::columns;
 use crate::label::Label;
 use crate::list;
 use crate::records::{FaceRecords, Image};
+use crate::table::Table;
 use mtl_component::{
     OpenSource, Picture, PictureSource, PictureSourceConfig, RecipePath, Result, SourceColumn, SourceDescription,
     mistake, register,
@@ -12,7 +13,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -103,29 +103,14 @@ pub fn of(packed: FaceRecords, images: Vec<Image>, ages: Option<&Path>) -> Resul
 
 /// Adds the ages and genders of a table to the labels of pictures, by key.
 fn join(table: &Path, images: &[Image], labels: &mut [Label]) -> Result<()> {
-    // Opening a pipe would wait for somebody to write into it.
-    if table.exists() && !table.is_file() {
-        mistake!("the table {} is no file", table.display());
-    }
-    let file = match File::open(table) {
-        Ok(file) => file,
-        Err(e) => mistake!("cannot open the table {}: {e}", table.display()),
-    };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
-    let header = match reader.headers() {
-        Ok(header) => header.clone(),
-        Err(e) => mistake!("cannot read the table {}: {e}", table.display()),
-    };
-    let column = |name: &str| header.iter().position(|field| field.eq_ignore_ascii_case(name));
-    let (Some(key), age, gender) = (column("key"), column("age"), column("gender")) else {
-        mistake!("the table {} has no column `key`: expected the header `key,age,gender`", table.display())
-    };
+    let mut open = Table::open(table)?;
+    let (key, age, gender) = (open.column("key")?, open.find("age"), open.find("gender"));
     if age.or(gender).is_none() {
         mistake!("the table {} has neither a column `age` nor `gender`", table.display());
     }
     let mut known: HashMap<i64, (u64, Option<f32>, i64)> = HashMap::new();
     let mut faults = Vec::new();
-    for record in reader.records() {
+    for record in open.reader.records() {
         let record = match record {
             Ok(record) => record,
             Err(e) => mistake!("cannot read the table {}: {e}", table.display()),

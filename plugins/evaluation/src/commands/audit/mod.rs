@@ -102,6 +102,11 @@ pub(super) struct Finding {
 }
 
 impl Finding {
+    /// A kind of fault that was not found yet, and that `--strict` does not mind.
+    fn none(code: &'static str, what: &str, advice: &'static str) -> Self {
+        Self { code, what: what.into(), advice, count: 0, examples: Vec::new(), is_strict: false }
+    }
+
     /// Counts a fault, and keeps the first as examples.
     fn add(&mut self, text: String, pictures: Vec<Place>) {
         self.count += 1;
@@ -261,7 +266,7 @@ fn of_pictures(
     advice: &'static str,
     found: &dyn Fn(&Scanned) -> Option<String>,
 ) -> Finding {
-    let mut finding = Finding { code, what: what.into(), advice, count: 0, examples: Vec::new(), is_strict: false };
+    let mut finding = Finding::none(code, what, advice);
     for (s, set) in sets.iter().enumerate() {
         for (i, scanned) in set.scanned.iter().enumerate() {
             if let Some(text) = found(scanned) {
@@ -356,20 +361,12 @@ fn copied(sets: &[Set], copies: &Copies) -> Vec<Finding> {
 
 /// Ages that tell nothing of ageing, and those that cannot be true.
 fn ages(sets: &[Set]) -> Vec<Finding> {
-    let finding = |code, what: &str, advice| Finding {
-        code,
-        what: what.into(),
-        advice,
-        count: 0,
-        examples: Vec::new(),
-        is_strict: false,
-    };
-    let mut one = finding(
+    let mut one = Finding::none(
         "one-age",
         "people of several pictures whose ages are all the same",
         "none; they tell nothing of ageing",
     );
-    let mut two = finding(
+    let mut two = Finding::none(
         "ages-in-one-year",
         "people with pictures of one year, by their names, whose ages are more than a year apart",
         "look at them: one of the dates is wrong",
