@@ -17,7 +17,7 @@ const VECTOR: i64 = 16;
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: i64, padding: i64) -> Result<Tensor> {
     let (pixels, stride, padding) = safe_form(x, weight, stride, padding)?;
     #[allow(clippy::disallowed_methods, reason = "the one place that has made sure of the form")]
-    Ok(pixels.f_conv2d(weight, bias, [stride; 2], [padding; 2], [1, 1], 1)?)
+    Ok(mtl_torch::conv2d(&pixels, weight, bias, stride, padding)?)
 }
 
 /// A convolution in a form that oneDNN computes within its memory: input, stride and padding.
@@ -93,14 +93,32 @@ impl Conv2d {
 
     /// `[batch, input, h, w]` to `[batch, output, …]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if self.winograd {
-            let y = mtl_torch::conv3x3(x, &self.weight)?;
-            return match &self.bias {
-                Some(bias) => Ok(y.f_add(&bias.f_view([1, -1, 1, 1])?)?),
-                None => Ok(y),
-            };
+        self.apply(x, &self.weight, self.bias.as_ref())
+    }
+
+    /// `norm` of the convolution. By running statistics the two are one convolution, with the weights of each output
+    /// multiplied by what the normalisation multiplies that output by (Jacob et al. 2018, section 3.2).
+    ///
+    /// # Errors
+    /// If shapes or types do not fit, or memory runs out.
+    pub fn normalized(&self, x: &Tensor, norm: &BatchNorm, train: bool) -> Result<Tensor> {
+        if train {
+            return norm.forward(&self.forward(x)?, train);
         }
-        conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+        let factor = norm.weight.f_div(&norm.running_var.try_add_scalar(EPS)?.f_sqrt()?)?;
+        let mean = match &self.bias {
+            Some(bias) => norm.running_mean.f_sub(bias)?,
+            None => norm.running_mean.shallow_clone(),
+        };
+        let bias = norm.bias.f_sub(&mean.f_mul(&factor)?)?;
+        self.apply(x, &self.weight.f_mul(&factor.f_view([-1, 1, 1, 1])?)?, Some(&bias))
+    }
+
+    fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        match self.winograd {
+            true => Ok(mtl_torch::conv3x3(x, weight, bias)?),
+            false => conv2d(x, weight, bias, self.stride, self.padding),
+        }
     }
 }
 
@@ -255,16 +273,11 @@ impl BatchNorm {
                 return Ok(group.batch_norm(x, parameters, self.momentum, EPS)?);
             }
         }
-        Ok(x.f_batch_norm(
-            Some(&self.weight),
-            Some(&self.bias),
-            Some(&self.running_mean),
-            Some(&self.running_var),
-            train,
-            self.momentum,
-            EPS,
-            true,
-        )?)
+        let [weight, bias, mean, var] = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
+        if !train {
+            return Ok(mtl_torch::fixed_norm(x, [weight, bias, mean, var], EPS)?);
+        }
+        Ok(x.f_batch_norm(Some(weight), Some(bias), Some(mean), Some(var), true, self.momentum, EPS, true)?)
     }
 }
 
@@ -506,6 +519,7 @@ impl Labelled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use tch::{Device, Kind};
 
     /// Numbers between -1 and 1. Nothing is drawn: other tests draw from libtorch's generator at the same time.
@@ -535,6 +549,40 @@ mod tests {
         for (channels, side, stride) in [(16, 1, 2), (24, 1, 2), (8, 3, 2), (8, 1, 1)] {
             let (same, s, p) = safe_form(&x(channels), &weight(channels, side), stride, side / 2).unwrap();
             assert_eq!((same.size(), s, p), (x(channels).size(), stride, side / 2));
+        }
+    }
+
+    /// One convolution in the place of two operations: values, and gradients of what is trained, with and without a bias.
+    #[test]
+    fn a_convolution_takes_up_the_normalisation_by_running_statistics() {
+        for (kind, bound) in [(Kind::Double, 1e-12), (Kind::Float, 1e-4)] {
+            for (bias, winograd) in [(None, false), (Some(Init::Normal(1.0)), false), (Some(Init::Normal(1.0)), true)] {
+                let p = Params::new("m", Arc::new(Context { winograd, ..Context::cpu(kind) }));
+                let conv = Conv { bias, ..Conv::new(3, 1, 1) };
+                let conv = Conv2d::new(&p.pp("conv"), 48, 64, conv).unwrap();
+                let norm = BatchNorm::new(&p.pp("norm"), 64).unwrap();
+                for (tensor, from) in [(&norm.weight, 1), (&norm.bias, 2), (&norm.running_mean, 3)] {
+                    tensor.shallow_clone().copy_(&(wave(&[64], kind) * f64::from(from)));
+                }
+                norm.running_var.shallow_clone().copy_(&(wave(&[64], kind) + 1.5));
+                let run = |folded: bool| {
+                    let x = mtl_torch::channels_last(&wave(&[4, 48, 16, 16], kind)).unwrap().set_requires_grad(true);
+                    let trained = [&conv.weight, &norm.weight, &norm.bias].map(|t| t.set_requires_grad(true));
+                    let y = match folded {
+                        true => conv.normalized(&x, &norm, false).unwrap(),
+                        false => norm.forward(&conv.forward(&x).unwrap(), false).unwrap(),
+                    };
+                    let loss = (&y * wave(&y.size(), kind)).sum(kind);
+                    let mut found =
+                        Tensor::run_backward(&[loss], &[&x, &trained[0], &trained[1], &trained[2]], false, false);
+                    found.push(y.detach());
+                    found
+                };
+                for (place, (one, two)) in run(true).iter().zip(run(false)).enumerate() {
+                    let apart = (one - &two).abs().max().double_value(&[]) / two.abs().max().double_value(&[]);
+                    assert!(apart < bound, "{kind:?}, bias {}, {place}: {apart:e}", bias.is_some());
+                }
+            }
         }
     }
 

@@ -108,6 +108,48 @@ struct PRelu : Function<PRelu> {
     return {gx.to(ctx->saved_data["kind"].toScalarType()), gw, at::Tensor()};
   }
 };
+// Normalisation by statistics and weights that stay as they are multiplies each channel by a number: the gradient needs
+// that number alone, and the memory of the input is free.
+struct FixedNorm : Function<FixedNorm> {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight, const at::Tensor &bias,
+                            const at::Tensor &mean, const at::Tensor &var, double eps) {
+    std::vector<int64_t> channels(input.dim(), 1);
+    channels[1] = -1;
+    ctx->save_for_backward({(weight * (var + eps).rsqrt()).view(channels)});
+    return at::batch_norm(input, weight, bias, mean, var, false, 0, eps, true);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto factor = ctx->get_saved_variables()[0].to(grads[0].scalar_type());
+    auto none = at::Tensor();
+    return {grads[0] * factor, none, none, none, none, none};
+  }
+};
+// A convolution whose kernel is not trained: the gradient of the input needs the kernel alone, and the memory of the input
+// is free. libtorch would keep it.
+struct FixedConv : Function<FixedConv> {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight,
+                            const std::optional<at::Tensor> &bias, int64_t stride, int64_t padding) {
+    ctx->save_for_backward({weight});
+    ctx->saved_data["size"] = input.sizes().vec();
+    ctx->saved_data["format"] = static_cast<int64_t>(input.suggest_memory_format());
+    ctx->saved_data["kind"] = input.scalar_type();
+    ctx->saved_data["stride"] = stride;
+    ctx->saved_data["padding"] = padding;
+    return at::conv2d(input, weight, bias, stride, padding);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto g = grads[0];
+    auto &data = ctx->saved_data;
+    auto weight = ctx->get_saved_variables()[0].to(g.scalar_type());
+    // Its shape and form are asked for, its numbers are not.
+    auto input = at::empty(data["size"].toIntVector(), g.options(), static_cast<at::MemoryFormat>(data["format"].toInt()));
+    auto stride = data["stride"].toInt(), padding = data["padding"].toInt();
+    auto found = at::convolution_backward(g, input, weight, std::nullopt, {stride, stride}, {padding, padding}, {1, 1}, false,
+                                          {0, 0}, 1, {true, false, false});
+    auto none = at::Tensor();
+    return {std::get<0>(found).to(data["kind"].toScalarType()), none, none, none, none};
+  }
+};
 }  // namespace
 
 extern "C" {
@@ -136,6 +178,25 @@ char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out) {
              weight->size(0) == input->size(1) && input->is_contiguous(at::MemoryFormat::ChannelsLast) &&
              at::GradMode::is_enabled() && (input->requires_grad() || weight->requires_grad());
   *out = new at::Tensor(own ? PRelu::apply(*input, *weight, bf16) : at::prelu(*input, *weight));
+  MTL_END
+}
+
+char *mtl_fixed_norm(tensor_t input, tensor_t weight, tensor_t bias, tensor_t mean, tensor_t var, double eps, tensor_t *out) {
+  MTL_BEGIN
+  bool own = at::GradMode::is_enabled() && input->requires_grad() && input->dim() >= 2 && !weight->requires_grad() &&
+             !bias->requires_grad();
+  *out = new at::Tensor(own ? FixedNorm::apply(*input, *weight, *bias, *mean, *var, eps)
+                            : at::batch_norm(*input, *weight, *bias, *mean, *var, false, 0, eps, true));
+  MTL_END
+}
+
+char *mtl_conv2d(tensor_t input, tensor_t weight, tensor_t bias, int64_t stride, int64_t padding, tensor_t *out) {
+  MTL_BEGIN
+  auto start = bias ? std::optional(*bias) : std::nullopt;
+  bool own = at::GradMode::is_enabled() && input->requires_grad() && !weight->requires_grad() &&
+             !(start && start->requires_grad());
+  *out = new at::Tensor(own ? FixedConv::apply(*input, *weight, start, stride, padding)
+                            : at::conv2d(*input, *weight, start, stride, padding));
   MTL_END
 }
 

@@ -96,7 +96,10 @@ char *mtl_fused_adam(tensor_t *params, tensor_t *grads, tensor_t *first, tensor_
 char *mtl_reverse_gradient(tensor_t input, double coefficient, tensor_t *out);
 char *mtl_prelu(tensor_t input, tensor_t weight, tensor_t *out);
 char *mtl_leaky_relu(tensor_t input, double slope, tensor_t *out);
-char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out);
+char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t bias, tensor_t *out);
+char *mtl_conv2d(tensor_t input, tensor_t weight, tensor_t bias, int64_t stride, int64_t padding, tensor_t *out);
+char *mtl_fixed_norm(tensor_t input, tensor_t weight, tensor_t bias, tensor_t mean, tensor_t var, double eps,
+    tensor_t *out);
 
 char *mtl_store_local(store_t *out);
 char *mtl_store_tcp(const char *host, int *port, int serves, int64_t timeout, store_t *out);

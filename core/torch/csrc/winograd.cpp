@@ -80,13 +80,13 @@ struct Side {
   float *tile(int64_t i) const { return transformed + i * picture.channels; }
 };
 
-// The convolution of `x` [batch, in, h, w] with a transformed kernel [36, in, out].
-at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel) {
+// The convolution of `x` [batch, in, h, w] with a transformed kernel [36, in, out]; `bias` [out] may be undefined.
+at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel, const at::Tensor &bias = {}) {
   Tiling tiles(x);
   int64_t in = kernel.size(1), out = kernel.size(2), most = tiles.chunk(std::max(in, out));
   Side v(tiles, in, most, x.options()), m(tiles, out, most, x.options());
   auto y = at::empty({tiles.batch, out, tiles.height, tiles.width}, x.options(), at::MemoryFormat::ChannelsLast);
-  const float *source = x.const_data_ptr<float>();
+  const float *source = x.const_data_ptr<float>(), *start = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   float *target = y.mutable_data_ptr<float>();
   for (int64_t begin = 0; begin < tiles.count(); begin += most) {
     int64_t n = std::min(most, tiles.count() - begin);
@@ -96,7 +96,7 @@ at::Tensor convolve(const at::Tensor &x, const at::Tensor &kernel) {
     auto products = m.matrices(n);
     at::bmm_out(products, v.matrices(n), kernel);
     tiles.visit(begin, begin + n, [&](int64_t image, int64_t row, int64_t column, int64_t i) {
-      transforms().output(m.tile(i), n * out, target + image * m.image, m.picture, row, column);
+      transforms().output(m.tile(i), n * out, start, target + image * m.image, m.picture, row, column);
     });
   }
   return y;
@@ -122,17 +122,20 @@ at::Tensor kernel_gradient(const at::Tensor &x, const at::Tensor &g) {
 }
 
 struct Winograd : Function<Winograd> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight) {
-    ctx->save_for_backward({input, weight});
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &input, const at::Tensor &weight,
+                            const std::optional<at::Tensor> &bias) {
+    // A kernel that is not trained leaves the memory of the input free.
+    ctx->save_for_backward({weight.requires_grad() ? input : at::Tensor(), weight});
+    ctx->saved_data["bias"] = bias && bias->requires_grad();
     int64_t out = weight.size(0), in = weight.size(1);
     auto kernel = kernel_matrix().mm(weight.permute({2, 3, 1, 0}).reshape({9, in * out}));
-    return convolve(input, kernel.view({36, in, out}));
+    return convolve(input, kernel.view({36, in, out}), bias ? bias->contiguous() : at::Tensor());
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     auto x = saved[0], w = saved[1];
     auto g = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
-    at::Tensor gx, gw;
+    at::Tensor gx, gw, gb;
     if (ctx->needs_input_grad(0)) {
       // The gradient of the input is the convolution of `g` with the kernel turned by half a turn.
       int64_t out = w.size(0), in = w.size(1);
@@ -140,7 +143,8 @@ struct Winograd : Function<Winograd> {
       gx = convolve(g, turned.view({36, out, in}));
     }
     if (ctx->needs_input_grad(1)) gw = kernel_gradient(x, g);
-    return {gx, gw};
+    if (ctx->saved_data["bias"].toBool()) gb = g.sum({0, 2, 3});
+    return {gx, gw, gb};
   }
 };
 
@@ -154,9 +158,10 @@ bool applies(const at::Tensor &x, const at::Tensor &w) {
 }
 }  // namespace
 
-char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t *out) {
+char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t bias, tensor_t *out) {
   MTL_BEGIN
-  *out = new at::Tensor(applies(*input, *weight) ? Winograd::apply(*input, *weight)
-                                                 : at::conv2d(*input, *weight, {}, 1, 1));
+  auto start = bias ? std::optional(*bias) : std::nullopt;
+  *out = new at::Tensor(applies(*input, *weight) ? Winograd::apply(*input, *weight, start)
+                                                 : at::conv2d(*input, *weight, start, 1, 1));
   MTL_END
 }

@@ -67,7 +67,7 @@ void winograd_input(const float *x, Picture p, int64_t row, int64_t column, floa
   }
 }
 
-void winograd_output(const float *m, int64_t plane, float *y, Picture p, int64_t row, int64_t column) {
+void winograd_output(const float *m, int64_t plane, const float *bias, float *y, Picture p, int64_t row, int64_t column) {
   int rows = p.height - row < 4 ? p.height - row : 4, columns = p.width - column < 4 ? p.width - column : 4;
   for (int64_t c = 0; c < p.channels; c += LANE) {
     lane half[24];
@@ -77,10 +77,11 @@ void winograd_output(const float *m, int64_t plane, float *y, Picture p, int64_t
       rows_of_a(products, 1, out);
       for (int i = 0; i < 4; i++) half[i * 6 + j] = out[i];
     }
+    lane start = bias ? *at(bias + c) : lane{};
     for (int i = 0; i < rows; i++) {
       lane out[4];
       rows_of_a(half + i * 6, 1, out);
-      for (int j = 0; j < columns; j++) *at(y + ((row + i) * p.width + column + j) * p.channels + c) = out[j];
+      for (int j = 0; j < columns; j++) *at(y + ((row + i) * p.width + column + j) * p.channels + c) = out[j] + start;
     }
   }
 }

@@ -18,8 +18,8 @@ struct Picture {
   namespace ISA {                                                                                        \
   /* B' x B of the 6x6 window that starts one row and one column before (row, column); zero outside. */  \
   void winograd_input(const float *x, Picture p, int64_t row, int64_t column, float *v, int64_t plane);  \
-  /* A' m A, written to the part of the 4x4 tile at (row, column) that is inside. */                     \
-  void winograd_output(const float *m, int64_t plane, float *y, Picture p, int64_t row, int64_t column); \
+  /* A' m A plus the bias, if there is one, written to the part of the 4x4 tile at (row, column) that is inside. */ \
+  void winograd_output(const float *m, int64_t plane, const float *bias, float *y, Picture p, int64_t row, int64_t column); \
   /* A g A': how the gradient of an output tile reaches the 36 products. */                              \
   void winograd_gradient(const float *g, Picture p, int64_t row, int64_t column, float *d, int64_t plane); \
   }

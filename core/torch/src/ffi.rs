@@ -95,7 +95,24 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn mtl_prelu(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
     pub(crate) fn mtl_leaky_relu(input: Raw, slope: c_double, out: *mut Raw) -> *mut c_char;
-    pub(crate) fn mtl_conv3x3(input: Raw, weight: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_conv3x3(input: Raw, weight: Raw, bias: Raw, out: *mut Raw) -> *mut c_char;
+    pub(crate) fn mtl_conv2d(
+        input: Raw,
+        weight: Raw,
+        bias: Raw,
+        stride: i64,
+        padding: i64,
+        out: *mut Raw,
+    ) -> *mut c_char;
+    pub(crate) fn mtl_fixed_norm(
+        input: Raw,
+        weight: Raw,
+        bias: Raw,
+        mean: Raw,
+        var: Raw,
+        eps: c_double,
+        out: *mut Raw,
+    ) -> *mut c_char;
     pub(crate) fn mtl_reverse_gradient(input: Raw, coefficient: c_double, out: *mut Raw) -> *mut c_char;
 
     pub(crate) fn mtl_store_local(out: *mut Handle) -> *mut c_char;

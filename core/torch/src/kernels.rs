@@ -24,12 +24,30 @@ pub fn leaky_relu(input: &Tensor, slope: f64) -> Result<Tensor> {
     one(|out| unsafe { ffi::mtl_leaky_relu(input.as_ptr().cast_mut(), slope, out) })
 }
 
-/// A convolution of `[batch, in, h, w]` with `[out, in, 3, 3]`, stride 1 and padding 1, without bias. In float32, in
+/// A convolution of `[batch, in, h, w]` with `[out, in, 3, 3]`, stride 1 and padding 1; `bias` is `[out]`. In float32, in
 /// channels-last memory on the CPU, it takes Winograd's algorithm F(4x4, 3x3) (Lavin and Gray 2016), about three times
 /// faster and with rounding errors some ten times those of the direct sum; elsewhere it is `torch.conv2d`.
-pub fn conv3x3(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    // SAFETY: both tensors are live for the call.
-    one(|out| unsafe { ffi::mtl_conv3x3(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), out) })
+pub fn conv3x3(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let bias = bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut());
+    // SAFETY: the tensors are live for the call, and the shim takes a null pointer for no bias.
+    one(|out| unsafe { ffi::mtl_conv3x3(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), bias, out) })
+}
+
+/// `torch.nn.functional.conv2d` of `[batch, in, h, w]` with `[out, in, kernel, kernel]`, without dilation; `bias` is
+/// `[out]`. Where the kernel is not trained and the input is, the input is not kept for the gradient.
+pub fn conv2d(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: i64, padding: i64) -> Result<Tensor> {
+    let [x, w] = [input, weight].map(|t| t.as_ptr().cast_mut());
+    let bias = bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut());
+    // SAFETY: the tensors are live for the call, and the shim takes a null pointer for no bias.
+    one(|out| unsafe { ffi::mtl_conv2d(x, w, bias, stride, padding, out) })
+}
+
+/// `torch.nn.functional.batch_norm` by running statistics. Where weights are not trained and the input is, nothing of the
+/// size of the input is kept for the gradient.
+pub fn fixed_norm(input: &Tensor, [weight, bias, mean, var]: [&Tensor; 4], eps: f64) -> Result<Tensor> {
+    let [x, w, b, m, v] = [input, weight, bias, mean, var].map(|t| t.as_ptr().cast_mut());
+    // SAFETY: the tensors are live for the call.
+    one(|out| unsafe { ffi::mtl_fixed_norm(x, w, b, m, v, eps, out) })
 }
 
 #[cfg(test)]
@@ -47,21 +65,84 @@ mod tests {
             crate::seed(5).unwrap();
             let x = Tensor::randn([batch, input, h, w], (Kind::Double, Device::Cpu));
             let k = Tensor::randn([output, input, 3, 3], (Kind::Double, Device::Cpu)) * 0.1;
+            let bias = Tensor::randn([output], (Kind::Double, Device::Cpu));
             let scale = Tensor::randn([batch, output, h, w], (Kind::Double, Device::Cpu));
             let run = |kind: Kind| {
                 let x = crate::channels_last(&x.to_kind(kind)).unwrap().set_requires_grad(true);
                 let k = k.to_kind(kind).set_requires_grad(true);
-                let y = conv3x3(&x, &k).unwrap();
+                let b = bias.to_kind(kind).set_requires_grad(true);
+                let y = conv3x3(&x, &k, Some(&b)).unwrap();
                 (&y * scale.to_kind(kind)).sum(kind).backward();
-                [y.detach(), x.grad(), k.grad()].map(|t| t.to_kind(Kind::Double))
+                [y.detach(), x.grad(), k.grad(), b.grad()].map(|t| t.to_kind(Kind::Double))
             };
             for ((what, own), exact) in
-                ["output", "input", "kernel"].iter().zip(run(Kind::Float)).zip(run(Kind::Double))
+                ["output", "input", "kernel", "bias"].iter().zip(run(Kind::Float)).zip(run(Kind::Double))
             {
                 let rms = exact.square().mean(Kind::Double).sqrt().double_value(&[]);
                 let apart = (&own - &exact).abs().max().double_value(&[]) / rms;
                 assert!(apart < 1e-4, "{what} of {batch}x{input}x{h}x{w}: {apart:e}");
                 assert!(apart > 0.0, "{what}: the same bits as in double precision");
+            }
+        }
+    }
+
+    /// Values and gradients by a kernel that is not trained, in both memory formats; under autocast too.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "it is tested here")]
+    fn a_convolution_by_a_fixed_kernel_has_the_gradient_of_libtorch() {
+        crate::seed(3).unwrap();
+        let x = Tensor::randn([2, 16, 9, 7], (Kind::Float, Device::Cpu));
+        let w = Tensor::randn([24, 16, 3, 3], (Kind::Float, Device::Cpu)) * 0.1;
+        let b = Tensor::randn([24], (Kind::Float, Device::Cpu));
+        for (channels_last, cast, bound) in
+            [(false, None, 1e-5), (true, None, 1e-5), (true, Some(Kind::BFloat16), 0.02)]
+        {
+            for (stride, padding) in [(1, 1), (2, 1), (2, 0)] {
+                let run = |own: bool| {
+                    let laid = |t: &Tensor| if channels_last { crate::channels_last(t).unwrap() } else { t.copy() };
+                    let (x, w) = (laid(&x).set_requires_grad(true), laid(&w));
+                    let y = {
+                        let _cast = cast.map(|kind| crate::Autocast::new(Device::Cpu, kind).unwrap());
+                        match own {
+                            true => conv2d(&x, &w, Some(&b), stride, padding).unwrap(),
+                            false => x.conv2d(&w, Some(&b), [stride; 2], [padding; 2], [1, 1], 1),
+                        }
+                    };
+                    assert_eq!(y.kind(), cast.unwrap_or(Kind::Float));
+                    y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+                    [y.detach(), x.grad()].map(|t| t.to_kind(Kind::Double))
+                };
+                for (own, theirs) in run(true).iter().zip(run(false)) {
+                    let apart = (own - &theirs).abs().max() / theirs.abs().max();
+                    assert!(apart.double_value(&[]) < bound, "{channels_last} {cast:?} {stride} {padding}: {apart}");
+                }
+            }
+        }
+    }
+
+    /// Values and gradients where only the input is trained, and where the weights are too, in maps and in rows.
+    #[test]
+    fn fixed_norm_is_the_normalisation_of_libtorch() {
+        for (size, trained) in [(&[3, 5, 7, 6][..], false), (&[4, 5], false), (&[3, 5, 7, 6], true)] {
+            crate::seed(3).unwrap();
+            let [w, b, mean] = [1, 2, 3].map(|_| Tensor::randn([5], (Kind::Double, Device::Cpu)));
+            let var = Tensor::rand([5], (Kind::Double, Device::Cpu)) + 0.1;
+            let x = Tensor::randn(size, (Kind::Double, Device::Cpu));
+            let scale = Tensor::randn(size, (Kind::Double, Device::Cpu));
+            let run = |own: bool| {
+                let x = x.copy().set_requires_grad(true);
+                let [w, b] = [&w, &b].map(|t| t.copy().set_requires_grad(trained));
+                let y = match own {
+                    true => fixed_norm(&x, [&w, &b, &mean, &var], 1e-5).unwrap(),
+                    false => x.batch_norm(Some(&w), Some(&b), Some(&mean), Some(&var), false, 0.1, 1e-5, true),
+                };
+                (&y * &scale).sum(Kind::Double).backward();
+                let of_weights = trained.then(|| [w.grad(), b.grad()]);
+                [y.detach(), x.grad()].into_iter().chain(of_weights.into_iter().flatten()).collect::<Vec<_>>()
+            };
+            for (own, theirs) in run(true).iter().zip(run(false)) {
+                assert_eq!(own.size(), theirs.size());
+                assert!((own - theirs).abs().max().double_value(&[]) < 1e-12, "{size:?}, weights trained: {trained}");
             }
         }
     }

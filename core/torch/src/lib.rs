@@ -15,7 +15,7 @@ mod system;
 
 pub use cuda::{Graph, begin_graphs};
 pub use groups::{Buckets, Group, LOST, Reduction, Store, Work, class_cross_entropy};
-pub use kernels::{conv3x3, leaky_relu, prelu, reverse_gradient};
+pub use kernels::{conv2d, conv3x3, fixed_norm, leaky_relu, prelu, reverse_gradient};
 pub use memory::{card_allocated, card_memory, memory_asked};
 pub use ops::{
     Adam, Autocast, Sgd, add_decay, backward, channels_last, clip, fused_adam, fused_sgd, gradients, lerp, scale,

@@ -63,8 +63,8 @@ struct Network {
 
 impl Module for Network {
     fn forward(&self, call: &Call<'_>) -> Result<Vec<Option<Tensor>>> {
-        let x = self.conv.forward(call.get("image")?)?;
-        let mut x = self.act.forward(&self.norm.forward(&x, call.train)?)?;
+        let x = self.conv.normalized(call.get("image")?, &self.norm, call.train)?;
+        let mut x = self.act.forward(&x)?;
         let mut outputs = vec![call.wants("c1").then(|| x.shallow_clone())];
         for (stage, name) in self.stages.iter().zip(["c2", "c3", "c4", "c5"]) {
             for unit in stage {
@@ -125,11 +125,10 @@ impl Unit {
                 let end = i64::MAX;
                 x.f_slice(2, None, Some(end), *stride)?.f_slice(3, None, Some(end), *stride)?
             }
-            Shortcut::Project(conv, norm) => norm.forward(&conv.forward(x)?, train)?,
+            Shortcut::Project(conv, norm) => conv.normalized(x, norm, train)?,
         };
-        let r = self.conv1.forward(&self.norm1.forward(x, train)?)?;
-        let r = self.act.forward(&self.norm2.forward(&r, train)?)?;
-        let mut r = self.norm3.forward(&self.conv2.forward(&r)?, train)?;
+        let r = self.conv1.normalized(&self.norm1.forward(x, train)?, &self.norm2, train)?;
+        let mut r = self.conv2.normalized(&self.act.forward(&r)?, &self.norm3, train)?;
         if let Some(squeeze) = &self.squeeze {
             r = squeeze.forward(&r)?;
         }
