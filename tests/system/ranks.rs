@@ -340,6 +340,9 @@ fn a_profile_shows_phases_nodes_and_buckets_of_each_rank() {
         let buckets = spans.iter().filter(|(_, lane)| lane == "gradients between ranks");
         assert!(buckets.count() >= 2, "{spans:?}");
     }
+    // They are the run's own, and stay in no one's way.
+    faces.train(&out, &["-q", "--overwrite", "--set", "run.steps=1"]);
+    assert!(!out.join("profile.json").exists() && !out.join("profile-rank1.json").exists());
 }
 
 #[test]

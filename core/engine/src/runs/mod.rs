@@ -514,10 +514,14 @@ pub fn is_made(name: &str) -> bool {
         "eval",
         EVALUATIONS,
         "reproduced",
+        "profile.json",
         // Runs of earlier versions do not record which files their data keeps.
         "identities.json",
     ];
-    MADE.contains(&name) || name.ends_with(".identities.json")
+    let of_rank = name.strip_prefix("profile-rank").and_then(|rest| rest.strip_suffix(".json"));
+    MADE.contains(&name)
+        || name.ends_with(".identities.json")
+        || of_rank.is_some_and(|rank| rank.parse::<usize>().is_ok())
 }
 
 /// Calls `each` with every text in a value.
