@@ -204,6 +204,8 @@ fn other_runs_judge_and_made_faces_know_the_truth() {
         assert!(metric(name).abs() <= 1.0 + 1e-6, "{name}");
     }
     assert!(metric("sharpness") > 0.0 && metric("sharpness_unchanged") > 0.0 && metric("change_size") >= 0.0);
+    assert!(metric("slope").is_finite() && metric("slope_truth").is_finite());
+    assert!(metric("roughness") >= 0.0 && metric("roughness_truth") >= 0.0);
     assert!(metric("age_mae_truth") >= 0.0 && metric("age_mae_unchanged") >= 0.0 && metric("change_share").is_finite());
     let details = &report["details"];
     let rows = |table: usize| report["tables"][table]["rows"].as_array().unwrap();
@@ -213,6 +215,12 @@ fn other_runs_judge_and_made_faces_know_the_truth() {
     assert_eq!((details["courses"].as_array().unwrap().len(), rows(1).len()), (2, 6));
     let aged: f64 = rows(1).iter().map(|row| row[1].as_f64().unwrap()).sum();
     assert_eq!(aged, 14.0, "two faces at seven groups");
+    let columns = report["tables"][1]["columns"].as_array().unwrap();
+    let of_truth = columns.iter().position(|column| column["name"] == "true_verified").unwrap();
+    for row in rows(1).iter().filter(|row| row[1].as_f64() > Some(0.0)) {
+        // With the threshold that aged pictures are judged by, the true ones are judged too.
+        assert_eq!(row[of_truth].is_null(), row[of_truth - 1].is_null(), "{row}");
+    }
     // Too few pairs of a gap for the rate have no threshold.
     assert!(rows(1).iter().all(|row| row[2].as_f64().unwrap() >= 100.0 || row[3].is_null()), "{report}");
 }

@@ -132,12 +132,14 @@ impl Recogniser {
 }
 
 /// The figures of aged faces before judges, and which way they are better.
-const JUDGED: [(&str, &str, Better); 9] = [
+const JUDGED: [(&str, &str, Better); 11] = [
     ("age_mae", "years", Better::Smaller),
     ("age_mae_interval", "years", Better::Smaller),
     ("group_accuracy", "", Better::Larger),
     ("rank_correlation", "", Better::Larger),
     ("rising", "", Better::Larger),
+    ("slope", "", Better::Neither),
+    ("roughness", "years", Better::Neither),
     ("cosine", "", Better::Larger),
     ("verified", "", Better::Larger),
     ("real_verified", "", Better::Neither),
@@ -255,18 +257,25 @@ impl Evaluator for Aged {
             protocol::beyond(seen[i], low, edges.get(group).map_or(f64::INFINITY, |edge| f64::from(*edge)))
         };
         let all = 0..aged.len();
+        let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
+        let courses = |ages: &[f64]| -> Vec<Course> { ages.chunks(groups).map(|seen| Course::of(&wanted, seen)).collect() };
+        let slope = |of: &[Course]| mean(&mut of.iter().map(|course| course.slope));
+        let roughness = |of: &[Course]| mean(&mut of.iter().map(|course| course.roughness));
+        let own = courses(&seen);
         let mut metrics: Vec<(&str, f64)> = vec![
             ("age_mae", mean(&mut all.clone().map(error))),
             ("age_mae_interval", mean(&mut all.clone().map(outside))),
             ("group_accuracy", mean(&mut all.clone().map(|i| flag(seen_groups[i] == i % groups)))),
             ("rank_correlation", mean(&mut (0..faces.len()).map(|f| rank_correlation(&order, by_face(f))))),
-            ("rising", mean(&mut (0..faces.len()).map(|f| flag(by_face(f).windows(2).all(|w| w[1] > w[0]))))),
+            ("rising", mean(&mut own.iter().map(|course| flag(course.rising)))),
+            ("slope", slope(&own)),
+            ("roughness", roughness(&own)),
             ("cosine", mean(&mut cosines.iter().copied())),
             ("verified", mean(&mut cosines.iter().map(|c| flag(*c >= threshold)))),
             ("real_verified", real),
             ("threshold", threshold),
         ];
-        let truth = self.against_truth(recogniser, &faces, &aged, &looks, &centres)?;
+        let truth = self.against_truth(recogniser, &faces, &aged, [&looks, &inputs], &centres)?;
         if let Some(truth) = &truth {
             for (k, (name, ..)) in Truth::FIGURES.iter().enumerate() {
                 metrics.push((name, mean(&mut truth.each.iter().map(|t| t.figures[k]))));
@@ -277,16 +286,17 @@ impl Evaluator for Aged {
             let (own_ages, own_groups) = config.estimator.judge(estimator, faces.len(), &|f| pictures.read(faces[f]))?;
             let off = |age: f64, i: usize| (age - f64::from(centres[i % groups])).abs();
             let true_course = |f: usize| rank_correlation(&order, &true_ages[f * groups..(f + 1) * groups]);
-            let true_cosine = |i: usize| cosine(&truth.looks[i], &inputs[i / groups]);
-            let true_cosines: Vec<f64> = all.clone().map(true_cosine).collect::<Result<_>>()?;
+            let true_courses = courses(&true_ages);
             metrics.extend([
                 ("age_mae_truth", mean(&mut all.clone().map(|i| off(true_ages[i], i)))),
                 ("age_mae_unchanged", mean(&mut all.clone().map(|i| off(own_ages[i / groups], i)))),
                 ("group_accuracy_truth", mean(&mut all.clone().map(|i| flag(true_groups[i] == i % groups)))),
                 ("group_accuracy_unchanged", mean(&mut all.clone().map(|i| flag(own_groups[i / groups] == i % groups)))),
                 ("rank_correlation_truth", mean(&mut (0..faces.len()).map(true_course))),
-                ("cosine_truth", mean(&mut true_cosines.iter().copied())),
-                ("verified_truth", mean(&mut true_cosines.iter().map(|c| flag(*c >= threshold)))),
+                ("slope_truth", slope(&true_courses)),
+                ("roughness_truth", roughness(&true_courses)),
+                ("cosine_truth", mean(&mut truth.cosines.iter().copied())),
+                ("verified_truth", mean(&mut truth.cosines.iter().map(|c| flag(*c >= threshold)))),
             ]);
         }
         if truth.is_none() {
@@ -295,9 +305,8 @@ impl Evaluator for Aged {
             let known = REFERENCES.iter().map(|(name, ..)| *name).zip(found).filter(|(_, value)| value.is_finite());
             metrics.extend(known);
         }
-        let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
-        let courses: Vec<Course> = (0..faces.len()).map(|f| Course::of(&wanted, by_face(f))).collect();
-        let by_gap = self.by_gap(&real_cosines, &faces, &cosines, &centres);
+        let true_cosines = truth.as_ref().map(|truth| truth.cosines.as_slice());
+        let by_gap = self.by_gap(&real_cosines, &faces, [Some(&cosines[..]), true_cosines], &centres);
         let of_group = |g: usize| (0..faces.len()).map(move |f| f * groups + g);
         let mean_of = |g: usize, value: &dyn Fn(usize) -> f64| mean(&mut of_group(g).map(value));
         let row = |g: usize| {
@@ -330,7 +339,7 @@ impl Evaluator for Aged {
             ReportTable {
                 name: "by_gap".into(),
                 columns: std::iter::once(years("gap"))
-                    .chain(["aged", "real_different", "threshold", "verified", "real_verified"].map(Axis::new))
+                    .chain(["aged", "real_different", "threshold", "verified", "true_verified", "real_verified"].map(Axis::new))
                     .collect(),
                 rows: by_gap,
             },
@@ -352,7 +361,7 @@ impl Evaluator for Aged {
                 "judges_taught": teachers,
                 "flip": config.recogniser.flip(recogniser),
                 "bias": mean(&mut all.clone().map(|i| seen[i] - f64::from(centres[i % groups]))),
-                "courses": courses,
+                "courses": own,
                 "seen_ages": strips,
             }),
             ..Report::default()
@@ -390,12 +399,14 @@ const CHANGES: [(&str, &str, Better); 5] = [
 
 /// What the judges say of the true pictures themselves, and of doing nothing: a figure that aged pictures reach as well as
 /// true ones tells nothing more.
-const OF_TRUTH: [(&str, &str, Better); 7] = [
+const OF_TRUTH: [(&str, &str, Better); 9] = [
     ("age_mae_truth", "years", Better::Neither),
     ("age_mae_unchanged", "years", Better::Neither),
     ("group_accuracy_truth", "", Better::Neither),
     ("group_accuracy_unchanged", "", Better::Neither),
     ("rank_correlation_truth", "", Better::Neither),
+    ("slope_truth", "", Better::Neither),
+    ("roughness_truth", "years", Better::Neither),
     ("cosine_truth", "", Better::Neither),
     ("verified_truth", "", Better::Neither),
 ];
@@ -415,8 +426,8 @@ fn changes(of: &mut dyn Iterator<Item = &Truth>) -> [f64; 5] {
 /// The true pictures of all aged ones.
 struct Truths {
     pictures: Vec<Picture>,
-    /// Their embeddings.
-    looks: Vec<Vec<f32>>,
+    /// The cosine of each and the picture before ageing.
+    cosines: Vec<f64>,
     /// What was found of each.
     each: Vec<Truth>,
 }
@@ -494,13 +505,14 @@ impl Aged {
     }
 
     /// Identity at thresholds of real pairs whose ages lie as far apart as those of the aged picture and its source: a
-    /// threshold of pairs of any gap is too strict across decades and too lax within years. A row for each gap; gaps with
-    /// too few real pairs for the rate have no threshold.
+    /// threshold of pairs of any gap is too strict across decades and too lax within years. A row for each gap, with what
+    /// true pictures of those ages and real pairs get at the same threshold; gaps with too few real pairs for the rate have
+    /// none.
     fn by_gap(
         &self,
         real_cosines: &[f64],
         faces: &[usize],
-        cosines: &[f64],
+        [cosines, true_cosines]: [Option<&[f64]>; 2],
         centres: &[f32],
     ) -> Vec<Vec<Cell>> {
         let row = |gap: f32| GAP_EDGES.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
@@ -511,13 +523,16 @@ impl Aged {
             let (same, different) = &mut real[row(gap)];
             if pair.same { same } else { different }.push(*found);
         }
-        let mut aged: Vec<Vec<f64>> = vec![Vec::new(); GAP_EDGES.len()];
-        for (i, cosine) in cosines.iter().enumerate() {
-            let Some(source) = age(faces[i / centres.len()]) else { continue };
-            aged[row((centres[i % centres.len()] - source).abs())].push(*cosine);
-        }
-        let rows = GAP_EDGES.iter().enumerate().zip(real).zip(aged);
-        rows.map(|(((row, from), (same, mut different)), aged)| {
+        let by_row = |of: Option<&[f64]>| {
+            let mut rows: Vec<Vec<f64>> = vec![Vec::new(); GAP_EDGES.len()];
+            for (i, cosine) in of.unwrap_or_default().iter().enumerate() {
+                let Some(source) = age(faces[i / centres.len()]) else { continue };
+                rows[row((centres[i % centres.len()] - source).abs())].push(*cosine);
+            }
+            rows
+        };
+        let rows = GAP_EDGES.iter().enumerate().zip(real).zip(by_row(cosines)).zip(by_row(true_cosines));
+        rows.map(|((((row, from), (same, mut different)), aged), truth)| {
                 let resolved = self.config.far * different.len() as f64 >= 1.0;
                 let threshold = resolved.then(|| strictest(&mut different, self.config.far)).flatten();
                 let share = |of: &[f64]| {
@@ -530,6 +545,7 @@ impl Aged {
                     different.len().into(),
                     threshold.into(),
                     share(&aged).into(),
+                    share(&truth).into(),
                     share(&same).into(),
                 ]
             })
@@ -590,7 +606,7 @@ impl Aged {
         judge: &dyn Inference,
         faces: &[usize],
         aged: &[Picture],
-        looks: &[Vec<f32>],
+        [looks, inputs]: [&[Vec<f32>]; 2],
         centres: &[f32],
     ) -> Result<Option<Truths>> {
         let recogniser = &self.config.recogniser;
@@ -621,7 +637,8 @@ impl Aged {
             Ok(Truth { figures, change: Change::of(source, &aged[i], &truth[i])?, sharpness })
         };
         let each = (0..aged.len()).map(one).collect::<Result<_>>()?;
-        Ok(Some(Truths { pictures: truth, looks: true_looks, each }))
+        let cosines = (0..aged.len()).map(|i| cosine(&true_looks[i], &inputs[i / groups])).collect::<Result<_>>()?;
+        Ok(Some(Truths { pictures: truth, cosines, each }))
     }
 }
 
