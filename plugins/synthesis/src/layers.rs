@@ -1,7 +1,7 @@
 //! Settings and layers that several networks of synthesis share.
 
 use mtl_component::nn::{BatchNorm, PRelu, instance_norm};
-use mtl_component::{Params, Result};
+use mtl_component::{Init, Params, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -40,6 +40,15 @@ pub enum NormLayer {
 }
 
 impl Norm {
+    /// Weights of convolutions at the start: the published ones, whose small outputs a normalisation makes up for, or
+    /// those that keep the size of what passes.
+    pub fn start(self) -> Init {
+        match self {
+            Self::Batch | Self::Instance => Init::Normal(0.01),
+            Self::None => Init::XavierUniform,
+        }
+    }
+
     /// The layer over `channels`.
     pub fn layer(self, p: &Params, channels: i64) -> Result<NormLayer> {
         Ok(match self {

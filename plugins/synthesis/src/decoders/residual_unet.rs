@@ -1,5 +1,6 @@
 use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
-use mtl_component::nn::{BatchNorm, Conv, Conv2d, PRelu, upsample_bilinear2d};
+use crate::layers::{Norm, NormLayer};
+use mtl_component::nn::{Conv, Conv2d, PRelu, upsample_bilinear2d};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -12,6 +13,9 @@ struct ResidualUnet {
     /// Channels after each block; by default half of those before it.
     #[serde(default)]
     widths: Option<[u32; 4]>,
+    /// How features are normalised. `none` is faster and nearer to a given picture (Lim et al. 2017, section 3.1).
+    #[serde(default)]
+    norm: Norm,
 }
 
 impl ModuleConfig for ResidualUnet {
@@ -24,8 +28,11 @@ impl ModuleConfig for ResidualUnet {
             .input("c4", DType::Float, map("c4"))
             .input("features", DType::Float, map("features"))
             .output("image", DType::Float, "batch 3 height width")
-            .pictures_like("image")
-            .batch_statistics("batch features_height features_width");
+            .pictures_like("image");
+        let ports = match self.norm {
+            Norm::Batch => ports.batch_statistics("batch features_height features_width"),
+            Norm::Instance | Norm::None => ports,
+        };
         let empty = self.widths.filter(|widths| widths.contains(&0));
         let problem = empty.map(|w| format!("every block needs a channel, found widths = {w:?}"));
         Ok(Description::from(ports).problems(problem))
@@ -36,7 +43,7 @@ impl ModuleConfig for ResidualUnet {
         let mut blocks = Vec::new();
         for (i, skip) in [sizes.get("c4")?, sizes.get("c3")?, sizes.get("c2")?, 3].into_iter().enumerate() {
             let after = self.widths.map_or((before / 2).max(1), |w| i64::from(w[i]));
-            blocks.push(Up::new(&p.pp(format!("up_{}", i + 1)), before, skip, after)?);
+            blocks.push(Up::new(&p.pp(format!("up_{}", i + 1)), before, skip, after, self.norm)?);
             before = after;
         }
         Ok(Box::new(Decoder { blocks, last: Conv2d::new(&p.pp("conv3"), before, 3, Conv::normal(0.01, 1, 0))? }))
@@ -66,11 +73,12 @@ struct Up {
 }
 
 impl Up {
-    fn new(p: &Params, input: i64, skip: i64, output: i64) -> Result<Self> {
+    fn new(p: &Params, input: i64, skip: i64, output: i64, norm: Norm) -> Result<Self> {
+        let conv = Conv { init: norm.start(), ..Conv::normal(0.01, 1, 0) };
         Ok(Self {
-            first: Twice::new(&p.pp("conv"), input + skip, output)?,
-            second: Twice::new(&p.pp("conv2"), output, output)?,
-            shortcut: Conv2d::new(&p.pp("shortcut"), input, output, Conv::normal(0.01, 1, 0))?,
+            first: Twice::new(&p.pp("conv"), input + skip, output, norm)?,
+            second: Twice::new(&p.pp("conv2"), output, output, norm)?,
+            shortcut: Conv2d::new(&p.pp("shortcut"), input, output, conv)?,
         })
     }
 
@@ -89,24 +97,25 @@ impl Up {
 
 /// Normalisation, activation and a 3x3 convolution, two times.
 struct Twice {
-    norm1: BatchNorm,
+    norm1: NormLayer,
     act1: PRelu,
     conv1: Conv2d,
-    norm2: BatchNorm,
+    norm2: NormLayer,
     act2: PRelu,
     conv2: Conv2d,
 }
 
 impl Twice {
-    fn new(p: &Params, input: i64, output: i64) -> Result<Self> {
-        let conv = Conv::normal(0.01, 3, 1);
+    fn new(p: &Params, input: i64, output: i64, norm: Norm) -> Result<Self> {
+        let last = Conv::normal(0.01, 3, 1);
+        let conv = Conv { init: norm.start(), ..last };
         Ok(Self {
-            norm1: BatchNorm::new(&p.pp(0), input)?,
+            norm1: norm.layer(&p.pp(0), input)?,
             act1: PRelu::new(&p.pp(1), input)?,
             conv1: Conv2d::new(&p.pp(2), input, output, conv)?,
-            norm2: BatchNorm::new(&p.pp(3), output)?,
+            norm2: norm.layer(&p.pp(3), output)?,
             act2: PRelu::new(&p.pp(4), output)?,
-            conv2: Conv2d::new(&p.pp(5), output, output, conv)?,
+            conv2: Conv2d::new(&p.pp(5), output, output, last)?,
         })
     }
 
