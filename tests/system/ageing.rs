@@ -216,7 +216,7 @@ fn other_runs_judge_and_made_faces_know_the_truth() {
     let aged: f64 = rows(1).iter().map(|row| row[1].as_f64().unwrap()).sum();
     assert_eq!(aged, 14.0, "two faces at seven groups");
     let columns = report["tables"][1]["columns"].as_array().unwrap();
-    let of_truth = columns.iter().position(|column| column["name"] == "true_verified").unwrap();
+    let of_truth = columns.iter().position(|column| column["label"] == "true_verified").unwrap();
     for row in rows(1).iter().filter(|row| row[1].as_f64() > Some(0.0)) {
         // With the threshold that aged pictures are judged by, the true ones are judged too.
         assert_eq!(row[of_truth].is_null(), row[of_truth - 1].is_null(), "{row}");

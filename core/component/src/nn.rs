@@ -105,13 +105,17 @@ impl Conv2d {
         if train {
             return norm.forward(&self.forward(x)?, train);
         }
-        let factor = norm.weight.f_div(&norm.running_var.try_add_scalar(EPS)?.f_sqrt()?)?;
+        // In double precision, so that each number is rounded once.
+        let wide = |t: &Tensor| t.f_to_kind(Kind::Double);
+        let factor = wide(&norm.weight)?.f_div(&wide(&norm.running_var)?.try_add_scalar(EPS)?.f_sqrt()?)?;
         let mean = match &self.bias {
-            Some(bias) => norm.running_mean.f_sub(bias)?,
-            None => norm.running_mean.shallow_clone(),
+            Some(bias) => wide(&norm.running_mean)?.f_sub(&wide(bias)?)?,
+            None => wide(&norm.running_mean)?,
         };
-        let bias = norm.bias.f_sub(&mean.f_mul(&factor)?)?;
-        self.apply(x, &self.weight.f_mul(&factor.f_view([-1, 1, 1, 1])?)?, Some(&bias))
+        let kind = self.weight.kind();
+        let bias = wide(&norm.bias)?.f_sub(&mean.f_mul(&factor)?)?.f_to_kind(kind)?;
+        let weight = self.weight.f_mul(&factor.f_to_kind(kind)?.f_view([-1, 1, 1, 1])?)?;
+        self.apply(x, &weight, Some(&bias))
     }
 
     fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
