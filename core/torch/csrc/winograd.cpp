@@ -160,8 +160,7 @@ bool applies(const at::Tensor &x, const at::Tensor &w) {
 
 char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t bias, tensor_t *out) {
   MTL_BEGIN
-  auto start = bias ? std::optional(*bias) : std::nullopt;
-  *out = new at::Tensor(applies(*input, *weight) ? Winograd::apply(*input, *weight, start)
-                                                 : at::conv2d(*input, *weight, start, 1, 1));
+  if (!applies(*input, *weight)) return mtl_conv2d(input, weight, bias, 1, 1, out);
+  *out = new at::Tensor(Winograd::apply(*input, *weight, bias ? std::optional(*bias) : std::nullopt));
   MTL_END
 }
