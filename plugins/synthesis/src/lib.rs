@@ -45,6 +45,11 @@ mod losses {
         ports.optional("weight", DType::Float, "batch").output("loss", DType::Float, "")
     }
 
+    /// How far the largest and the least value of a pixel are apart in pictures from -1 to 1.
+    fn range() -> f64 {
+        2.0
+    }
+
     /// The mean of a loss `[batch]` over all samples of the batch, each multiplied by its weight. It is not divided by the
     /// sum of the weights: batches that several processes share have the same mean as one.
     fn over_samples(loss: &Tensor, call: &Call<'_>) -> Result<Tensor> {

@@ -305,8 +305,8 @@ impl Evaluator for Aged {
             let known = REFERENCES.iter().map(|(name, ..)| *name).zip(found).filter(|(_, value)| value.is_finite());
             metrics.extend(known);
         }
-        let true_cosines = truth.as_ref().map(|truth| truth.cosines.as_slice());
-        let by_gap = self.by_gap(&real_cosines, &faces, [Some(&cosines[..]), true_cosines], &centres);
+        let true_cosines = truth.as_ref().map_or(&[][..], |truth| &truth.cosines);
+        let by_gap = self.by_gap(&real_cosines, &faces, [&cosines, true_cosines], &centres);
         let of_group = |g: usize| (0..faces.len()).map(move |f| f * groups + g);
         let mean_of = |g: usize, value: &dyn Fn(usize) -> f64| mean(&mut of_group(g).map(value));
         let row = |g: usize| {
@@ -512,7 +512,7 @@ impl Aged {
         &self,
         real_cosines: &[f64],
         faces: &[usize],
-        [cosines, true_cosines]: [Option<&[f64]>; 2],
+        [cosines, true_cosines]: [&[f64]; 2],
         centres: &[f32],
     ) -> Vec<Vec<Cell>> {
         let row = |gap: f32| GAP_EDGES.partition_point(|edge| f64::from(*edge) <= f64::from(gap)).saturating_sub(1);
@@ -523,9 +523,9 @@ impl Aged {
             let (same, different) = &mut real[row(gap)];
             if pair.same { same } else { different }.push(*found);
         }
-        let by_row = |of: Option<&[f64]>| {
+        let by_row = |of: &[f64]| {
             let mut rows: Vec<Vec<f64>> = vec![Vec::new(); GAP_EDGES.len()];
-            for (i, cosine) in of.unwrap_or_default().iter().enumerate() {
+            for (i, cosine) in of.iter().enumerate() {
                 let Some(source) = age(faces[i / centres.len()]) else { continue };
                 rows[row((centres[i % centres.len()] - source).abs())].push(*cosine);
             }

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 #[serde(deny_unknown_fields)]
 struct Psnr {
     /// How far the largest and the least value of a pixel are apart: 2 for pictures from -1 to 1.
-    #[serde(default = "two")]
+    #[serde(default = "crate::losses::range")]
     #[schemars(range(min = 1e-6))]
     range: f64,
     /// The ratio in decibels that no picture exceeds: towards it, gradients vanish.
@@ -20,9 +20,6 @@ struct Psnr {
     limit: f64,
 }
 
-fn two() -> f64 {
-    2.0
-}
 fn fifty() -> f64 {
     50.0
 }

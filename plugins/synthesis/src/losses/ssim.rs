@@ -11,13 +11,9 @@ use tch::Tensor;
 #[serde(deny_unknown_fields)]
 struct Ssim {
     /// How far the largest and the least value of a pixel are apart: 2 for pictures from -1 to 1.
-    #[serde(default = "two")]
+    #[serde(default = "crate::losses::range")]
     #[schemars(range(min = 1e-6))]
     range: f64,
-}
-
-fn two() -> f64 {
-    2.0
 }
 
 impl ModuleConfig for Ssim {
