@@ -90,7 +90,9 @@ pub struct Course {
     pub largest_fall: f64,
     /// The span of the seen ages, in years.
     pub range: f64,
-    /// Mean absolute second difference of the seen ages, in years.
+    /// How far the course bends, in years: the mean over the inner wanted ages of twice the distance of the seen age from the
+    /// line through its neighbours, which for ages at equal distances is the mean absolute second difference. A straight
+    /// course has 0, a flat one too.
     pub roughness: f64,
     /// Whether each seen age is above the one before.
     pub rising: bool,
@@ -103,7 +105,11 @@ impl Course {
         let both: f64 = wanted.iter().zip(seen).map(|(w, s)| (w - mean_wanted) * (s - mean_seen)).sum();
         let spread: f64 = wanted.iter().map(|w| (w - mean_wanted).powi(2)).sum();
         let steps = || seen.windows(2).map(|pair| pair[1] - pair[0]);
-        let bends: Vec<f64> = seen.windows(3).map(|three| (three[2] - 2.0 * three[1] + three[0]).abs()).collect();
+        let bend = |(w, s): (&[f64], &[f64])| {
+            let way = (w[1] - w[0]) / (w[2] - w[0]);
+            2.0 * (s[1] - s[0] - way * (s[2] - s[0])).abs()
+        };
+        let bends: Vec<f64> = wanted.windows(3).zip(seen.windows(3)).map(bend).collect();
         let most = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let least = seen.iter().copied().fold(f64::INFINITY, f64::min);
         Self {

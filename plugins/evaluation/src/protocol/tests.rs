@@ -783,6 +783,11 @@ fn figures_of_ageing_are_those_of_the_reference() {
     close(largest, numbers["largest_fall"].as_f64().unwrap());
     let rough = mean_of(courses.iter().map(|c| c.roughness).collect());
     close(rough, numbers["roughness_mean_abs_second_difference"].as_f64().unwrap());
+    // The centres of four groups are not at equal distances; who is seen at just the wanted ages is smooth.
+    let uneven = [15.0, 35.0, 45.0, 55.0];
+    close(Course::of(&uneven, &uneven).roughness, 0.0);
+    // 55 where the line from 35 to 45 is at 41.7, and 45 where that from 55 to 55 is at 55.
+    close(Course::of(&uneven, &[35.0, 55.0, 45.0, 55.0]).roughness, (2.0 * 40.0 / 3.0 + 20.0) / 2.0);
     let rising = courses.iter().filter(|c| c.rising).count();
     close(rising as f64 / 3.0, numbers["strictly_rising_share"].as_f64().unwrap());
     for ((row, expected), rank) in
