@@ -156,11 +156,16 @@ bool applies(const at::Tensor &x, const at::Tensor &w) {
          w.size(0) * w.size(1) >= 2048 && Tiling(x).count() >= 48 &&
          x.is_contiguous(at::MemoryFormat::ChannelsLast) && !at::autocast::is_autocast_enabled(at::kCPU);
 }
+
+// What is added is read by address, a number for each output.
+bool can_start(const at::Tensor &bias, const at::Tensor &w) {
+  return bias.is_cpu() && bias.scalar_type() == at::kFloat && bias.dim() == 1 && bias.size(0) == w.size(0);
+}
 }  // namespace
 
 char *mtl_conv3x3(tensor_t input, tensor_t weight, tensor_t bias, tensor_t *out) {
   MTL_BEGIN
-  if (!applies(*input, *weight)) return mtl_conv2d(input, weight, bias, 1, 1, out);
+  if (!applies(*input, *weight) || (bias && !can_start(*bias, *weight))) return mtl_conv2d(input, weight, bias, 1, 1, out);
   *out = new at::Tensor(Winograd::apply(*input, *weight, bias ? std::optional(*bias) : std::nullopt));
   MTL_END
 }
