@@ -5,7 +5,7 @@ use crate::module::Call;
 use crate::params::{Init, Params, Role, Rows};
 use mtl_recipe::{Result, bail};
 use mtl_torch::{ScalarOps, arange};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 /// The channels that oneDNN's kernels take at once with AVX-512.
 const VECTOR: i64 = 16;
@@ -96,16 +96,18 @@ impl Conv2d {
         self.apply(x, &self.weight, self.bias.as_ref())
     }
 
-    /// `norm` of the convolution. By running statistics the two are one convolution, with the weights of each output
-    /// multiplied by what the normalisation multiplies that output by (Jacob et al. 2018, section 3.2).
+    /// `norm` of the convolution, `[batch, input, h, w]` to `[batch, output, …]`. By running statistics the two are one
+    /// convolution, with the weights of each output multiplied by what the normalisation multiplies that output by (Jacob et
+    /// al. 2018, section 3.2). It is made so on the CPU alone: elsewhere libtorch adds a bias in a pass of its own, which takes
+    /// as long as the normalisation.
     ///
     /// # Errors
     /// If shapes or types do not fit, or memory runs out.
     pub fn normalized(&self, x: &Tensor, norm: &BatchNorm, train: bool) -> Result<Tensor> {
-        if train {
+        if train || x.device() != Device::Cpu {
             return norm.forward(&self.forward(x)?, train);
         }
-        // In double precision, so that each number is rounded once.
+        // In double precision, so that factors and biases are rounded once.
         let wide = |t: &Tensor| t.f_to_kind(Kind::Double);
         let factor = wide(&norm.weight)?.f_div(&wide(&norm.running_var)?.try_add_scalar(EPS)?.f_sqrt()?)?;
         let mean = match &self.bias {
@@ -266,21 +268,19 @@ impl BatchNorm {
 
     /// Normalises over all dimensions but the second.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        if train {
-            let size = x.size();
-            if size.iter().product::<i64>() * self.world.size() as i64 == *size.get(1).unwrap_or(&1) {
-                bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
-            }
-            tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
-            if let Some(group) = self.world.group()? {
-                let parameters = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
-                return Ok(group.batch_norm(x, parameters, self.momentum, EPS)?);
-            }
-        }
-        let [weight, bias, mean, var] = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
+        let own = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
         if !train {
-            return Ok(mtl_torch::fixed_norm(x, [weight, bias, mean, var], EPS)?);
+            return Ok(mtl_torch::fixed_norm(x, own, EPS)?);
         }
+        let size = x.size();
+        if size.iter().product::<i64>() * self.world.size() as i64 == *size.get(1).unwrap_or(&1) {
+            bail!("batch statistics need more than one value per channel, found {size:?}: raise batch_size");
+        }
+        tch::no_grad(|| self.batches.shallow_clone().try_add_scalar_(1))?;
+        if let Some(group) = self.world.group()? {
+            return Ok(group.batch_norm(x, own, self.momentum, EPS)?);
+        }
+        let [weight, bias, mean, var] = own;
         Ok(x.f_batch_norm(Some(weight), Some(bias), Some(mean), Some(var), true, self.momentum, EPS, true)?)
     }
 }
@@ -524,7 +524,6 @@ impl Labelled {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use tch::{Device, Kind};
 
     /// Numbers between -1 and 1. Nothing is drawn: other tests draw from libtorch's generator at the same time.
     fn wave(size: &[i64], kind: Kind) -> Tensor {

@@ -119,9 +119,8 @@ struct FixedNorm : Function<FixedNorm> {
     return at::batch_norm(input, weight, bias, mean, var, false, 0, eps, true);
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    auto factor = ctx->get_saved_variables()[0].to(grads[0].scalar_type());
     auto none = at::Tensor();
-    return {grads[0] * factor, none, none, none, none, none};
+    return {(grads[0] * ctx->get_saved_variables()[0]).to(grads[0].scalar_type()), none, none, none, none, none};
   }
 };
 // A convolution whose kernel is not trained: the gradient of the input needs the kernel alone, and the memory of the input
@@ -193,7 +192,7 @@ char *mtl_fixed_norm(tensor_t input, tensor_t weight, tensor_t bias, tensor_t me
 char *mtl_conv2d(tensor_t input, tensor_t weight, tensor_t bias, int64_t stride, int64_t padding, tensor_t *out) {
   MTL_BEGIN
   auto start = bias ? std::optional(*bias) : std::nullopt;
-  bool own = at::GradMode::is_enabled() && input->requires_grad() && !weight->requires_grad() &&
+  bool own = at::GradMode::is_enabled() && input->dim() == 4 && input->requires_grad() && !weight->requires_grad() &&
              !(start && start->requires_grad());
   *out = new at::Tensor(own ? FixedConv::apply(*input, *weight, start, stride, padding)
                             : at::conv2d(*input, *weight, start, stride, padding));

@@ -28,21 +28,24 @@ pub fn leaky_relu(input: &Tensor, slope: f64) -> Result<Tensor> {
 /// channels-last memory on the CPU, it takes Winograd's algorithm F(4x4, 3x3) (Lavin and Gray 2016), about three times
 /// faster and with rounding errors some ten times those of the direct sum; elsewhere it is `torch.conv2d`.
 pub fn conv3x3(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let bias = bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut());
+    let [x, w] = [input, weight].map(|t| t.as_ptr().cast_mut());
     // SAFETY: the tensors are live for the call, and the shim takes a null pointer for no bias.
-    one(|out| unsafe { ffi::mtl_conv3x3(input.as_ptr().cast_mut(), weight.as_ptr().cast_mut(), bias, out) })
+    one(|out| unsafe { ffi::mtl_conv3x3(x, w, or_null(bias), out) })
 }
 
 /// `torch.nn.functional.conv2d` of `[batch, in, h, w]` with `[out, in, kernel, kernel]`, without dilation; `bias` is
 /// `[out]`. Where the kernel is not trained and the input is, the input is not kept for the gradient.
 pub fn conv2d(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: i64, padding: i64) -> Result<Tensor> {
     let [x, w] = [input, weight].map(|t| t.as_ptr().cast_mut());
-    let bias = bias.map_or(std::ptr::null_mut(), |b| b.as_ptr().cast_mut());
     // SAFETY: the tensors are live for the call, and the shim takes a null pointer for no bias.
-    one(|out| unsafe { ffi::mtl_conv2d(x, w, bias, stride, padding, out) })
+    one(|out| unsafe { ffi::mtl_conv2d(x, w, or_null(bias), stride, padding, out) })
 }
 
-/// `torch.nn.functional.batch_norm` by running statistics. Where weights are not trained and the input is, nothing of the
+fn or_null(tensor: Option<&Tensor>) -> ffi::Raw {
+    tensor.map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut())
+}
+
+/// `torch.nn.functional.batch_norm` of `[batch, channels, …]` by running statistics; all four are `[channels]`. Where weights are not trained and the input is, nothing of the
 /// size of the input is kept for the gradient.
 pub fn fixed_norm(input: &Tensor, [weight, bias, mean, var]: [&Tensor; 4], eps: f64) -> Result<Tensor> {
     let [x, w, b, m, v] = [input, weight, bias, mean, var].map(|t| t.as_ptr().cast_mut());
@@ -86,7 +89,46 @@ mod tests {
         }
     }
 
-    /// Values and gradients by a kernel that is not trained, in both memory formats; under autocast too.
+    /// Where the kernel is not trained, with and without a bias, also in sizes that Winograd's algorithm does not take: the
+    /// gradient is that of libtorch, and the input may change between the passes because it is not kept.
+    #[test]
+    fn winograd_by_a_fixed_kernel_keeps_no_input() {
+        crate::seed(5).unwrap();
+        for (batch, output, bias) in [(12, 64, true), (12, 64, false), (1, 20, true)] {
+            let x = Tensor::randn([batch, 64, 7, 7], (Kind::Float, Device::Cpu));
+            let k = Tensor::randn([output, 64, 3, 3], (Kind::Float, Device::Cpu)) * 0.1;
+            let b = Tensor::randn([output], (Kind::Float, Device::Cpu));
+            let run = |own: bool| {
+                let x = crate::channels_last(&x.copy()).unwrap().set_requires_grad(true);
+                let b = bias.then_some(&b);
+                let y = match own {
+                    true => conv3x3(&x, &k, b).unwrap(),
+                    false => x.f_conv2d(&k, b, [1, 1], [1, 1], [1, 1], 1).unwrap(),
+                };
+                if own {
+                    let _ = tch::no_grad(|| x.shallow_clone().zero_());
+                }
+                (&y * &y.detach()).sum(Kind::Float).backward();
+                [y.detach(), x.grad()]
+            };
+            for (own, theirs) in run(true).iter().zip(run(false)) {
+                let apart = (own - &theirs).abs().max() / theirs.abs().max();
+                assert!(apart.double_value(&[]) < 1e-4, "{batch} pictures, {output} outputs, bias {bias}: {apart}");
+            }
+        }
+    }
+
+    /// A bias that is not a number for each output is read by no kernel of this library.
+    #[test]
+    fn a_bias_of_another_size_is_refused() {
+        let x = crate::channels_last(&Tensor::ones([12, 64, 7, 7], (Kind::Float, Device::Cpu))).unwrap();
+        let k = Tensor::ones([64, 64, 3, 3], (Kind::Float, Device::Cpu));
+        let error = conv3x3(&x, &k, Some(&Tensor::zeros([1], (Kind::Float, Device::Cpu)))).unwrap_err();
+        assert!(error.to_string().contains("bias"), "{error}");
+    }
+
+    /// Values and gradients by a kernel that is not trained, in both memory formats; under autocast too. The input may change
+    /// between the passes because it is not kept.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "it is tested here")]
     fn a_convolution_by_a_fixed_kernel_has_the_gradient_of_libtorch() {
@@ -97,7 +139,8 @@ mod tests {
         for (channels_last, cast, bound) in
             [(false, None, 1e-5), (true, None, 1e-5), (true, Some(Kind::BFloat16), 0.02)]
         {
-            for (stride, padding) in [(1, 1), (2, 1), (2, 0)] {
+            for (side, stride, padding) in [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 2, 0)] {
+                let w = w.narrow(2, 0, side).narrow(3, 0, side);
                 let run = |own: bool| {
                     let laid = |t: &Tensor| if channels_last { crate::channels_last(t).unwrap() } else { t.copy() };
                     let (x, w) = (laid(&x).set_requires_grad(true), laid(&w));
@@ -109,26 +152,36 @@ mod tests {
                         }
                     };
                     assert_eq!(y.kind(), cast.unwrap_or(Kind::Float));
+                    if own {
+                        let _ = tch::no_grad(|| x.shallow_clone().zero_());
+                    }
                     y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
                     [y.detach(), x.grad()].map(|t| t.to_kind(Kind::Double))
                 };
                 for (own, theirs) in run(true).iter().zip(run(false)) {
                     let apart = (own - &theirs).abs().max() / theirs.abs().max();
-                    assert!(apart.double_value(&[]) < bound, "{channels_last} {cast:?} {stride} {padding}: {apart}");
+                    assert!(
+                        apart.double_value(&[]) < bound,
+                        "{channels_last} {cast:?} {side} {stride} {padding}: {apart}"
+                    );
                 }
             }
         }
     }
 
-    /// Values and gradients where only the input is trained, and where the weights are too, in maps and in rows.
+    /// Values and gradients where only the input is trained, and where the weights are too, in maps and in rows; in bfloat16
+    /// with weights in single precision, as under autocast, within its roundings.
     #[test]
     fn fixed_norm_is_the_normalisation_of_libtorch() {
-        for (size, trained) in [(&[3, 5, 7, 6][..], false), (&[4, 5], false), (&[3, 5, 7, 6], true)] {
+        let map = &[3, 5, 7, 6][..];
+        let (full, half) = ((Kind::Double, Kind::Double, 1e-12), (Kind::BFloat16, Kind::Float, 0.02));
+        for (size, trained, (kind, of_weights, bound)) in
+            [(map, false, full), (&[4, 5], false, full), (map, true, full), (map, false, half)]
+        {
             crate::seed(3).unwrap();
-            let [w, b, mean] = [1, 2, 3].map(|_| Tensor::randn([5], (Kind::Double, Device::Cpu)));
-            let var = Tensor::rand([5], (Kind::Double, Device::Cpu)) + 0.1;
-            let x = Tensor::randn(size, (Kind::Double, Device::Cpu));
-            let scale = Tensor::randn(size, (Kind::Double, Device::Cpu));
+            let [w, b, mean] = [1, 2, 3].map(|_| Tensor::randn([5], (of_weights, Device::Cpu)));
+            let var = Tensor::rand([5], (of_weights, Device::Cpu)) + 0.1;
+            let [x, scale] = [1, 2].map(|_| Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(kind));
             let run = |own: bool| {
                 let x = x.copy().set_requires_grad(true);
                 let [w, b] = [&w, &b].map(|t| t.copy().set_requires_grad(trained));
@@ -137,12 +190,14 @@ mod tests {
                     false => x.batch_norm(Some(&w), Some(&b), Some(&mean), Some(&var), false, 0.1, 1e-5, true),
                 };
                 (&y * &scale).sum(Kind::Double).backward();
+                assert_eq!((y.kind(), x.grad().kind()), (kind, kind));
                 let of_weights = trained.then(|| [w.grad(), b.grad()]);
                 [y.detach(), x.grad()].into_iter().chain(of_weights.into_iter().flatten()).collect::<Vec<_>>()
             };
             for (own, theirs) in run(true).iter().zip(run(false)) {
                 assert_eq!(own.size(), theirs.size());
-                assert!((own - theirs).abs().max().double_value(&[]) < 1e-12, "{size:?}, weights trained: {trained}");
+                let apart = (own - theirs).abs().max().double_value(&[]);
+                assert!(apart < bound, "{kind:?} {size:?}, weights trained: {trained}: {apart}");
             }
         }
     }
