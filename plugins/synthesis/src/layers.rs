@@ -1,6 +1,6 @@
 //! Settings and layers that several networks of synthesis share.
 
-use mtl_component::nn::{BatchNorm, PRelu, instance_norm};
+use mtl_component::nn::{BatchNorm, Conv, PRelu, instance_norm};
 use mtl_component::{Init, Params, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,15 @@ pub enum Norm {
     Batch,
     /// By those of each picture.
     Instance,
-    /// Not at all.
+    /// Not at all. Weights then start larger (Glorot and Bengio 2010, eq. 16): the published ones let little through, which
+    /// a normalisation makes up for.
     None,
+}
+
+/// A convolution with the published weights at the start. The last one of a residual branch has them with every
+/// normalisation: a block then starts near its shortcut.
+pub fn small(kernel: i64, padding: i64) -> Conv {
+    Conv::normal(0.01, kernel, padding)
 }
 
 /// The activation between layers.
@@ -40,12 +47,11 @@ pub enum NormLayer {
 }
 
 impl Norm {
-    /// Weights of convolutions at the start: the published ones, whose small outputs a normalisation makes up for, or
-    /// those that keep the size of what passes.
-    pub fn start(self) -> Init {
+    /// A convolution with its weights at the start.
+    pub fn conv(self, kernel: i64, padding: i64) -> Conv {
         match self {
-            Self::Batch | Self::Instance => Init::Normal(0.01),
-            Self::None => Init::XavierUniform,
+            Self::Batch | Self::Instance => small(kernel, padding),
+            Self::None => Conv { init: Init::XavierUniform, ..small(kernel, padding) },
         }
     }
 

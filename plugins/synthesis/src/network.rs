@@ -1,8 +1,8 @@
 //! What identity conditional modules share: their ports, and the residual network that the wanted age gates.
 
 use crate::condition;
-use crate::layers::{Activation, ActivationLayer, Norm, NormLayer};
-use mtl_component::nn::{Conv, Conv2d};
+use crate::layers::{Activation, ActivationLayer, Norm, NormLayer, small};
+use mtl_component::nn::Conv2d;
 use mtl_component::{DType, Description, Params, Ports, Result};
 use tch::Tensor;
 
@@ -63,7 +63,7 @@ struct Layer {
 impl Layer {
     fn new(p: &Params, input: i64, output: i64, norm: Norm, activation: Activation) -> Result<Self> {
         Ok(Self {
-            conv: Conv2d::new(&p.pp(0), input, output, Conv { init: norm.start(), ..Conv::normal(0.01, 1, 0) })?,
+            conv: Conv2d::new(&p.pp(0), input, output, norm.conv(1, 0))?,
             norm: norm.layer(&p.pp(1), output)?,
             act: activation.layer(&p.pp(2), output)?,
         })
@@ -86,14 +86,12 @@ struct Block {
 
 impl Block {
     fn new(p: &Params, width: i64, norm: Norm, activation: Activation) -> Result<Self> {
-        let last = Conv::normal(0.01, 3, 1);
-        let conv = Conv { init: norm.start(), ..last };
         let (first, second) = (p.pp("conv1"), p.pp("conv2"));
         Ok(Self {
-            conv1: Conv2d::new(&first.pp(0), width, width, conv)?,
+            conv1: Conv2d::new(&first.pp(0), width, width, norm.conv(3, 1))?,
             norm1: norm.layer(&first.pp(1), width)?,
             act1: activation.layer(&p.pp("relu1"), width)?,
-            conv2: Conv2d::new(&second.pp(0), width, width, last)?,
+            conv2: Conv2d::new(&second.pp(0), width, width, small(3, 1))?,
             norm2: norm.layer(&second.pp(1), width)?,
             act2: activation.layer(&p.pp("relu2"), width)?,
         })

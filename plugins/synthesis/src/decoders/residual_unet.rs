@@ -1,6 +1,6 @@
 use mtl_component::{Call, DType, Description, Module, ModuleConfig, Params, Ports, Result, Sizes, register, single};
-use crate::layers::{Norm, NormLayer};
-use mtl_component::nn::{Conv, Conv2d, PRelu, upsample_bilinear2d};
+use crate::layers::{Norm, NormLayer, small};
+use mtl_component::nn::{Conv2d, PRelu, upsample_bilinear2d};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
@@ -46,7 +46,7 @@ impl ModuleConfig for ResidualUnet {
             blocks.push(Up::new(&p.pp(format!("up_{}", i + 1)), before, skip, after, self.norm)?);
             before = after;
         }
-        Ok(Box::new(Decoder { blocks, last: Conv2d::new(&p.pp("conv3"), before, 3, Conv::normal(0.01, 1, 0))? }))
+        Ok(Box::new(Decoder { blocks, last: Conv2d::new(&p.pp("conv3"), before, 3, small(1, 0))? }))
     }
 }
 
@@ -74,11 +74,10 @@ struct Up {
 
 impl Up {
     fn new(p: &Params, input: i64, skip: i64, output: i64, norm: Norm) -> Result<Self> {
-        let conv = Conv { init: norm.start(), ..Conv::normal(0.01, 1, 0) };
         Ok(Self {
             first: Twice::new(&p.pp("conv"), input + skip, output, norm)?,
             second: Twice::new(&p.pp("conv2"), output, output, norm)?,
-            shortcut: Conv2d::new(&p.pp("shortcut"), input, output, conv)?,
+            shortcut: Conv2d::new(&p.pp("shortcut"), input, output, norm.conv(1, 0))?,
         })
     }
 
@@ -107,15 +106,13 @@ struct Twice {
 
 impl Twice {
     fn new(p: &Params, input: i64, output: i64, norm: Norm) -> Result<Self> {
-        let last = Conv::normal(0.01, 3, 1);
-        let conv = Conv { init: norm.start(), ..last };
         Ok(Self {
             norm1: norm.layer(&p.pp(0), input)?,
             act1: PRelu::new(&p.pp(1), input)?,
-            conv1: Conv2d::new(&p.pp(2), input, output, conv)?,
+            conv1: Conv2d::new(&p.pp(2), input, output, norm.conv(3, 1))?,
             norm2: norm.layer(&p.pp(3), output)?,
             act2: PRelu::new(&p.pp(4), output)?,
-            conv2: Conv2d::new(&p.pp(5), output, output, last)?,
+            conv2: Conv2d::new(&p.pp(5), output, output, small(3, 1))?,
         })
     }
 
