@@ -46,11 +46,11 @@ fn same_size(a: &Picture, b: &Picture) -> Result<()> {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Change {
     /// Products of both changes.
-    both: f64,
+    pub both: f64,
     /// Squares of the change.
-    own: f64,
+    pub own: f64,
     /// Squares of the true change.
-    truth: f64,
+    pub truth: f64,
 }
 
 impl Change {

@@ -2,8 +2,9 @@ use crate::ageing_wires::{AgeingWires, TargetAge, apart};
 use crate::embedding::{Embedding, rows};
 use crate::likeness::{Change, psnr, rank_correlation, sharpness, ssim};
 use crate::protocol::{self, Course, FlipTest, GAP_EDGES, cosine, gap_label};
+use indexmap::IndexMap;
 use mtl_component::{
-    Axis, Better, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator,
+    Axis, Better, Cases, Cell, ErrorContext as _, Evaluator, EvaluatorConfig, EvaluatorDescription, Inference, Metric, OpenEvaluator,
     Picture, ReadPicture, RecipePath, Report, ReportCurve, ReportTable, Result, SourceUse, mistake, register,
 };
 use mtl_faces::age_groups;
@@ -164,6 +165,10 @@ impl EvaluatorConfig for Ageing {
         })
     }
 
+    fn on_cases(&self, metric: &str, cases: &Cases, weights: &[f64]) -> Result<Option<f64>> {
+        Ok(figure(metric, cases, weights))
+    }
+
     fn open(&self, open: &OpenEvaluator) -> Result<Box<dyn Evaluator>> {
         let pictures = self.given().open(open.source.as_ref())?.complete()?;
         let labels = &pictures.labels;
@@ -242,100 +247,81 @@ impl Evaluator for Aged {
         let cosines: Vec<f64> =
             looks.iter().enumerate().map(|(i, e)| cosine(e, &inputs[i / groups])).collect::<Result<_>>()?;
 
-        let by_face = |f: usize| &seen[f * groups..(f + 1) * groups];
-        let order: Vec<f64> = (0..groups).map(|g| g as f64).collect();
-        let mean = |values: &mut dyn Iterator<Item = f64>| -> f64 {
-            let all: Vec<f64> = values.collect();
-            all.iter().sum::<f64>() / all.len().max(1) as f64
-        };
-        let flag = |b: bool| f64::from(u8::from(b));
-        let error = |i: usize| (seen[i] - f64::from(centres[i % groups])).abs();
+        let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
+        let people = faces.iter().map(|f| pictures.labels[*f].identity as f64).collect::<Vec<_>>();
+        let mut found = Found::new(&pictures.source.fingerprint, faces.len(), groups);
+        found.faces("person", &people);
+        let error = |seen: f64, i: usize| (seen - wanted[i % groups]).abs();
+        let right = |seen: usize, i: usize| flag(seen == i % groups);
         // Above the edge before and up to its own; the last group is open.
         let outside = |i: usize| {
             let group = i % groups;
             let low = group.checked_sub(1).map_or(f64::NEG_INFINITY, |before| f64::from(edges[before]));
             protocol::beyond(seen[i], low, edges.get(group).map_or(f64::INFINITY, |edge| f64::from(*edge)))
         };
-        let all = 0..aged.len();
-        let wanted: Vec<f64> = centres.iter().map(|centre| f64::from(*centre)).collect();
-        let courses = |ages: &[f64]| -> Vec<Course> { ages.chunks(groups).map(|seen| Course::of(&wanted, seen)).collect() };
-        let slope = |of: &[Course]| mean(&mut of.iter().map(|course| course.slope));
-        let roughness = |of: &[Course]| mean(&mut of.iter().map(|course| course.roughness));
-        let own = courses(&seen);
-        let mut metrics: Vec<(&str, f64)> = vec![
-            ("age_mae", mean(&mut all.clone().map(error))),
-            ("age_mae_interval", mean(&mut all.clone().map(outside))),
-            ("group_accuracy", mean(&mut all.clone().map(|i| flag(seen_groups[i] == i % groups)))),
-            ("rank_correlation", mean(&mut (0..faces.len()).map(|f| rank_correlation(&order, by_face(f))))),
-            ("rising", mean(&mut own.iter().map(|course| flag(course.rising)))),
-            ("slope", slope(&own)),
-            ("roughness", roughness(&own)),
-            ("cosine", mean(&mut cosines.iter().copied())),
-            ("verified", mean(&mut cosines.iter().map(|c| flag(*c >= threshold)))),
-            ("real_verified", real),
-            ("threshold", threshold),
-        ];
+        found.pictures("seen_age", |i| seen[i]);
+        found.pictures("bias", |i| seen[i] - wanted[i % groups]);
+        found.pictures("age_mae", |i| error(seen[i], i));
+        found.pictures("age_mae_interval", outside);
+        found.pictures("group_accuracy", |i| right(seen_groups[i], i));
+        found.pictures("cosine", |i| cosines[i]);
+        found.pictures("verified", |i| flag(cosines[i] >= threshold));
+        let own = found.courses("", &wanted, &seen);
         let truth = self.against_truth(recogniser, &faces, &aged, [&looks, &inputs], &centres)?;
         if let Some(truth) = &truth {
             for (k, (name, ..)) in Truth::FIGURES.iter().enumerate() {
-                metrics.push((name, mean(&mut truth.each.iter().map(|t| t.figures[k]))));
+                found.pictures(name, |i| truth.each[i].figures[k]);
             }
-            metrics.extend(CHANGES.iter().map(|(name, ..)| *name).zip(changes(&mut truth.each.iter())));
+            found.pictures("change_both", |i| truth.each[i].change.both);
+            found.pictures("change_own", |i| truth.each[i].change.own);
+            found.pictures("change_true", |i| truth.each[i].change.truth);
+            for (k, name) in ["sharpness_own", "sharpness_true", "sharpness_before"].into_iter().enumerate() {
+                found.pictures(name, |i| truth.each[i].sharpness[k]);
+            }
             // What the judges say of the true pictures, and of those before ageing.
             let (true_ages, true_groups) = config.estimator.judge(estimator, aged.len(), &|i| Ok(truth.pictures[i].clone()))?;
             let (own_ages, own_groups) = config.estimator.judge(estimator, faces.len(), &|f| pictures.read(faces[f]))?;
-            let off = |age: f64, i: usize| (age - f64::from(centres[i % groups])).abs();
-            let true_course = |f: usize| rank_correlation(&order, &true_ages[f * groups..(f + 1) * groups]);
-            let true_courses = courses(&true_ages);
-            metrics.extend([
-                ("age_mae_truth", mean(&mut all.clone().map(|i| off(true_ages[i], i)))),
-                ("age_mae_unchanged", mean(&mut all.clone().map(|i| off(own_ages[i / groups], i)))),
-                ("group_accuracy_truth", mean(&mut all.clone().map(|i| flag(true_groups[i] == i % groups)))),
-                ("group_accuracy_unchanged", mean(&mut all.clone().map(|i| flag(own_groups[i / groups] == i % groups)))),
-                ("rank_correlation_truth", mean(&mut (0..faces.len()).map(true_course))),
-                ("slope_truth", slope(&true_courses)),
-                ("roughness_truth", roughness(&true_courses)),
-                ("cosine_truth", mean(&mut truth.cosines.iter().copied())),
-                ("verified_truth", mean(&mut truth.cosines.iter().map(|c| flag(*c >= threshold)))),
-            ]);
+            found.pictures("age_mae_truth", |i| error(true_ages[i], i));
+            found.pictures("age_mae_unchanged", |i| error(own_ages[i / groups], i));
+            found.pictures("group_accuracy_truth", |i| right(true_groups[i], i));
+            found.pictures("group_accuracy_unchanged", |i| right(own_groups[i / groups], i));
+            found.courses("_truth", &wanted, &true_ages);
+            found.pictures("cosine_truth", |i| truth.cosines[i]);
+            found.pictures("verified_truth", |i| flag(truth.cosines[i] >= threshold));
+        } else {
+            let references = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
+            for (k, (name, ..)) in REFERENCES.iter().enumerate() {
+                found.pictures(name, |i| references[i].map_or(f64::NAN, |cosines| cosines[k]));
+            }
         }
-        if truth.is_none() {
-            let found = self.against_references(recogniser, &faces, &looks, &inputs, &centres)?;
-            // Where no person has a picture near a wanted age there is nothing to compare with.
-            let known = REFERENCES.iter().map(|(name, ..)| *name).zip(found).filter(|(_, value)| value.is_finite());
-            metrics.extend(known);
+        let cases = found.cases;
+        let all = vec![1.0; aged.len()];
+        let mut metrics: IndexMap<String, f64> = IndexMap::new();
+        for (name, ..) in JUDGED.iter().chain(&Truth::FIGURES).chain(&CHANGES).chain(&OF_TRUTH).chain(&REFERENCES) {
+            let figure = match *name {
+                "real_verified" => Some(real),
+                "threshold" => Some(threshold),
+                name => figure(name, &cases, &all),
+            };
+            metrics.extend(figure.map(|value| ((*name).to_owned(), value)));
         }
         let true_cosines = truth.as_ref().map_or(&[][..], |truth| &truth.cosines);
         let by_gap = self.by_gap(&real_cosines, &faces, [&cosines, true_cosines], &centres);
-        let of_group = |g: usize| (0..faces.len()).map(move |f| f * groups + g);
-        let mean_of = |g: usize, value: &dyn Fn(usize) -> f64| mean(&mut of_group(g).map(value));
-        let row = |g: usize| {
-            let mut row: Vec<Cell> = vec![
-                names[g].as_str().into(),
-                f64::from(centres[g]).into(),
-                mean_of(g, &|i| seen[i]).into(),
-                mean_of(g, &error).into(),
-                mean_of(g, &outside).into(),
-                mean_of(g, &|i| seen[i] - f64::from(centres[g])).into(),
-                mean_of(g, &|i| flag(seen_groups[i] == g)).into(),
-                mean_of(g, &|i| cosines[i]).into(),
-                mean_of(g, &|i| flag(cosines[i] >= threshold)).into(),
-            ];
-            if let Some(truth) = &truth {
-                let figure = |k: usize| mean(&mut of_group(g).map(|i| truth.each[i].figures[k]));
-                row.extend((0..Truth::FIGURES.len()).map(|k| Cell::from(figure(k))));
-                row.extend(changes(&mut of_group(g).map(|i| &truth.each[i])).map(Cell::from));
-            }
-            row
-        };
         let years = |name: &str| Axis::new(name).unit("years");
         let mut columns = vec![Axis::new("group"), years("wanted_age"), years("seen_age"), years("age_mae")];
         columns.extend([years("age_mae_interval"), years("bias")]);
         columns.extend(["group_accuracy", "cosine", "verified"].map(Axis::new));
         let of_truth = Truth::FIGURES.iter().chain(&CHANGES).filter(|_| truth.is_some());
         columns.extend(of_truth.map(|(name, unit, _)| Axis::new(*name).unit(*unit)));
+        let of_group = |g: usize| (0..aged.len()).map(|i| flag(i % groups == g)).collect::<Vec<f64>>();
+        let row = |g: usize| {
+            let weights = of_group(g);
+            let figures = columns[2..].iter().map(|column| Cell::from(figure(&column.label, &cases, &weights)));
+            [names[g].as_str().into(), wanted[g].into()].into_iter().chain(figures).collect::<Vec<Cell>>()
+        };
+        let rows = (0..groups).map(row).collect();
         let tables = vec![
-            ReportTable { name: "by_group".into(), columns, rows: (0..groups).map(row).collect() },
+            ReportTable { name: "by_group".into(), columns, rows },
             ReportTable {
                 name: "by_gap".into(),
                 columns: std::iter::once(years("gap"))
@@ -344,15 +330,15 @@ impl Evaluator for Aged {
                 rows: by_gap,
             },
         ];
+        let mean_seen = |g: usize| figure("seen_age", &cases, &of_group(g)).unwrap_or(f64::NAN);
         let curves = vec![ReportCurve {
             name: "seen_ages".into(),
             x: years("wanted age"),
             y: years("seen age, mean over the faces"),
-            points: (0..groups).map(|g| (f64::from(centres[g]), mean_of(g, &|i| seen[i]))).collect(),
+            points: (0..groups).map(|g| (wanted[g], mean_seen(g))).collect(),
         }];
-        let strips: Vec<&[f64]> = (0..faces.len()).map(by_face).collect();
         Ok(Report {
-            metrics: metrics.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+            metrics,
             tables,
             curves,
             details: serde_json::json!({
@@ -360,13 +346,78 @@ impl Evaluator for Aged {
                 "real_pairs": config.pairs,
                 "judges_taught": teachers,
                 "flip": config.recogniser.flip(recogniser),
-                "bias": mean(&mut all.clone().map(|i| seen[i] - f64::from(centres[i % groups]))),
+                "bias": figure("bias", &cases, &all),
                 "courses": own,
-                "seen_ages": strips,
+                "seen_ages": seen.chunks(groups).collect::<Vec<_>>(),
             }),
+            cases: Some(cases),
             ..Report::default()
         })
     }
+}
+
+/// What was found of each aged picture, face by face and group by group.
+struct Found {
+    groups: usize,
+    cases: Cases,
+}
+
+impl Found {
+    fn new(pictures: &str, faces: usize, groups: usize) -> Self {
+        Self { groups, cases: Cases { of: format!("{faces} faces at {groups} ages of {pictures}"), columns: IndexMap::new() } }
+    }
+
+    /// A number of each face.
+    fn faces(&mut self, name: &str, of: &[f64]) {
+        let each = of.iter().flat_map(|value| std::iter::repeat_n(*value, self.groups)).collect();
+        self.cases.columns.insert(name.into(), each);
+    }
+
+    /// A number of each picture; `person` stands already.
+    fn pictures(&mut self, name: &str, of: impl Fn(usize) -> f64) {
+        let each = (0..self.cases.len()).map(of).collect();
+        self.cases.columns.insert(name.into(), each);
+    }
+
+    /// The course of each face through the wanted ages, with that end to the names.
+    fn courses(&mut self, end: &str, wanted: &[f64], seen: &[f64]) -> Vec<Course> {
+        let courses: Vec<Course> = seen.chunks(self.groups).map(|seen| Course::of(wanted, seen)).collect();
+        let each = |of: &dyn Fn(&Course) -> f64| courses.iter().map(of).collect::<Vec<f64>>();
+        let ranks: Vec<f64> = seen.chunks(self.groups).map(|seen| rank_correlation(wanted, seen)).collect();
+        self.faces(&format!("rank_correlation{end}"), &ranks);
+        self.faces(&format!("rising{end}"), &each(&|course| flag(course.rising)));
+        self.faces(&format!("slope{end}"), &each(&|course| course.slope));
+        self.faces(&format!("roughness{end}"), &each(&|course| course.roughness));
+        courses
+    }
+}
+
+/// A figure of aged pictures, each of which counts as often as its weight says; none where they do not determine it. The
+/// threshold of identity stays as it is, and so do the real pairs that set it.
+fn figure(name: &str, cases: &Cases, weights: &[f64]) -> Option<f64> {
+    let sum = |column: &str| -> Option<f64> {
+        Some(cases.column(column)?.iter().zip(weights).map(|(value, weight)| value * weight).sum())
+    };
+    let change = || Some(Change { both: sum("change_both")?, own: sum("change_own")?, truth: sum("change_true")? });
+    let value = match name {
+        "change_share" => change()?.share(),
+        "change_direction" => change()?.direction(),
+        "change_size" => change()?.size(),
+        "sharpness" => sum("sharpness_own")? / sum("sharpness_true")?,
+        "sharpness_unchanged" => sum("sharpness_before")? / sum("sharpness_true")?,
+        _ => {
+            // Where no person has a picture near a wanted age there is nothing to compare with.
+            let known = cases.column(name)?.iter().zip(weights).filter(|(value, _)| value.is_finite());
+            let (mut sum, mut all) = (0.0, 0.0);
+            known.for_each(|(value, weight)| (sum, all) = (sum + value * weight, all + weight));
+            sum / all
+        }
+    };
+    value.is_finite().then_some(value)
+}
+
+fn flag(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
 }
 
 /// The cosine that at most a rate of the pairs of two people reach; none of no pairs.
@@ -410,18 +461,6 @@ const OF_TRUTH: [(&str, &str, Better); 9] = [
     ("cosine_truth", "", Better::Neither),
     ("verified_truth", "", Better::Neither),
 ];
-
-/// [`CHANGES`] of some pictures.
-fn changes(of: &mut dyn Iterator<Item = &Truth>) -> [f64; 5] {
-    let mut change = Change::default();
-    let mut sharp = [0.0; 3];
-    for one in of {
-        change.add(&one.change);
-        sharp.iter_mut().zip(one.sharpness).for_each(|(sum, value)| *sum += value);
-    }
-    let [aged, truth, source] = sharp;
-    [change.share(), change.direction(), change.size(), aged / truth, source / truth]
-}
 
 /// The true pictures of all aged ones.
 struct Truths {
@@ -552,8 +591,8 @@ impl Aged {
             .collect()
     }
 
-    /// Each aged picture beside real pictures of the person near the wanted age: the mean of its best cosine, and that of
-    /// the picture before ageing. Not numbers where no person has such a picture.
+    /// Each aged picture beside real pictures of the person near the wanted age: its best cosine, and that of the picture
+    /// before ageing. None where the person has no such picture.
     fn against_references(
         &self,
         judge: &dyn Inference,
@@ -561,7 +600,7 @@ impl Aged {
         looks: &[Vec<f32>],
         inputs: &[Vec<f32>],
         centres: &[f32],
-    ) -> Result<[f64; 2]> {
+    ) -> Result<Vec<Option<[f64; 2]>>> {
         let groups = centres.len();
         let mut of_person: HashMap<i64, Vec<usize>> = HashMap::new();
         let labels = &self.pictures.labels;
@@ -582,13 +621,11 @@ impl Aged {
             let mut each = references.iter().map(|r| cosine(own, &found[used.binary_search(r).unwrap_or(0)]));
             each.try_fold(f64::NEG_INFINITY, |best, next| Ok(best.max(next?)))
         };
-        let (mut sums, mut count) = ([0.0; 2], 0.0);
-        for (i, references) in references.iter().enumerate().filter(|(_, references)| !references.is_empty()) {
-            sums[0] += best(&looks[i], references)?;
-            sums[1] += best(&inputs[i / groups], references)?;
-            count += 1.0;
-        }
-        Ok(sums.map(|sum| sum / count))
+        let one = |(i, references): (usize, &Vec<usize>)| {
+            let both = || Ok([best(&looks[i], references)?, best(&inputs[i / groups], references)?]);
+            if references.is_empty() { Ok(None) } else { both().map(Some) }
+        };
+        references.iter().enumerate().map(one).collect()
     }
 
     /// The embeddings of the pictures of pairs, and where each picture's is.
@@ -643,3 +680,50 @@ impl Aged {
 }
 
 register!(Evaluator, "ageing", Ageing);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two faces at two ages; nobody has a picture near the last age.
+    fn found() -> Cases {
+        let mut found = Found::new("pictures", 2, 2);
+        found.faces("person", &[4.0, 9.0]);
+        found.pictures("age_mae", |i| [1.0, 2.0, 3.0, 6.0][i]);
+        found.pictures("reference_cosine", |i| [0.5, f64::NAN, 0.9, f64::NAN][i]);
+        found.pictures("change_both", |i| [1.0, 2.0, 3.0, 0.0][i]);
+        found.pictures("change_own", |i| [1.0, 1.0, 9.0, 5.0][i]);
+        found.pictures("change_true", |i| [2.0, 6.0, 4.0, 0.0][i]);
+        for (name, sharp) in [("sharpness_own", 3.0), ("sharpness_true", 4.0), ("sharpness_before", 5.0)] {
+            found.pictures(name, |i| sharp + i as f64);
+        }
+        found.courses("", &[20.0, 40.0], &[30.0, 40.0, 50.0, 20.0]);
+        found.cases
+    }
+
+    #[test]
+    fn pictures_count_as_often_as_their_weight_says() {
+        let cases = found();
+        assert_eq!(cases.column("person"), Some(&[4.0, 4.0, 9.0, 9.0][..]));
+        let of = |name: &str, weights: [f64; 4]| figure(name, &cases, &weights);
+        let (all, second, twice) = ([1.0; 4], [0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0]);
+        assert_eq!((of("age_mae", all), of("age_mae", second), of("age_mae", twice)), (Some(3.0), Some(4.5), Some(2.5)));
+        // Sums over pixels of all pictures: not a mean over pictures.
+        assert_eq!((of("change_share", all), of("change_share", second)), (Some(0.5), Some(0.75)));
+        assert_eq!(of("change_direction", all), Some(6.0 / (16.0f64 * 12.0).sqrt()));
+        assert_eq!(of("change_size", all), Some(4.0 / 12f64.sqrt()));
+        assert_eq!((of("sharpness", all), of("sharpness_unchanged", all)), (Some(18.0 / 22.0), Some(26.0 / 22.0)));
+        // One face is seen older where it should be, the other younger.
+        assert_eq!((of("rank_correlation", all), of("rank_correlation", twice)), (Some(0.0), Some(1.0 / 3.0)));
+        assert_eq!((of("slope", all), of("slope", second), of("rising", all)), (Some(-0.5), Some(-1.5), Some(0.5)));
+    }
+
+    #[test]
+    fn what_no_picture_determines_is_none() {
+        let cases = found();
+        assert_eq!(figure("reference_cosine", &cases, &[1.0; 4]), Some(0.7));
+        assert_eq!(figure("reference_cosine", &cases, &[0.0, 1.0, 0.0, 1.0]), None);
+        assert_eq!((figure("psnr", &cases, &[1.0; 4]), figure("threshold", &cases, &[1.0; 4])), (None, None));
+        assert_eq!(figure("age_mae", &cases, &[0.0; 4]), None);
+    }
+}
