@@ -92,6 +92,7 @@ mod tests {
     /// Where the kernel is not trained, with and without a bias, also in sizes that Winograd's algorithm does not take: the
     /// gradient is that of libtorch, and the input may change between the passes because it is not kept.
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "it is tested here")]
     fn winograd_by_a_fixed_kernel_keeps_no_input() {
         crate::seed(5).unwrap();
         for (batch, output, bias) in [(12, 64, true), (12, 64, false), (1, 20, true)] {
