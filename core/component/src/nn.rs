@@ -5,7 +5,7 @@ use crate::module::Call;
 use crate::params::{Init, Params, Role, Rows};
 use mtl_recipe::{Result, bail};
 use mtl_torch::{ScalarOps, arange};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// The channels that oneDNN's kernels take at once with AVX-512.
 const VECTOR: i64 = 16;
@@ -98,13 +98,12 @@ impl Conv2d {
 
     /// `norm` of the convolution, `[batch, input, h, w]` to `[batch, output, …]`. By running statistics the two are one
     /// convolution, with the weights of each output multiplied by what the normalisation multiplies that output by (Jacob et
-    /// al. 2018, section 3.2). It is made so on the CPU alone: elsewhere libtorch adds a bias in a pass of its own, which takes
-    /// as long as the normalisation.
+    /// al. 2018, section 3.2).
     ///
     /// # Errors
     /// If shapes or types do not fit, or memory runs out.
     pub fn normalized(&self, x: &Tensor, norm: &BatchNorm, train: bool) -> Result<Tensor> {
-        if train || x.device() != Device::Cpu {
+        if train {
             return norm.forward(&self.forward(x)?, train);
         }
         // In double precision, so that factors and biases are rounded once.
@@ -524,6 +523,7 @@ impl Labelled {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use tch::{Device, Kind};
 
     /// Numbers between -1 and 1. Nothing is drawn: other tests draw from libtorch's generator at the same time.
     fn wave(size: &[i64], kind: Kind) -> Tensor {
